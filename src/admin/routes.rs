@@ -1,0 +1,259 @@
+//! What each path answers, as a function of the request's head: no socket, no waiting.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::health::Health;
+use crate::config::schema::Level;
+use crate::telemetry::metrics::Metrics;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC_METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the admin endpoints show and do that is not theirs.
+pub trait Provider: Send + Sync {
+    /// The active configuration, secrets left out.
+    fn config(&self) -> Value;
+    /// Generation, digest, time of loading; the last attempt with its problems.
+    fn config_status(&self) -> Value;
+    /// Services with their endpoints, health and pools.
+    fn clusters(&self) -> Value;
+    /// Begins to stop, as SIGTERM does. Returns at once; asked again, does nothing more.
+    fn drain(&self);
+    fn level(&self) -> Level;
+    fn set_level(&self, level: Level);
+}
+
+pub struct Admin {
+    pub health: Arc<Health>,
+    pub metrics: Arc<Metrics>,
+    pub provider: Arc<dyn Provider>,
+}
+
+/// Which address a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// Probes and metrics, for the pod's network.
+    Health,
+    /// Everything, for loopback.
+    Admin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endpoint {
+    Livez,
+    Readyz,
+    Startupz,
+    Healthz,
+    Metrics,
+    Index,
+    Config,
+    ConfigStatus,
+    Clusters,
+    Drain,
+    LogLevel,
+}
+
+impl Admin {
+    pub fn answer(&self, surface: Surface, request: &Parts) -> Response<Bytes> {
+        if surface == Surface::Admin
+            && let Err(why) = trusted(request)
+        {
+            return reply(StatusCode::FORBIDDEN, JSON, json!({ "error": why }).to_string());
+        }
+        let path = request.uri.path();
+        let Some(endpoint) = Endpoint::of(surface).find(|endpoint| endpoint.path() == path) else {
+            let known = Endpoint::of(surface).map(Endpoint::path).collect::<Vec<_>>();
+            return json_reply(StatusCode::NOT_FOUND, &json!({ "error": "no such endpoint", "endpoints": known }));
+        };
+        // HEAD is GET; the server leaves out the body.
+        let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
+        if !endpoint.methods().split(", ").any(|allowed| allowed == method.as_str()) {
+            let mut refusal = json_reply(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "method not allowed" }));
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(endpoint.methods()));
+            return refusal;
+        }
+        self.run(endpoint, surface, request)
+    }
+
+    fn run(&self, endpoint: Endpoint, surface: Surface, request: &Parts) -> Response<Bytes> {
+        let now = Instant::now();
+        match endpoint {
+            Endpoint::Livez => match self.health.live(now) {
+                Ok(()) => reply(StatusCode::OK, TEXT, "ok\n"),
+                Err(why) => json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "failed", "detail": why })),
+            },
+            Endpoint::Readyz => probe(self.health.ready(now)),
+            Endpoint::Startupz => probe(self.health.started(now)),
+            Endpoint::Healthz => {
+                let (fine, report) = self.health.report(now);
+                json_reply(if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
+            }
+            Endpoint::Metrics => self.metrics(request),
+            Endpoint::Index => {
+                let about = Endpoint::of(surface).map(|e| (e.path().to_owned(), e.about().into())).collect();
+                json_reply(StatusCode::OK, &Value::Object(about))
+            }
+            Endpoint::Config => json_reply(StatusCode::OK, &self.provider.config()),
+            Endpoint::ConfigStatus => json_reply(StatusCode::OK, &self.provider.config_status()),
+            Endpoint::Clusters => json_reply(StatusCode::OK, &self.provider.clusters()),
+            Endpoint::Drain => {
+                self.provider.drain();
+                json_reply(StatusCode::ACCEPTED, &json!({ "status": "draining" }))
+            }
+            Endpoint::LogLevel => self.log_level(request),
+        }
+    }
+
+    /// OpenMetrics for whom it is acceptable (Prometheus says so), the older format for everybody else.
+    fn metrics(&self, request: &Parts) -> Response<Bytes> {
+        let accepted = request.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        if accepted.into_iter().any(|value| value.contains("application/openmetrics-text")) {
+            reply(StatusCode::OK, OPEN_METRICS, self.metrics.encode())
+        } else {
+            reply(StatusCode::OK, CLASSIC_METRICS, self.metrics.encode_classic())
+        }
+    }
+
+    fn log_level(&self, request: &Parts) -> Response<Bytes> {
+        if request.method == Method::POST {
+            let asked = request.uri.query().and_then(|query| query.split('&').find_map(|p| p.strip_prefix("level=")));
+            let Some(level) = asked.and_then(Level::from_name) else {
+                let levels = Level::ALL.map(Level::name);
+                let error = json!({ "error": "say ?level= and one of these", "levels": levels });
+                return json_reply(StatusCode::BAD_REQUEST, &error);
+            };
+            self.provider.set_level(level);
+        }
+        json_reply(StatusCode::OK, &json!({ "level": self.provider.level().name() }))
+    }
+}
+
+impl Endpoint {
+    const ALL: [Self; 11] = [
+        Self::Livez,
+        Self::Readyz,
+        Self::Startupz,
+        Self::Healthz,
+        Self::Metrics,
+        Self::Index,
+        Self::Config,
+        Self::ConfigStatus,
+        Self::Clusters,
+        Self::Drain,
+        Self::LogLevel,
+    ];
+
+    fn of(surface: Surface) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |endpoint| surface == Surface::Admin || endpoint.is_public())
+    }
+
+    const fn is_public(self) -> bool {
+        matches!(self, Self::Livez | Self::Readyz | Self::Startupz | Self::Healthz | Self::Metrics)
+    }
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Livez => "/livez",
+            Self::Readyz => "/readyz",
+            Self::Startupz => "/startupz",
+            Self::Healthz => "/healthz",
+            Self::Metrics => "/metrics",
+            Self::Index => "/",
+            Self::Config => "/config",
+            Self::ConfigStatus => "/config/status",
+            Self::Clusters => "/clusters",
+            Self::Drain => "/drain",
+            Self::LogLevel => "/loglevel",
+        }
+    }
+
+    /// As the `Allow` header says it.
+    const fn methods(self) -> &'static str {
+        match self {
+            Self::Drain => "POST",
+            Self::LogLevel => "GET, HEAD, POST",
+            Self::Livez
+            | Self::Readyz
+            | Self::Startupz
+            | Self::Healthz
+            | Self::Metrics
+            | Self::Index
+            | Self::Config
+            | Self::ConfigStatus
+            | Self::Clusters => "GET, HEAD",
+        }
+    }
+
+    const fn about(self) -> &'static str {
+        match self {
+            Self::Livez => "the event loops answer",
+            Self::Readyz => "traffic may come",
+            Self::Startupz => "was ready once",
+            Self::Healthz => "every component: status, since, detail",
+            Self::Metrics => "OpenMetrics, or the Prometheus text format",
+            Self::Index => "this list",
+            Self::Config => "the active configuration, redacted",
+            Self::ConfigStatus => "generation and digest of the active configuration, and the last attempt",
+            Self::Clusters => "services: endpoints, health, pools",
+            Self::Drain => "POST: stop as on SIGTERM",
+            Self::LogLevel => "level of the log; POST ?level=debug sets it until the next reload",
+        }
+    }
+}
+
+/// A page in somebody's browser can send requests to loopback. By DNS rebinding it can read the answers too, but then
+/// under a name of its own; and a browser marks what it posts across origins.
+fn trusted(request: &Parts) -> Result<(), &'static str> {
+    let header = request.headers.get(HOST).map(|value| value.to_str().unwrap_or_default());
+    let host = request.uri.host().or(header.map(without_port));
+    if !host.is_none_or(is_local) {
+        return Err("the host of the request is neither localhost nor an IP address");
+    }
+    if request.method != Method::GET && request.headers.contains_key(ORIGIN) {
+        return Err("a request from a web page");
+    }
+    Ok(())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
+}
+
+fn probe(outcome: Result<(), String>) -> Response<Bytes> {
+    match outcome {
+        Ok(()) => reply(StatusCode::OK, TEXT, "ok\n"),
+        Err(why) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n"),
+    }
+}
+
+fn json_reply(status: StatusCode, value: &Value) -> Response<Bytes> {
+    reply(status, JSON, format!("{value:#}\n"))
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! The process: start, reload, stop, and in which order. Everything here runs on the admin thread.
+
+mod control;
+mod reload;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::admin::health::{Component, Health, Status};
+use crate::admin::routes::{Admin, Surface};
+use crate::admin::{probe, server};
+use crate::config::{self, Config, Report};
+use crate::drain::Phase;
+use crate::net::accept::Socket;
+use crate::runtime;
+use crate::snapshot::compile;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::logs::Logs;
+use crate::telemetry::metrics::{DrainPhase, Metrics};
+use crate::worker::{Mailbox, Order, Shared};
+use control::Control;
+
+/// Exit codes, as documented in `docs/cli.md`. 2 is clap's, for wrong usage.
+pub const EXIT_CONFIG: u8 = 1;
+pub const EXIT_RUNTIME: u8 = 3;
+
+/// Share of the drain time in which an unready proxy still accepts: whoever sends has to learn that first.
+const LAME_DUCK_SHARE: u32 = 10;
+/// The first look-up of endpoints may delay readiness by this much, not more.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(2);
+
+/// Where the configuration comes from.
+pub enum Origin {
+    Path(PathBuf),
+    /// A text of our own, which does not change.
+    Text { name: &'static str, text: String },
+}
+
+impl Origin {
+    /// One listener in front of one service, without a file.
+    pub fn bare(listen: std::net::SocketAddr, upstream: &str) -> Self {
+        let endpoints = match (upstream.parse::<std::net::SocketAddr>(), upstream.rsplit_once(':')) {
+            (Err(_), Some((name, port))) => format!("dns: {{ name: \"{name}\", port: {port} }}"),
+            _ => format!("static: [\"{upstream}\"]"),
+        };
+        let text = format!(
+            "apiVersion: outrigger/v1\n\
+             listeners: [{{ name: default, mode: proxy, address: \"{listen}\" }}]\n\
+             services: {{ default: {{ endpoints: {{ {endpoints} }} }} }}\n\
+             routes: [{{ name: default, to: default }}]\n"
+        );
+        Self::Text { name: "command line", text }
+    }
+
+    pub fn load(&self) -> Result<Config, Report> {
+        let env = |name: &str| std::env::var(name).ok();
+        match self {
+            Self::Path(path) => config::load(path, &env),
+            Self::Text { name, text } => config::parse(name, text, &env),
+        }
+    }
+}
+
+/// Runs the proxy until it has drained.
+pub fn run(origin: Origin) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no event loop: {error}");
+            return ExitCode::from(EXIT_RUNTIME);
+        }
+    };
+    runtime.block_on(async {
+        match App::start(origin).await {
+            Ok(app) => app.serve().await,
+            Err(code) => ExitCode::from(code),
+        }
+    })
+}
+
+/// The running process.
+pub struct App {
+    origin: Origin,
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+    logs: Logs,
+    control: Arc<Control>,
+    sockets: Vec<Arc<Socket>>,
+    threads: Vec<JoinHandle<()>>,
+    probe: Option<tokio::task::JoinHandle<()>>,
+    /// Keeps the watch on the configuration alive.
+    _watcher: Option<config::source::Watcher>,
+    changes: mpsc::Receiver<()>,
+    signals: Signals,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl App {
+    /// Everything up to the first accepted connection; an error has been told and is the exit code.
+    pub async fn start(origin: Origin) -> Result<Self, u8> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            eprintln!("error: {what}: {error}");
+            EXIT_RUNTIME
+        };
+        let signals = Signals::new().map_err(|error| failed("signals", &error))?;
+        // The watch begins before the first reading, so that no change falls between the two.
+        let (watcher, changes) = watch(&origin).map_err(|error| failed("cannot watch the configuration", &error))?;
+        let config = origin.load().map_err(|report| {
+            eprint!("{report}");
+            EXIT_CONFIG
+        })?;
+        let config = Arc::new(config);
+        let root = config.root();
+        let logs = crate::telemetry::logs::init(&root.telemetry.log).map_err(|error| failed("log", &error))?;
+        let workers = runtime::worker_count(root.runtime.workers);
+        let metrics = Metrics::new(workers, root.telemetry.metrics.max_series);
+        let health = Health::new(workers);
+        let access = AccessLog::stdout(&root.telemetry.access_log, &root.workload, metrics.clone())
+            .map_err(|error| failed("access log", &error))?;
+        let admin_socket = bind(root.admin.address).await.map_err(|error| failed(&format!("admin address {}", root.admin.address), &error))?;
+        let health_socket = bind(root.health.address).await.map_err(|error| failed(&format!("health address {}", root.health.address), &error))?;
+        let (mailboxes, mail): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox()).unzip();
+        let shared = Arc::new(Shared::new(compile(config.clone(), 1, None), metrics, access, health.clone(), mailboxes));
+        let control = Arc::new(Control::new(shared.clone(), logs.clone()));
+        let mut app = Self {
+            origin,
+            health,
+            logs,
+            sockets: Vec::new(),
+            threads: Vec::new(),
+            probe: None,
+            _watcher: watcher,
+            changes,
+            signals,
+            control,
+            shared,
+        };
+        app.start_admin(admin_socket, health_socket);
+        let bound = reload::bind(&config, &[]).map_err(|error| failed("cannot listen", &error))?;
+        app.settle_endpoints().await;
+        app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
+        app.install(bound);
+        app.accepted(&config);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, "ready");
+        Ok(app)
+    }
+
+    fn start_admin(&self, admin_socket: TcpListener, health_socket: TcpListener) {
+        let admin = Arc::new(Admin {
+            health: self.health.clone(),
+            metrics: self.shared.metrics.clone(),
+            provider: self.control.clone(),
+        });
+        tokio::spawn(server::serve(admin_socket, Surface::Admin, admin.clone()));
+        tokio::spawn(server::serve(health_socket, Surface::Health, admin));
+    }
+
+    fn start_workers(&mut self, mail: Vec<mpsc::Receiver<Order>>) -> io::Result<()> {
+        for (index, orders) in mail.into_iter().enumerate() {
+            self.threads.push(runtime::spawn_worker(index, self.shared.clone(), orders)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until every service has been looked up once, for a bounded time.
+    async fn settle_endpoints(&self) {
+        let snapshot = self.shared.snapshot.load_full();
+        let all = async {
+            for service in &snapshot.services {
+                service.upstream.settled().await;
+            }
+        };
+        if tokio::time::timeout(FIRST_ENDPOINTS, all).await.is_err() {
+            tracing::warn!("some services have no endpoints yet");
+        }
+    }
+
+    /// Serves until told to stop, then drains.
+    pub async fn serve(mut self) -> ExitCode {
+        loop {
+            tokio::select! {
+                Some(()) = self.changes.recv() => self.reload("the configuration has changed"),
+                Some(()) = self.signals.hangup.recv() => self.reload("SIGHUP"),
+                Some(()) = self.signals.terminate.recv() => return self.stop(true).await,
+                () = self.control.drain.notified() => return self.stop(true).await,
+                Some(()) = self.signals.interrupt.recv() => return self.stop(false).await,
+            }
+        }
+    }
+
+    /// Running, lame duck, closing, forced. Who presses Ctrl-C is not behind a load balancer: no lame duck then. A
+    /// second signal forces.
+    async fn stop(mut self, lame_duck: bool) -> ExitCode {
+        let timeout = *self.shared.snapshot.load().config.root().runtime.drain_timeout;
+        let end = tokio::time::Instant::now() + timeout;
+        self.enter(Phase::LameDuck, "not ready any more; still accepting");
+        if lame_duck {
+            self.pause(tokio::time::sleep(timeout / LAME_DUCK_SHARE)).await;
+        }
+        self.enter(Phase::Closing, "no new connections; finishing what is in flight");
+        self.sockets.iter().for_each(|socket| socket.close());
+        let threads = std::mem::take(&mut self.threads);
+        let over = |threads: &[JoinHandle<()>]| threads.iter().all(JoinHandle::is_finished);
+        while !over(&threads) && tokio::time::Instant::now() < end {
+            if self.pause(tokio::time::sleep(Duration::from_millis(10))).await {
+                break;
+            }
+        }
+        if !over(&threads) {
+            let open: i64 = (0..self.shared.workers.len())
+                .map(|worker| self.shared.metrics.worker(worker).connections_active.get())
+                .sum();
+            tracing::warn!(connections = open, "drain time is over");
+        }
+        self.enter(Phase::Forced, "closing what is left");
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended in a panic");
+            }
+        }
+        self.shared.access.close(Duration::from_secs(1));
+        tracing::info!("stopped");
+        ExitCode::SUCCESS
+    }
+
+    /// Waits, unless a second signal says not to: then true.
+    async fn pause(&mut self, until: impl Future<Output = ()>) -> bool {
+        tokio::select! {
+            () = until => false,
+            Some(()) = self.signals.terminate.recv() => true,
+            Some(()) = self.signals.interrupt.recv() => true,
+        }
+    }
+
+    fn enter(&self, phase: Phase, detail: &str) {
+        self.shared.drain.advance(phase);
+        self.shared.metrics.process.set_drain_phase(match phase {
+            Phase::Running => DrainPhase::Running,
+            Phase::LameDuck => DrainPhase::LameDuck,
+            Phase::Closing => DrainPhase::Closing,
+            Phase::Forced => DrainPhase::Forced,
+        });
+        self.health.set(Component::Drain, Status::Degraded, detail);
+        self.look();
+    }
+
+    /// Tells the workers that something is new. One whose mail is full looks at its next tick anyway.
+    fn look(&self) {
+        for worker in &self.shared.workers {
+            let _ = worker.sender.try_send(Order::Look);
+        }
+    }
+
+    /// What a configuration says besides the snapshot.
+    fn accepted(&mut self, config: &Config) {
+        let root = config.root();
+        let workload = &root.workload;
+        let process = &self.shared.metrics.process;
+        process.set_workload(&workload.name, &workload.namespace, &workload.version);
+        self.logs.configure(&root.telemetry.log);
+        self.shared.access.configure(&root.telemetry.access_log, workload);
+        self.shared.metrics.set_max_series(root.telemetry.metrics.max_series);
+        if let Some(task) = self.probe.take() {
+            task.abort();
+        }
+        self.probe = root.health.application.clone().map(|one| tokio::spawn(probe::run(one, self.health.clone())));
+        if self.probe.is_none() {
+            self.health.remove(Component::Application);
+        }
+        let generation = self.shared.snapshot.load().generation;
+        process.config_accepted(generation, std::time::SystemTime::now());
+        self.control.accepted(config, generation);
+        self.health.set(Component::Config, Status::Ok, format!("generation {generation}"));
+    }
+}
+
+fn watch(origin: &Origin) -> io::Result<(Option<config::source::Watcher>, mpsc::Receiver<()>)> {
+    match origin {
+        Origin::Path(path) => config::source::watch(path.clone()).map(|(watcher, changes)| (Some(watcher), changes)),
+        Origin::Text { .. } => Ok((None, mpsc::channel(1).1)),
+    }
+}
+
+async fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::from_std(crate::net::socket::listen(address)?)
+}
+
+fn mailbox() -> (Mailbox, mpsc::Receiver<Order>) {
+    let (sender, receiver) = mpsc::channel(runtime::MAIL);
+    (Mailbox::new(sender), receiver)
+}
+

@@ -1,0 +1,142 @@
+//! Message bodies: frames are handed on as they come, never gathered.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::net::io::Activity;
+
+/// Where the bytes come from.
+#[derive(Debug)]
+pub enum Source {
+    Empty,
+    Full(Bytes),
+    Wire(Incoming),
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Wire(#[from] hyper::Error),
+    #[error("the body is larger than the route allows")]
+    TooLarge,
+}
+
+impl http_body::Body for Source {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Wire(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Error::Wire),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Wire(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Wire(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+/// What is known of an upload while it runs; shared by the body, which the upstream connection owns, and the exchange.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub bytes: Cell<u64>,
+    pub ended: Cell<bool>,
+    pub too_large: Cell<bool>,
+}
+
+/// A request body on its way upstream: counted, and cut where it grows beyond its limit.
+pub struct Upload {
+    source: Source,
+    limit: u64,
+    progress: Option<Rc<Progress>>,
+    /// The stream's own watch, told of each frame.
+    watch: Option<Rc<Activity>>,
+    /// Whatever has to live as long as the body.
+    _held: Option<Rc<dyn Any>>,
+}
+
+impl Upload {
+    pub fn empty() -> Self {
+        Self { source: Source::Empty, limit: u64::MAX, progress: None, watch: None, _held: None }
+    }
+
+    pub fn new(
+        incoming: Incoming,
+        limit: Option<u64>,
+        progress: Rc<Progress>,
+        watch: Option<Rc<Activity>>,
+        held: Rc<dyn Any>,
+    ) -> Self {
+        let limit = limit.unwrap_or(u64::MAX);
+        Self { source: Source::Wire(incoming), limit, progress: Some(progress), watch, _held: Some(held) }
+    }
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = Pin::new(&mut self.source).poll_frame(cx);
+        let Some(progress) = &self.progress else { return polled };
+        if let Some(watch) = &self.watch
+            && polled.is_ready()
+        {
+            watch.moved.set(std::time::Instant::now());
+        }
+        match polled {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let bytes = progress.bytes.get() + data.len() as u64;
+                    progress.bytes.set(bytes);
+                    if bytes > self.limit {
+                        progress.too_large.set(true);
+                        return Poll::Ready(Some(Err(Error::TooLarge)));
+                    }
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    crate::wire::head::clean_trailers(trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                progress.ended.set(true);
+                Poll::Ready(None)
+            }
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.size_hint()
+    }
+}

@@ -1,0 +1,271 @@
+//! The configuration: read, merged, filled from the environment, checked as a whole, and only then ours.
+//!
+//! text -> `tree` (every node has a place) -> `merge` -> `substitute` -> `check` (the JSON Schema of `schema`)
+//! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
+
+mod check;
+mod format;
+mod merge;
+mod problem;
+mod reach;
+pub mod schema;
+pub mod source;
+mod substitute;
+mod tree;
+pub mod units;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+pub use problem::{Place, Problem, Report};
+pub use substitute::Env;
+
+use schema::{Endpoint, Root};
+use tree::Node;
+
+/// A configuration in which nothing is wrong. Only [`load`] and [`parse`] make one.
+#[derive(Debug, Clone)]
+pub struct Config {
+    root: Root,
+    tree: Node,
+    digest: u64,
+    files: Vec<PathBuf>,
+    tcp_listeners: Vec<String>,
+}
+
+/// An endpoint that can be connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedEndpoint {
+    pub address: SocketAddr,
+    pub labels: BTreeMap<String, String>,
+    pub zone: Option<String>,
+    pub weight: u32,
+}
+
+/// A text to be read, and what to call it.
+struct Source {
+    file: Arc<str>,
+    text: String,
+}
+
+/// Reads a file, or all `*.yaml` and `*.yml` files of a directory.
+pub fn load(path: &Path, env: Env<'_>) -> Result<Config, Report> {
+    let files = source::files(path).map_err(|error| unreadable(path, &error))?;
+    if files.is_empty() {
+        let problem = Problem::new(format!("there is no `*.yaml` file in `{}`", path.display()));
+        return Err(problem.remedy("name a file, or a directory with one").into());
+    }
+    let (mut sources, mut problems) = (Vec::new(), Vec::new());
+    for file in &files {
+        match read(file) {
+            Ok(source) => sources.push(source),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    compile(sources, problems, files, env)
+}
+
+/// The same for one text, called `name` in problems.
+pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Report> {
+    compile(vec![Source { file: name.into(), text: text.to_owned() }], Vec::new(), vec![name.into()], env)
+}
+
+/// Reads the list in a service's `endpoints.file`; `port` is the service's.
+pub fn endpoints(path: &Path, text: &str, port: Option<u16>) -> Result<Vec<ResolvedEndpoint>, Report> {
+    let source = Source { file: path.display().to_string().into(), text: text.to_owned() };
+    let tree = tree::parse(&source.file, text)
+        .map_err(|problem| report(vec![problem], None, std::slice::from_ref(&source)))?;
+    let (mut problems, mut endpoints) = (Vec::new(), Vec::new());
+    if !matches!(tree.value, tree::Value::Seq(_)) {
+        let message = format!("expected a list of endpoints, found {}", tree.kind());
+        problems.push(Problem::at(&tree.place, "", message).remedy("write `- 10.0.0.1:80`, line by line"));
+    }
+    for (index, item) in tree.seq().iter().enumerate() {
+        let json = check::definition(item, "Endpoint", &format!("[{index}]"), &mut problems);
+        match json.map(serde_json::from_value::<Endpoint>) {
+            Some(Ok(endpoint)) => endpoints.push(endpoint),
+            Some(Err(error)) => problems.push(Problem::at(&item.place, format!("[{index}]"), error.to_string())),
+            None => {}
+        }
+    }
+    let mut resolved = Vec::new();
+    if problems.is_empty() {
+        let (sound, flawed) =
+            validate::endpoint_problems(&endpoints, port, "write `ip:port`, or give the service a `port`");
+        resolved = sound;
+        for (index, message, remedy) in flawed {
+            let place = tree.seq().get(index).map_or(&tree.place, |item| &item.place);
+            problems.push(Problem::at(place, format!("[{index}]"), message).remedy(remedy));
+        }
+    }
+    if problems.is_empty() { Ok(resolved) } else { Err(report(problems, None, &[source])) }
+}
+
+/// What to connect to; `None` where neither the endpoint nor its service has a port.
+pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoint> {
+    let full = match endpoint {
+        Endpoint::Full(full) => full.clone(),
+        Endpoint::Address(address) => {
+            schema::FullEndpoint { address: address.clone(), labels: BTreeMap::new(), zone: None, weight: 1 }
+        }
+    };
+    let (ip, own) = format::endpoint_address(&full.address).ok()?;
+    let address = SocketAddr::new(ip, own.or(port)?);
+    Some(ResolvedEndpoint { address, labels: full.labels, zone: full.zone, weight: full.weight })
+}
+
+/// The JSON Schema of a configuration, for editors.
+pub fn json_schema() -> Json {
+    check::json_schema().clone()
+}
+
+impl Config {
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// Of what the configuration means: comments, order of keys and spelling of defaults do not count.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Where something stands, such as `routes[2]`, in the merged configuration.
+    pub fn place(&self, path: &str) -> Option<Place> {
+        self.tree.find(path).cloned()
+    }
+
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Whether the listener carries connections as they are (L4).
+    pub fn is_tcp_listener(&self, name: &str) -> bool {
+        self.tcp_listeners.iter().any(|listener| listener == name)
+    }
+
+    /// With all defaults filled in, and without the secrets that header edits may carry.
+    pub fn dump(&self) -> Json {
+        let mut json = serde_json::to_value(&self.root).unwrap_or_default();
+        for route in json["routes"].as_array_mut().into_iter().flatten() {
+            for (edits, kind) in [
+                ("requestHeaders", "set"),
+                ("requestHeaders", "add"),
+                ("responseHeaders", "set"),
+                ("responseHeaders", "add"),
+            ] {
+                for (name, value) in route[edits][kind].as_object_mut().into_iter().flatten() {
+                    if is_secret(name) {
+                        *value = Json::from("[redacted]");
+                    }
+                }
+            }
+        }
+        json
+    }
+}
+
+impl Deref for Config {
+    type Target = Root;
+
+    fn deref(&self) -> &Root {
+        &self.root
+    }
+}
+
+fn compile(
+    sources: Vec<Source>,
+    mut problems: Vec<Problem>,
+    files: Vec<PathBuf>,
+    env: Env<'_>,
+) -> Result<Config, Report> {
+    let mut trees = Vec::new();
+    for source in &sources {
+        match tree::parse(&source.file, &source.text) {
+            Ok(tree) => trees.push(tree),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let unread = !problems.is_empty();
+    let Some(mut tree) = merge::merge(trees, &mut problems) else {
+        return Err(report(problems, None, &sources));
+    };
+    let mut missing = Vec::new();
+    substitute::substitute(&mut tree, env, &mut missing);
+    let sound = check::root(&tree, &mut problems);
+    // What could not be filled in has been said; that it is also not a number, say, is no news.
+    problems.retain(|problem| !missing.iter().any(|missing| missing.place == problem.place));
+    problems.append(&mut missing);
+    let root = match serde_json::from_value::<Root>(Json::Object(sound.json.clone())) {
+        Ok(root) => root,
+        Err(error) => {
+            problems.push(Problem::at(&tree.place, "", format!("cannot be understood: {error}")));
+            return Err(report(problems, Some(&tree), &sources));
+        }
+    };
+    // With a file missing, half of the names would seem to be, too.
+    if !unread {
+        let whole = problems.is_empty();
+        validate::validate(validate::View { root: &root, tree: &tree, sound: &sound, problems: &mut problems }, whole);
+    }
+    if !problems.is_empty() {
+        return Err(report(problems, Some(&tree), &sources));
+    }
+    let digest = serde_json::to_vec(&root).map_or(0, |bytes| source::fnv(source::FNV_START, &bytes));
+    let tcp_listeners = root.listeners.iter().filter(|l| reach::is_tcp(&root, l)).map(|l| l.name.clone()).collect();
+    Ok(Config { root, tree, digest, files, tcp_listeners })
+}
+
+/// Adds the source lines, and gives list items the index that they have in their own file.
+fn report(mut problems: Vec<Problem>, tree: Option<&Node>, sources: &[Source]) -> Report {
+    let lines: BTreeMap<&str, Vec<&str>> =
+        sources.iter().map(|source| (&*source.file, source.text.lines().collect())).collect();
+    for problem in &mut problems {
+        if let Some(place) = &problem.place {
+            let line = lines.get(&*place.file).and_then(|lines| lines.get(place.line as usize - 1));
+            problem.source = line.map(|line| line.chars().take(2000).collect());
+        }
+        if let Some(path) = tree.and_then(|tree| merge::local(tree, &problem.path)) {
+            problem.path = path;
+        }
+    }
+    Report::new(problems)
+}
+
+fn read(path: &Path) -> Result<Source, Problem> {
+    let file: Arc<str> = path.display().to_string().into();
+    let bytes = source::read(path).map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > tree::FILE_BYTES_MAX {
+        return Err(tree::too_large(&file));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Source { file, text }),
+        Err(error) => {
+            let (sound, _) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+            let sound = String::from_utf8_lossy(sound);
+            let last = sound.rsplit('\n').next().unwrap_or_default();
+            let line = u32::try_from(sound.matches('\n').count() + 1).unwrap_or(u32::MAX);
+            let column = u32::try_from(last.chars().count() + 1).unwrap_or(u32::MAX);
+            let place = Place { file, line, column, width: 1 };
+            let problem = Problem::at(&place, "", "the file is not UTF-8 text").remedy("not text from here on");
+            Err(Problem { source: Some(last.chars().take(2000).collect()), ..problem })
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(format!("cannot read `{}`: {error}", path.display()))
+}
+
+fn is_secret(header: &str) -> bool {
+    let header = header.to_ascii_lowercase();
+    ["auth", "cookie", "token", "secret", "key", "password"].iter().any(|part| header.contains(part))
+}

@@ -1,0 +1,230 @@
+//! What takes all listeners and routes together to judge: who takes whose address, which listener is L4, and
+//! which route can never be reached.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+
+use super::check::listed;
+use super::merge::at;
+use super::schema::{Listener, ListenerProtocol, Match, PathMatch, Protocol, Root, Route, Text, TextMatcher};
+use super::validate::View;
+
+/// Whether a listener carries connections as they are: it is said to, or nothing but tcp routes are for it.
+pub fn is_tcp(root: &Root, listener: &Listener) -> bool {
+    let mut routes = root.routes.iter().filter(|route| applies(route, listener)).peekable();
+    match listener.protocol {
+        ListenerProtocol::Tcp => true,
+        ListenerProtocol::Http => false,
+        ListenerProtocol::Auto => routes.peek().is_some() && routes.all(|route| is_tcp_route(root, route)),
+    }
+}
+
+/// No two of our sockets may want the same address.
+pub fn addresses(view: &mut View<'_>) {
+    let root = view.root;
+    let mut taken: Vec<(SocketAddr, String, &str)> = vec![(root.admin.address, "admin.address".to_owned(), "`admin`")];
+    let mut by_port: HashMap<u16, Vec<usize>> = HashMap::from([(root.admin.address.port(), vec![0])]);
+    let listeners = root.listeners.iter().enumerate();
+    let listeners =
+        listeners.map(|(index, l)| (l.address, format!("{}.address", view.listener_path(index)), l.name.as_str()));
+    let sockets: Vec<_> =
+        [(root.health.address, "health.address".to_owned(), "`health`")].into_iter().chain(listeners).collect();
+    for (address, path, name) in sockets {
+        let same_port = by_port.entry(address.port()).or_default();
+        let collides = |index: &&usize| taken.get(**index).is_some_and(|(other, ..)| collide(*other, address));
+        let first = same_port.iter().find(collides).and_then(|index| taken.get(*index));
+        if let Some((other, first, by)) = first {
+            // A default is nowhere in the file; then the other one is what can be pointed at.
+            let by = if by.starts_with('`') { (*by).to_owned() } else { format!("listener `{by}`") };
+            let place = view.tree.find(first).map_or_else(|| "by default".to_owned(), at);
+            view.push(&path, format!("{address} is taken by {by} ({other}, {place})"), "use another port");
+        }
+        same_port.push(taken.len());
+        taken.push((address, path, name));
+    }
+}
+
+/// Which routes no request or connection can ever reach.
+pub fn routes(view: &mut View<'_>) {
+    let root = view.root;
+    let tcp: HashSet<&str> = root.listeners.iter().filter(|l| is_tcp(root, l)).map(|l| l.name.as_str()).collect();
+    let routes: Vec<(usize, &Route, bool)> =
+        root.routes.iter().enumerate().map(|(index, route)| (index, route, is_tcp_route(root, route))).collect();
+    for (index, route, is_tcp_route) in &routes {
+        let path = view.route_path(*index);
+        if *is_tcp_route {
+            tcp_route(view, &path, route, &tcp);
+        } else {
+            http_route(view, &path, route, &tcp);
+        }
+    }
+    for (index, listener) in root.listeners.iter().enumerate().filter(|(_, l)| tcp.contains(l.name.as_str())) {
+        let for_it: Vec<&str> = routes
+            .iter()
+            .filter(|(_, route, is_tcp_route)| *is_tcp_route && applies(route, listener))
+            .map(|(_, route, _)| route.name.as_str())
+            .collect();
+        if for_it.len() != 1 {
+            let message = match for_it.as_slice() {
+                [] => format!("tcp listener `{}` has no route", listener.name),
+                many => format!("tcp listener `{}` has {} routes, and needs exactly one", listener.name, many.len()),
+            };
+            let remedy = match for_it.as_slice() {
+                [] => format!("add a route to a service of `protocol: tcp` with `listeners: [{}]`", listener.name),
+                many => format!("keep one of {}, or give each its `listeners`", listed(many.iter().copied().take(8))),
+            };
+            view.push(&view.listener_path(index), message, remedy);
+        }
+    }
+    shadowed(view, &tcp);
+}
+
+fn tcp_route(view: &mut View<'_>, path: &str, route: &Route, tcp: &HashSet<&str>) {
+    let edits = |edits: &super::schema::HeaderEdits| edits.remove.len() + edits.set.len() + edits.add.len() > 0;
+    let keys = [
+        ("hosts", !route.hosts.is_empty()),
+        ("match", !route.matches.is_empty()),
+        ("sticky", route.sticky.is_some()),
+        ("timeout", route.timeout.is_some()),
+        ("rewrite", route.rewrite.is_some()),
+        ("requestHeaders", edits(&route.request_headers)),
+        ("responseHeaders", edits(&route.response_headers)),
+        ("maxBody", route.max_body.is_some()),
+    ];
+    for (key, _) in keys.iter().filter(|(_, there)| *there) {
+        let message = format!("`{key}` is about HTTP, and this route leads to a service of `protocol: tcp`");
+        view.push(&format!("{path}.{key}"), message, "remove it");
+    }
+    if let Some(index) = route.split.iter().flatten().position(|side| !is_tcp_service(view.root, &side.to)) {
+        let message = "a split leads to services of `protocol: tcp` only, or to none";
+        view.push(&format!("{path}.split[{index}]"), message, "use another service");
+    }
+    let http: Vec<usize> =
+        route.listeners.iter().enumerate().filter(|(_, name)| !tcp.contains(name.as_str())).map(|(i, _)| i).collect();
+    for index in http {
+        let message =
+            format!("listener `{}` is HTTP, and this route is tcp", route.listeners.get(index).map_or("", |n| n));
+        view.push(
+            &format!("{path}.listeners[{index}]"),
+            message,
+            "give the listener `protocol: tcp` and no other route",
+        );
+    }
+    if route.listeners.is_empty() && tcp.is_empty() {
+        let message = format!("route `{}` can never be reached: no listener is tcp", route.name);
+        view.push(path, message, "give it `listeners: [name]`, or a listener `protocol: tcp`");
+    }
+}
+
+fn http_route(view: &mut View<'_>, path: &str, route: &Route, tcp: &HashSet<&str>) {
+    let lost: Vec<usize> =
+        route.listeners.iter().enumerate().filter(|(_, name)| tcp.contains(name.as_str())).map(|(i, _)| i).collect();
+    for index in lost {
+        let message =
+            format!("listener `{}` is tcp, and this route is HTTP", route.listeners.get(index).map_or("", |n| n));
+        view.push(
+            &format!("{path}.listeners[{index}]"),
+            message,
+            "lead it to a service of `protocol: tcp`, or remove it",
+        );
+    }
+    if route.listeners.is_empty() && view.root.listeners.iter().all(|listener| tcp.contains(listener.name.as_str())) {
+        let message = format!("route `{}` can never be reached: every listener is tcp", route.name);
+        view.push(path, message, "give a listener `protocol: http`");
+    }
+}
+
+/// Routes all of whose conditions, for all of their listeners and hosts, are those of earlier routes.
+fn shadowed(view: &mut View<'_>, tcp: &HashSet<&str>) {
+    let root = view.root;
+    let http: Vec<&Listener> = root.listeners.iter().filter(|l| !tcp.contains(l.name.as_str())).collect();
+    let mut first: HashMap<(usize, String, String), usize> = HashMap::new();
+    for (index, route) in root.routes.iter().enumerate().filter(|(_, route)| !is_tcp_route(root, route)) {
+        let conditions: Vec<String> = match route.matches.as_slice() {
+            [] => vec![String::new()],
+            matches => matches.iter().map(conditions).collect(),
+        };
+        let hosts: Vec<String> = match route.hosts.as_slice() {
+            [] => vec![String::new()],
+            hosts => hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+        };
+        let (mut by, mut reachable) = (None, false);
+        for (number, _) in http.iter().enumerate().filter(|(_, listener)| applies(route, listener)) {
+            for (host, conditions) in hosts.iter().flat_map(|h| conditions.iter().map(move |c| (h, c))) {
+                let owner = *first.entry((number, host.clone(), conditions.clone())).or_insert(index);
+                if owner == index {
+                    reachable = true;
+                } else {
+                    by = by.or(Some(owner));
+                }
+            }
+        }
+        if let (Some(owner), false) = (by, reachable) {
+            let earlier = view.route_path(owner);
+            let name = root.routes.get(owner).map_or("", |route| route.name.as_str());
+            let place = view.tree.find(&format!("{earlier}.name")).map(at).unwrap_or_default();
+            let message = format!("route `{}` can never be reached: route `{name}` matches the same", route.name);
+            let path = format!("{}.name", view.route_path(index));
+            view.push(&path, message, format!("change or remove one of them (`{name}` is at {place})"));
+        }
+    }
+}
+
+/// The conditions of a match in one canonical spelling; equal spellings match equal requests.
+fn conditions(matched: &Match) -> String {
+    let mut parts: BTreeMap<(u8, String), String> = BTreeMap::new();
+    let path = match &matched.path {
+        None => String::new(),
+        Some(PathMatch::Prefix(prefix)) if prefix.chars().all(|c| c == '/') => String::new(),
+        Some(PathMatch::Exact(path)) => format!("exact {path}"),
+        Some(PathMatch::Prefix(prefix)) => format!("prefix {}", prefix.trim_end_matches('/')),
+        Some(PathMatch::Template(template)) => {
+            let segment = |segment: &str| if segment.starts_with('{') { "{}".to_owned() } else { segment.to_owned() };
+            format!("template {}", template.split('/').map(segment).collect::<Vec<_>>().join("/"))
+        }
+        Some(PathMatch::Regex(pattern)) => format!("regex {}", pattern.source()),
+    };
+    parts.insert((0, path), String::new());
+    let mut methods = matched.methods.clone();
+    methods.sort();
+    methods.dedup();
+    parts.extend((!methods.is_empty()).then(|| ((1, methods.join(" ")), String::new())));
+    let texts = [(2, &matched.headers), (3, &matched.cookies), (4, &matched.query), (5, &matched.attributes)];
+    for (kind, conditions) in texts {
+        for (name, text) in conditions {
+            let name = if kind == 2 { name.to_ascii_lowercase() } else { name.clone() };
+            parts.insert((kind, name), condition(text));
+        }
+    }
+    if let Some(grpc) = &matched.grpc {
+        parts.insert((6, format!("{:?}", (&grpc.service, &grpc.method))), String::new());
+    }
+    let plain = parts.len() == 1 && parts.contains_key(&(0, String::new()));
+    if plain { String::new() } else { format!("{parts:?}") }
+}
+
+fn condition(text: &Text) -> String {
+    match text {
+        Text::Exact(exact) | Text::Matcher(TextMatcher::Exact(exact)) => format!("exact {exact}"),
+        Text::Matcher(other) => format!("{other:?}"),
+    }
+}
+
+fn applies(route: &Route, listener: &Listener) -> bool {
+    route.listeners.is_empty() || route.listeners.contains(&listener.name)
+}
+
+/// Whether a route leads to services of `protocol: tcp`.
+fn is_tcp_route(root: &Root, route: &Route) -> bool {
+    route.to.iter().chain(route.split.iter().flatten().map(|side| &side.to)).any(|to| is_tcp_service(root, to))
+}
+
+fn is_tcp_service(root: &Root, target: &str) -> bool {
+    let name = target.split_once('/').map_or(target, |(name, _)| name);
+    root.services.get(name).is_some_and(|service| service.protocol == Protocol::Tcp)
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && (any || one.ip() == other.ip())
+}

@@ -1,0 +1,730 @@
+//! The configuration as users write it: one type for every YAML mapping, no logic.
+//!
+//! The JSON Schema (`outrigger schema`), the problems that a file is refused for and the values that the
+//! proxy runs on all come from these types. `check` holds a file against that schema, so that every problem
+//! is reported at once; serde then cannot fail. What needs more than one key to judge is in `validate`.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::units::{Duration, Pattern, Size};
+
+/// A whole configuration.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Root {
+    /// Version of this language.
+    pub api_version: ApiVersion,
+    /// Whom this proxy speaks for; on every metric and log line.
+    #[serde(default)]
+    pub workload: Workload,
+    #[serde(default)]
+    pub admin: Admin,
+    #[serde(default)]
+    pub health: Health,
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// Named values of a request: for matching, stickiness and logs.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "name" }))]
+    pub attributes: IndexMap<String, Attribute>,
+    /// What every route and service starts from.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// Upstreams by name.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "name" }))]
+    pub services: IndexMap<String, Service>,
+    /// Addresses to accept traffic on.
+    #[serde(default)]
+    pub listeners: Vec<Listener>,
+    /// Where requests go. The most specific match wins, whatever the order in the file.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    #[serde(default)]
+    pub telemetry: Telemetry,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ApiVersion {
+    #[serde(rename = "outrigger/v1")]
+    V1,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Workload {
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub namespace: String,
+    #[serde(default)]
+    pub version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Admin {
+    /// Loopback address of the admin endpoints. Needs a restart to change.
+    #[schemars(with = "String", extend("format" = "socketAddress"))]
+    pub address: std::net::SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Health {
+    /// Address of the probes and of `/metrics`. Needs a restart to change.
+    #[schemars(with = "String", extend("format" = "socketAddress"))]
+    pub address: std::net::SocketAddr,
+    /// What the application must answer before we are ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application: Option<ApplicationProbe>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApplicationProbe {
+    /// URL of the probe, `http://host:port/path`; any 2xx or 3xx answer is healthy.
+    #[schemars(extend("format" = "httpUrl"))]
+    pub http: String,
+    /// Time between two probes.
+    #[serde(default = "default_probe_interval")]
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Runtime {
+    /// Event loops: `auto` is one a CPU that the cgroup grants. Needs a restart to change.
+    pub workers: Workers,
+    /// How long a stopping proxy waits for what is in flight.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Workers {
+    Auto(Auto),
+    Count(#[schemars(range(min = 1, max = 1024))] u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Auto {
+    Auto,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Attribute {
+    /// Where the value comes from: the first that is present.
+    #[schemars(length(min = 1))]
+    pub from: Vec<Source>,
+    /// Compare in lower case.
+    #[serde(default)]
+    pub lowercase: bool,
+    /// The values it may have; any other counts as absent.
+    #[serde(default)]
+    pub values: Vec<String>,
+    /// Request header that carries the value to the next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "headerName"))]
+    pub forward: Option<String>,
+}
+
+/// One part of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    Header(#[schemars(extend("format" = "headerName"))] String),
+    Cookie(#[schemars(length(min = 1))] String),
+    Query(#[schemars(length(min = 1))] String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Defaults {
+    /// A whole request. Streams (gRPC, server-sent events, upgrades) are bound by `streamIdleTimeout` instead.
+    pub timeout: Duration,
+    /// Establishing one upstream connection.
+    pub connect_timeout: Duration,
+    /// No byte either way within one HTTP exchange.
+    pub stream_idle_timeout: Duration,
+    /// No byte either way on a TCP connection or an upgraded one (WebSocket).
+    pub tcp_idle_timeout: Duration,
+    /// Retries are not supported by this version: only `{ attempts: 0 }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<NoRetry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NoRetry {
+    #[schemars(range(max = 0))]
+    pub attempts: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Service {
+    /// Names by which requests ask for it, where no route says otherwise.
+    #[serde(default)]
+    #[schemars(extend("items" = { "type": "string", "format": "host" }))]
+    pub hosts: Vec<String>,
+    /// Port of endpoints that are written without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    #[serde(default)]
+    pub protocol: Protocol,
+    pub endpoints: Endpoints,
+    /// Named parts of the endpoints.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "name" }))]
+    pub subsets: IndexMap<String, Subset>,
+    #[serde(default)]
+    pub load_balancer: LoadBalancer,
+    #[serde(default)]
+    pub connections: Connections,
+}
+
+/// What an upstream speaks. `auto` is HTTP as the client speaks it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    #[default]
+    Auto,
+    Http1,
+    Http2,
+    Tcp,
+}
+
+/// One source of endpoints.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Endpoints {
+    /// Written here.
+    Static(Vec<Endpoint>),
+    /// Path of a YAML file with such a list, watched.
+    File(String),
+    /// Looked up, again and again.
+    Dns(Dns),
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Endpoint {
+    /// `ip:port`, or `ip` where the service has a port.
+    Address(#[schemars(extend("format" = "endpointAddress"))] String),
+    Full(FullEndpoint),
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FullEndpoint {
+    #[schemars(extend("format" = "endpointAddress"))]
+    pub address: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Share of the traffic, relative to the others; 0 takes none.
+    #[serde(default = "one")]
+    #[schemars(range(max = 1000000))]
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dns {
+    #[schemars(extend("format" = "host"))]
+    pub name: String,
+    /// The service's `port` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Subset {
+    /// Labels that an endpoint must have, all of them.
+    #[schemars(extend("minProperties" = 1))]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancer {
+    #[serde(default)]
+    pub policy: LbPolicy,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum LbPolicy {
+    RoundRobin,
+    Random,
+    /// The less loaded of two drawn at random.
+    #[default]
+    LeastRequest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Connections {
+    /// Connections to one endpoint, divided among the workers (each has one at least).
+    #[schemars(range(min = 1))]
+    pub max: u32,
+    /// An unused connection is closed after this.
+    pub idle_timeout: Duration,
+    /// A connection is closed after this many requests.
+    #[schemars(range(min = 1))]
+    pub max_requests: u64,
+    /// Requests that may wait for a connection to one endpoint, per worker.
+    pub max_pending: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Listener {
+    #[schemars(extend("format" = "name"))]
+    pub name: String,
+    pub mode: Mode,
+    #[schemars(with = "String", extend("format" = "socketAddress"))]
+    pub address: std::net::SocketAddr,
+    /// `auto` is tcp where the only routes lead to tcp services, else http.
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
+    /// Connections at a time; more wait in the kernel's queue.
+    #[serde(default = "default_max_connections")]
+    #[schemars(range(min = 1))]
+    pub max_connections: u32,
+    /// From the first byte of a request to the end of its head.
+    #[serde(default = "default_header_timeout")]
+    pub header_timeout: Duration,
+    /// Between two requests on one connection.
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout: Duration,
+    /// Size of a request's head.
+    #[serde(default = "default_max_header_bytes")]
+    pub max_header_bytes: Size,
+    /// Number of header lines.
+    #[serde(default = "default_max_headers")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_headers: u32,
+    /// Streams at a time on one HTTP/2 connection.
+    #[serde(default = "default_max_streams")]
+    #[schemars(range(min = 1))]
+    pub max_streams: u32,
+    /// Keep the spelling of HTTP/1 header names, both ways.
+    #[serde(default)]
+    pub preserve_header_case: bool,
+    /// Answer a client that has closed its sending side after a whole request; `false` aborts the request.
+    #[serde(default = "yes")]
+    pub half_close: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// In front of a service; nothing is redirected.
+    Proxy,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ListenerProtocol {
+    #[default]
+    Auto,
+    Http,
+    Tcp,
+}
+
+/// Exactly one of `to`, `split`, `redirect` and `respond` says what happens.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// Unique; the `route` label of metrics.
+    #[schemars(extend("format" = "name"))]
+    pub name: String,
+    /// Listeners that the route is for; all where absent.
+    #[serde(default)]
+    pub listeners: Vec<String>,
+    /// Exact names, or `*.example.com` for any name below; every host where absent.
+    #[serde(default)]
+    #[schemars(extend("items" = { "type": "string", "format": "hostPattern" }))]
+    pub hosts: Vec<String>,
+    /// Any of these; within one, all of its conditions. Every request where absent.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<Match>,
+    /// `service` or `service/subset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub split: Option<Vec<Side>>,
+    /// The same key stays on its side of `split`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// The whole request, instead of `defaults.timeout`; for a stream, up to the head of its answer. 0s is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Rewrite>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub respond: Option<Respond>,
+    #[serde(default)]
+    pub request_headers: HeaderEdits,
+    #[serde(default)]
+    pub response_headers: HeaderEdits,
+    /// Largest request body; 413 beyond it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_body: Option<Size>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Match {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathMatch>,
+    /// Any of these.
+    #[schemars(extend("items" = { "type": "string", "format": "method" }))]
+    pub methods: Vec<String>,
+    #[schemars(extend("propertyNames" = { "format": "headerName" }))]
+    pub headers: IndexMap<String, Text>,
+    pub cookies: IndexMap<String, Text>,
+    pub query: IndexMap<String, Text>,
+    /// By the names under `attributes`.
+    pub attributes: IndexMap<String, Text>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcMatch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PathMatch {
+    Exact(#[schemars(extend("format" = "path"))] String),
+    /// Whole segments: `/a` matches `/a` and `/a/b`, not `/ab`.
+    Prefix(#[schemars(extend("format" = "path"))] String),
+    /// `/reviews/{id}`: a segment in braces matches any one segment that is not empty.
+    Template(#[schemars(extend("format" = "pathTemplate"))] String),
+    /// Matches the whole path.
+    Regex(Pattern),
+}
+
+/// Condition on a text: the text itself, or one of the named kinds.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Text {
+    Exact(String),
+    Matcher(TextMatcher),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TextMatcher {
+    Exact(String),
+    Prefix(String),
+    Suffix(String),
+    /// Matches the whole value.
+    Regex(Pattern),
+    /// There at all, or not there.
+    Present(bool),
+}
+
+/// A gRPC request (`content-type: application/grpc`) by its path.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrpcMatch {
+    /// Full name, `package.Service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Side {
+    /// `service` or `service/subset`.
+    pub to: String,
+    /// Share of the traffic, relative to the other sides; exact to a hundredth of a percent.
+    #[schemars(range(min = 0))]
+    pub weight: f64,
+}
+
+/// The key of a sticky split. A request without it is drawn at random.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Sticky {
+    Header(#[schemars(extend("format" = "headerName"))] String),
+    Cookie(#[schemars(length(min = 1))] String),
+    Query(#[schemars(length(min = 1))] String),
+    Attribute(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rewrite {
+    /// Takes the place of the matched prefix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
+    pub prefix: Option<String>,
+    /// Takes the place of the whole path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "authority"))]
+    pub host: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Redirect {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "host"))]
+    pub host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    /// Takes the place of the whole path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
+    pub path: Option<String>,
+    /// Takes the place of the matched prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
+    pub prefix: Option<String>,
+    #[serde(default = "default_redirect")]
+    #[schemars(range(min = 300, max = 308))]
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Respond {
+    #[schemars(range(min = 200, max = 599))]
+    pub status: u16,
+    #[serde(default)]
+    pub body: String,
+}
+
+/// Applied in this order: remove, set, add.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HeaderEdits {
+    #[schemars(extend("items" = { "type": "string", "format": "headerName" }))]
+    pub remove: Vec<String>,
+    #[schemars(extend("propertyNames" = { "format": "headerName" }))]
+    pub set: IndexMap<String, String>,
+    #[schemars(extend("propertyNames" = { "format": "headerName" }))]
+    pub add: IndexMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Telemetry {
+    pub tracing: Tracing,
+    pub access_log: AccessLog,
+    pub metrics: Metrics,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Tracing {
+    /// Trace context that is continued where present, and begun (the first of these) where not.
+    pub propagate: Vec<Propagation>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Propagation {
+    /// W3C Trace Context.
+    Traceparent,
+    /// Zipkin's, the single header and the several.
+    B3,
+    /// W3C Baggage: passed on as it is; removed where not listed.
+    Baggage,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AccessLog {
+    pub format: AccessFormat,
+    pub sample: Sample,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AccessFormat {
+    Json,
+    Text,
+    Off,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Sample {
+    /// Percent of the exchanges that failed: status 5xx, gRPC status other than 0, or cut short.
+    #[schemars(range(min = 0, max = 100))]
+    pub errors: f64,
+    /// Percent of all others.
+    #[schemars(range(min = 0, max = 100))]
+    pub others: f64,
+    /// Lines a second, errors included; 0 is no limit.
+    pub max_per_second: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Time series of traffic; beyond them label values become `other`.
+    pub max_series: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Log {
+    pub level: Level,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: ([127, 0, 0, 1], 15000).into() }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { address: ([0, 0, 0, 0], 15020).into(), application: None }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self { workers: Workers::Auto(Auto::Auto), drain_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(1),
+            stream_idle_timeout: Duration::from_secs(300),
+            tcp_idle_timeout: Duration::from_secs(3600),
+            retry: None,
+        }
+    }
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { max: 1024, idle_timeout: Duration::from_secs(60), max_requests: 100_000, max_pending: 1024 }
+    }
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { propagate: vec![Propagation::Traceparent, Propagation::Baggage] }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { format: AccessFormat::Json, sample: Sample::default() }
+    }
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { errors: 100.0, others: 1.0, max_per_second: 100 }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { max_series: 5000 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::Info, format: LogFormat::Json }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_probe_interval() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_max_connections() -> u32 {
+    16384
+}
+
+fn default_header_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_idle_timeout() -> Duration {
+    Duration::from_secs(600)
+}
+
+fn default_max_header_bytes() -> Size {
+    Size(64 * 1024)
+}
+
+fn default_max_headers() -> u32 {
+    100
+}
+
+fn default_max_streams() -> u32 {
+    256
+}
+
+fn default_redirect() -> u16 {
+    302
+}

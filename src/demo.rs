@@ -1,0 +1,7 @@
+//! `outrigger demo`.
+
+use std::process::ExitCode;
+
+pub fn run() -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,191 @@
+//! Why the proxy answered, cut or refused something itself: one closed list, and the one map from it to what a
+//! client sees. A reason is also a metric label, an access-log field and the `error` of `Proxy-Status` (RFC 9209).
+
+use http::StatusCode;
+
+/// What the proxy decided on its own. `None` is an exchange that ran to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Reason {
+    None,
+    /// The route answers by itself (`respond`).
+    DirectResponse,
+    Redirect,
+    NoRoute,
+    /// The request contradicts itself or HTTP.
+    BadRequest,
+    HeadTooLarge,
+    HeaderTimeout,
+    BodyTooLarge,
+    /// The route's service has no endpoint that may be chosen.
+    NoEndpoint,
+    /// The bounded queue for a connection is full.
+    Overflow,
+    ConnectFailed,
+    ConnectTimeout,
+    /// The upstream closed or reset before its answer was whole.
+    UpstreamReset,
+    /// The upstream's bytes are not HTTP, or contradict themselves.
+    UpstreamProtocol,
+    RequestTimeout,
+    /// No byte either way for too long.
+    IdleTimeout,
+    /// The client left before its answer was whole.
+    ClientReset,
+    /// An upgrade that the upstream answered with another protocol.
+    UpgradeMismatch,
+    Unsupported,
+    /// Stopped by force at the end of the drain time.
+    Drained,
+    /// A fault of ours, caught.
+    Panic,
+}
+
+impl Reason {
+    pub const ALL: [Self; 21] = [
+        Self::None,
+        Self::DirectResponse,
+        Self::Redirect,
+        Self::NoRoute,
+        Self::BadRequest,
+        Self::HeadTooLarge,
+        Self::HeaderTimeout,
+        Self::BodyTooLarge,
+        Self::NoEndpoint,
+        Self::Overflow,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::UpstreamReset,
+        Self::UpstreamProtocol,
+        Self::RequestTimeout,
+        Self::IdleTimeout,
+        Self::ClientReset,
+        Self::UpgradeMismatch,
+        Self::Unsupported,
+        Self::Drained,
+        Self::Panic,
+    ];
+
+    /// The label value; empty where nothing is to be said.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::DirectResponse => "direct_response",
+            Self::Redirect => "redirect",
+            Self::NoRoute => "no_route",
+            Self::BadRequest => "bad_request",
+            Self::HeadTooLarge => "head_too_large",
+            Self::HeaderTimeout => "header_timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Overflow => "overflow",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::RequestTimeout => "request_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::ClientReset => "client_reset",
+            Self::UpgradeMismatch => "upgrade_mismatch",
+            Self::Unsupported => "unsupported",
+            Self::Drained => "drained",
+            Self::Panic => "panic",
+        }
+    }
+
+    /// The status of an answer made for this reason.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::None | Self::DirectResponse => StatusCode::OK,
+            Self::Redirect => StatusCode::FOUND,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoEndpoint | Self::Overflow | Self::ConnectFailed | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamReset | Self::UpstreamProtocol | Self::UpgradeMismatch => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
+            // Never sent: the client is gone. The log and the metric name it as nginx does.
+            Self::ClientReset => match StatusCode::from_u16(499) {
+                Ok(status) => status,
+                Err(_) => StatusCode::BAD_REQUEST,
+            },
+            Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// gRPC status code of the same answer (grpc `doc/http-grpc-status-mapping.md`, where it has one).
+    pub const fn grpc(self) -> u8 {
+        match self {
+            Self::None | Self::DirectResponse | Self::Redirect => 2,
+            Self::ClientReset => 1,
+            Self::BadRequest | Self::Panic => 13,
+            Self::HeadTooLarge | Self::BodyTooLarge => 8,
+            Self::NoRoute | Self::Unsupported => 12,
+            Self::HeaderTimeout | Self::RequestTimeout => 4,
+            Self::NoEndpoint
+            | Self::Overflow
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::IdleTimeout
+            | Self::UpgradeMismatch
+            | Self::Drained => 14,
+        }
+    }
+
+    /// One sentence for the body, the log and `grpc-message`.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::DirectResponse => "the route answers by itself",
+            Self::Redirect => "the route redirects",
+            Self::NoRoute => "no route matches this request",
+            Self::BadRequest => "the request is malformed or contradicts itself",
+            Self::HeadTooLarge => "the head of the request is larger than the listener allows",
+            Self::HeaderTimeout => "the head of the request did not arrive in time",
+            Self::BodyTooLarge => "the body of the request is larger than the route allows",
+            Self::NoEndpoint => "the service has no endpoint to send this request to",
+            Self::Overflow => "too many requests wait for a connection to the service",
+            Self::ConnectFailed => "no connection to the service could be made",
+            Self::ConnectTimeout => "the service did not accept a connection in time",
+            Self::UpstreamReset => "the service closed the connection before its answer was whole",
+            Self::UpstreamProtocol => "the service did not answer in HTTP",
+            Self::RequestTimeout => "the service did not answer in time",
+            Self::IdleTimeout => "nothing moved on this exchange for too long",
+            Self::ClientReset => "the client left before its answer was whole",
+            Self::UpgradeMismatch => "the service switched to a protocol that was not asked for",
+            Self::Unsupported => "this kind of request is not supported",
+            Self::Drained => "the proxy is stopping",
+            Self::Panic => "a fault in the proxy, which it has survived",
+        }
+    }
+
+    /// `error` of `Proxy-Status` (RFC 9209, section 2.3), where one of its types fits.
+    pub const fn proxy_error(self) -> &'static str {
+        match self {
+            Self::NoRoute => "destination_not_found",
+            Self::NoEndpoint => "destination_unavailable",
+            Self::Overflow => "connection_limit_reached",
+            Self::ConnectFailed => "connection_refused",
+            Self::ConnectTimeout => "connection_timeout",
+            Self::UpstreamReset => "connection_terminated",
+            Self::UpstreamProtocol => "http_protocol_error",
+            Self::UpgradeMismatch => "http_upgrade_failed",
+            Self::RequestTimeout => "http_response_timeout",
+            Self::IdleTimeout => "connection_read_timeout",
+            Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
+                "http_request_error"
+            }
+            Self::None
+            | Self::DirectResponse
+            | Self::Redirect
+            | Self::ClientReset
+            | Self::Drained
+            | Self::Panic => "proxy_internal_error",
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! One try of a request at one endpoint, and the tries that cost nothing: a request that provably was not handled
+//! is sent again, on another connection, without anybody noticing.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::HeaderMap;
+use http::{HeaderName, Request, Response, Version, request};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use super::tracked::Lease;
+use crate::body::{Progress, Upload};
+use crate::error::Reason;
+use crate::upstream::pool::{Limits, Pool};
+use crate::upstream::{h1, h2};
+use crate::worker::Worker;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// Times that a request goes out again without having been handled.
+const REDO_MAX: u32 = 3;
+
+/// What a try needs to know.
+pub struct Plan<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub pool: &'a Rc<Pool>,
+    pub limits: &'a Limits,
+    /// What the upstream is spoken to in: HTTP/2, or else HTTP/1.1.
+    pub version: Version,
+    /// A connection of its own, whose socket is wanted after 101.
+    pub upgrade: bool,
+    pub upload: &'a Progress,
+}
+
+/// Why one try came to nothing.
+enum Failure {
+    /// Not handled; here it is again.
+    Unsent(Request<Upload>),
+    /// Not handled, but the request is gone.
+    Refused,
+    /// The connection was unused before and ended without a byte: the peer had closed it, or it had not.
+    Stale,
+    Final(Reason),
+}
+
+/// Sends the request until it has been handled. What was lent comes back with the head of the answer.
+pub async fn run(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Reason> {
+    let spare = spare(&request);
+    let mut request = request;
+    for redo in 0.. {
+        let failure = match once(plan, request).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        let again = match (failure, &spare) {
+            (Failure::Final(reason), _) => return Err(reason),
+            (Failure::Unsent(request), _) => Some(request),
+            (Failure::Refused, Some(spare)) => Some(rebuild(spare)),
+            // What may have been handled is sent again only where that makes no difference.
+            (Failure::Stale, Some(spare)) if spare.method.is_idempotent() => Some(rebuild(spare)),
+            (Failure::Refused | Failure::Stale, _) => None,
+        };
+        request = again.filter(|_| redo < REDO_MAX).ok_or(Reason::UpstreamReset)?;
+        plan.worker.counters.upstream_redo.inc();
+    }
+    Err(Reason::UpstreamReset)
+}
+
+/// The head of a request without a body, to be sent again from.
+fn spare(request: &Request<Upload>) -> Option<request::Parts> {
+    use http_body::Body;
+    if !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy.into_parts().0)
+}
+
+fn rebuild(spare: &request::Parts) -> Request<Upload> {
+    Request::from_parts(spare.clone(), Upload::empty())
+}
+
+async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
+    if plan.version == Version::HTTP_2 {
+        let lease = h2::checkout(plan.pool, plan.limits, plan.worker).await.map_err(Failure::Final)?;
+        let reused = lease.reused;
+        let sent = lease.sender().try_send_request(request).await;
+        let response = sent.map_err(|error| classify(plan, error, reused))?;
+        return Ok((response, Lease::Http2(lease)));
+    }
+    let lease = if plan.upgrade {
+        h1::connect(plan.pool, plan.limits, plan.worker).await
+    } else {
+        h1::checkout(plan.pool, plan.limits, plan.worker).await
+    };
+    let mut lease = lease.map_err(Failure::Final)?;
+    if plan.upgrade {
+        lease.want_upgrade();
+    }
+    match lease.sender.try_send_request(request).await {
+        Ok(response) => {
+            if let Some(timeout) = keep_alive(response.headers()) {
+                lease.announced(timeout);
+            }
+            Ok((response, Lease::Http1(lease)))
+        }
+        Err(error) => {
+            let stale = lease.reused && lease.is_silent();
+            Err(classify(plan, error, stale))
+        }
+    }
+}
+
+fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bool) -> Failure {
+    if let Some(request) = error.take_message() {
+        return Failure::Unsent(request);
+    }
+    let error = error.into_error();
+    tracing::debug!(address = %plan.pool.address, %error, "request failed upstream");
+    if plan.upload.too_large.get() {
+        return Failure::Final(Reason::BodyTooLarge);
+    }
+    if let Some(h2) = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<::h2::Error>()) {
+        // RFC 9113, sections 6.8 and 8.7: the peer promises that it did not handle the stream.
+        let refused = h2.reason() == Some(::h2::Reason::REFUSED_STREAM) && h2.is_reset() || h2.is_go_away();
+        return match h2.is_remote() && refused {
+            true => Failure::Refused,
+            false if h2.is_library() || h2.is_go_away() => Failure::Final(Reason::UpstreamProtocol),
+            false => Failure::Final(Reason::UpstreamReset),
+        };
+    }
+    if error.is_parse() {
+        return Failure::Final(Reason::UpstreamProtocol);
+    }
+    if error.is_body_write_aborted() || error.is_user() {
+        // The client's own body broke off.
+        return Failure::Final(Reason::ClientReset);
+    }
+    if stale { Failure::Stale } else { Failure::Final(Reason::UpstreamReset) }
+}
+
+/// `Keep-Alive: timeout=N`, in seconds.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
+    let seconds = value.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
+    seconds.parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,10 @@
+//! HTTP: a downstream connection (`server`), one request on it from head to end of stream (`exchange`), and one try
+//! at an upstream (`attempt`).
+
+pub mod attempt;
+pub mod exchange;
+pub mod record;
+pub mod reply;
+pub mod server;
+pub mod tracked;
+pub mod upgrade;

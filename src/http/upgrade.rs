@@ -1,0 +1,50 @@
+//! After a 101: bytes both ways between the client and the upstream that agreed to the new protocol.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::record::Record;
+use crate::error::Reason;
+use crate::inbound::Conn;
+use crate::net::relay::{self, End, Relayed};
+use crate::upstream::pool::Load;
+
+/// The upstream's side of an upgrade.
+pub struct Tunnel {
+    /// The socket, once hyper has let go of it, and what it had read ahead.
+    pub upstream: oneshot::Receiver<(TcpStream, Bytes)>,
+    pub record: Record,
+    pub load: Load,
+    pub idle: Duration,
+}
+
+/// Relays until both sides have ended. Reloads do not cut it; the end of the drain time does.
+pub async fn run(conn: &Rc<Conn>, mut client: TcpStream, early: Bytes) -> Reason {
+    let Some(tunnel) = conn.upgrade.borrow_mut().take() else { return Reason::None };
+    let Tunnel { upstream, mut record, load, idle } = tunnel;
+    let Ok((mut upstream, ahead)) = upstream.await else {
+        record.reason = Reason::UpstreamReset;
+        return Reason::UpstreamReset;
+    };
+    conn.worker.counters.upgrades_active.inc();
+    let mut count = Relayed::default();
+    let stop = |cx: &mut std::task::Context<'_>| {
+        conn.place.attention.register(cx.waker());
+        conn.is_forced()
+    };
+    let end = relay::run(&mut client, &mut upstream, (early, ahead), idle, &mut count, stop).await;
+    conn.worker.counters.upgrades_active.dec();
+    record.upload.bytes.set(count.sent);
+    record.response_bytes = count.received;
+    record.reason = match end {
+        End::Closed | End::Reset => Reason::None,
+        End::Idle => Reason::IdleTimeout,
+        End::Stopped => Reason::Drained,
+    };
+    drop(load);
+    record.reason
+}

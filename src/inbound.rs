@@ -1,0 +1,120 @@
+//! A connection from its acceptance to its end: what it is, and who serves it.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use crate::drain::Phase;
+use crate::error::Reason;
+use crate::net::accept::{Accepted, Socket};
+use crate::net::io::Activity;
+use crate::net::socket;
+use crate::snapshot::{Kind, Listener};
+use crate::worker::{Place, View, Worker};
+use crate::{http, tcp};
+
+/// A downstream connection, and what its requests share.
+pub struct Conn {
+    pub worker: Rc<Worker>,
+    pub peer: SocketAddr,
+    pub socket: Arc<Socket>,
+    pub place: Place,
+    pub activity: Rc<Activity>,
+    /// Requests in progress.
+    pub busy: Cell<usize>,
+    /// The peer asked for another protocol, and an upstream has agreed.
+    pub upgrade: RefCell<Option<http::upgrade::Tunnel>>,
+    view: RefCell<(Rc<View>, usize)>,
+    /// Its listener is gone from the configuration.
+    orphaned: Cell<bool>,
+}
+
+impl Conn {
+    /// The view that a new request begins with, and its listener there. A connection outlives its listener: it keeps
+    /// the last view that had one.
+    pub fn view(&self) -> (Rc<View>, usize) {
+        let newest = self.worker.view();
+        let mut known = self.view.borrow_mut();
+        if newest.snapshot.generation != known.0.snapshot.generation {
+            match newest.snapshot.listener(&self.socket.name) {
+                Some(index) => *known = (newest, index),
+                None => self.orphaned.set(true),
+            }
+        }
+        known.clone()
+    }
+
+    /// The peer is asked to go elsewhere after what it has begun.
+    pub fn is_closing(&self) -> bool {
+        self.orphaned.get() || self.socket.is_closed() || self.worker.shared.drain.phase() >= Phase::LameDuck
+    }
+
+    /// Nothing new is begun.
+    pub fn is_closed(&self) -> bool {
+        self.worker.shared.drain.phase() >= Phase::Closing
+    }
+
+    pub fn is_forced(&self) -> bool {
+        self.worker.shared.drain.phase() == Phase::Forced
+    }
+}
+
+/// A request, or the rest of its body, is in progress on a connection.
+pub struct Busy(Rc<Conn>);
+
+impl Busy {
+    pub fn new(conn: &Rc<Conn>) -> Rc<Self> {
+        conn.busy.set(conn.busy.get() + 1);
+        Rc::new(Self(conn.clone()))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let conn = &self.0;
+        conn.busy.set(conn.busy.get().saturating_sub(1));
+        if conn.busy.get() == 0 {
+            conn.activity.started.set(false);
+            conn.activity.deadline.set(None);
+            conn.activity.moved.set(Instant::now());
+        }
+    }
+}
+
+/// Serves a connection on this worker, in a task of its own.
+pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
+    let view = worker.view();
+    let Some(index) = view.snapshot.listener(&accepted.socket.name) else { return };
+    if let Err(error) = socket::tune(&stream) {
+        tracing::debug!(%error, "socket options");
+    }
+    let conn = Rc::new(Conn {
+        peer: accepted.peer,
+        place: worker.place(),
+        activity: Activity::new(Instant::now()),
+        busy: Cell::new(0),
+        upgrade: RefCell::new(None),
+        orphaned: Cell::new(false),
+        view: RefCell::new((view.clone(), index)),
+        worker: worker.clone(),
+        socket: accepted.socket,
+    });
+    let permit = accepted.permit;
+    tokio::task::spawn_local(async move {
+        let Some(listener) = view.snapshot.listeners.get(index) else { return };
+        let reason = serve(&conn, stream, listener).await;
+        conn.worker.counters.connections_closed.inc(reason);
+        drop(permit);
+    });
+}
+
+async fn serve(conn: &Rc<Conn>, stream: TcpStream, listener: &Listener) -> Reason {
+    match listener.kind {
+        Kind::Tcp(_) => tcp::run(conn, stream).await,
+        Kind::Http { .. } => http::server::run(conn, stream, &listener.config).await,
+    }
+}

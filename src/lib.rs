@@ -1,0 +1,31 @@
+//! Outrigger: a service-mesh data-plane proxy.
+//!
+//! The map, from the wire up; a module uses those above it only (`tests/tidy.rs` checks that):
+//!
+//! - [`error`], [`wire`], [`policy`]: facts and decisions, without sockets or clocks
+//! - [`config`], [`telemetry`]: what we were told, and what we tell
+//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`body`], [`upstream`]: the machinery
+//! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
+//! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
+//! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
+
+pub mod admin;
+pub mod app;
+pub mod body;
+pub mod config;
+pub mod decide;
+pub mod demo;
+pub mod discovery;
+pub mod drain;
+pub mod error;
+pub mod http;
+pub mod inbound;
+pub mod net;
+pub mod policy;
+pub mod runtime;
+pub mod snapshot;
+pub mod tcp;
+pub mod telemetry;
+pub mod upstream;
+pub mod wire;
+pub mod worker;

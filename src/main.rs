@@ -1,0 +1,93 @@
+//! The command line. Exit codes: 0 done, 1 configuration refused, 2 wrong usage, 3 could not run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use outrigger::app::{self, EXIT_CONFIG, Origin};
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// A service-mesh data-plane proxy: the small, fast hull beside every pod.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy
+    Run(Run),
+    /// Report every problem of a configuration; exit 1 if there is any
+    Check(Where),
+    /// Run the proxy with an embedded service in two versions, to try things out
+    Demo,
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print the version
+    Version,
+}
+
+#[derive(Args)]
+struct Where {
+    /// A YAML file, or a directory of *.yaml files
+    #[arg(long, value_name = "PATH", env = "OUTRIGGER_CONFIG")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+struct Run {
+    /// A YAML file, or a directory of *.yaml files; watched while running
+    #[arg(long, value_name = "PATH", env = "OUTRIGGER_CONFIG", group = "what", conflicts_with_all = ["listen", "upstream"])]
+    config: Option<PathBuf>,
+    /// Without a file: accept here …
+    #[arg(long, value_name = "ADDR", group = "what", requires = "upstream")]
+    listen: Option<SocketAddr>,
+    /// … and forward there (ip:port or name:port)
+    #[arg(long, value_name = "ADDR", group = "what", requires = "listen")]
+    upstream: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(run) => app::run(origin(run)),
+        Command::Check(place) => check(&place),
+        Command::Demo => outrigger::demo::run(),
+        Command::Schema => {
+            println!("{:#}", outrigger::config::json_schema());
+            ExitCode::SUCCESS
+        }
+        Command::Version => {
+            println!("outrigger {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn origin(run: Run) -> Origin {
+    match (run.config, run.listen, run.upstream) {
+        (Some(path), ..) => Origin::Path(path),
+        (None, Some(listen), Some(upstream)) => Origin::bare(listen, &upstream),
+        // clap has refused everything else.
+        (None, ..) => Origin::Path(PathBuf::new()),
+    }
+}
+
+fn check(place: &Where) -> ExitCode {
+    match Origin::Path(place.config.clone()).load() {
+        Ok(config) => {
+            println!("{}: ok ({} files)", place.config.display(), config.files().len());
+            ExitCode::SUCCESS
+        }
+        Err(report) => {
+            eprint!("{report}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}

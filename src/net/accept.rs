@@ -1,0 +1,152 @@
+//! Accepting: every worker waits on the same listening socket, and whoever gets a connection hands it to the worker
+//! that serves the fewest. (SO_REUSEPORT would bind each client to one worker by a hash, for ever.)
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::worker::{Order, Worker};
+
+/// Pause where descriptors or memory have run out: the closing of other connections is what helps.
+const PAUSE_MS: std::ops::Range<u64> = 20..60;
+
+/// A listening socket, shared by the workers.
+#[derive(Debug)]
+pub struct Socket {
+    pub name: Arc<str>,
+    /// As configured; the port may be 0.
+    pub configured: SocketAddr,
+    /// As bound.
+    pub address: SocketAddr,
+    max_connections: AtomicUsize,
+    listener: std::net::TcpListener,
+    permits: Arc<Semaphore>,
+    closed: AtomicBool,
+    close: Notify,
+}
+
+/// A connection on its way to the worker that will serve it.
+#[derive(Debug)]
+pub struct Accepted {
+    pub peer: SocketAddr,
+    pub socket: Arc<Socket>,
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl Socket {
+    pub fn bind(name: &str, address: SocketAddr, max_connections: usize) -> io::Result<Arc<Self>> {
+        Self::new(name, address, super::socket::listen(address)?, max_connections)
+    }
+
+    /// The same socket under another name.
+    pub fn renamed(&self, name: &str, max_connections: usize) -> io::Result<Arc<Self>> {
+        Self::new(name, self.configured, self.listener.try_clone()?, max_connections)
+    }
+
+    fn new(
+        name: &str,
+        configured: SocketAddr,
+        listener: std::net::TcpListener,
+        max_connections: usize,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            name: name.into(),
+            configured,
+            address: listener.local_addr()?,
+            max_connections: AtomicUsize::new(max_connections),
+            listener,
+            permits: Arc::new(Semaphore::new(max_connections)),
+            closed: AtomicBool::new(false),
+            close: Notify::new(),
+        }))
+    }
+
+    /// A lower limit closes nothing: connections that end are then not replaced.
+    pub fn set_max_connections(&self, max: usize) {
+        let old = self.max_connections.swap(max, Ordering::Relaxed);
+        if max > old {
+            self.permits.add_permits(max - old);
+        } else {
+            self.permits.forget_permits(old - max);
+        }
+    }
+
+    /// Stops accepting, once the connections that already wait in the kernel's queue have been taken.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.close.notify_waiters();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        let listener = socket.listener.try_clone().and_then(TcpListener::from_std);
+        match listener {
+            Ok(listener) => run(&worker, &socket, &listener).await,
+            Err(error) => tracing::error!(listener = &*socket.name, %error, "cannot listen"),
+        }
+    });
+}
+
+async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) {
+    loop {
+        let Ok(permit) = socket.permits.clone().acquire_owned().await else { return };
+        let closed = socket.close.notified();
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = closed, if !socket.is_closed() => continue,
+            // Nobody waits in the queue any more.
+            () = std::future::ready(()), if socket.is_closed() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                worker.counters.connections_accepted.inc();
+                hand_over(worker, stream, Accepted { peer, socket: socket.clone(), permit });
+            }
+            Err(error) => failed(worker, socket, &error).await,
+        }
+    }
+}
+
+/// To the worker that serves the fewest; to this one where that makes no difference or its mail is full.
+fn hand_over(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
+    let workers = &worker.shared.workers;
+    let load = |index: usize| workers.get(index).map_or(usize::MAX, |mailbox| mailbox.load.load(Ordering::Relaxed));
+    let least = (0..workers.len()).min_by_key(|index| load(*index)).unwrap_or(worker.index);
+    let Some(mailbox) = workers.get(least).filter(|_| load(least) < load(worker.index)) else {
+        return crate::inbound::spawn(worker, stream, accepted);
+    };
+    match mailbox.sender.try_reserve() {
+        Ok(slot) => match stream.into_std() {
+            Ok(stream) => slot.send(Order::Serve(stream, accepted)),
+            Err(error) => tracing::debug!(%error, "connection lost"),
+        },
+        Err(_) => crate::inbound::spawn(worker, stream, accepted),
+    }
+}
+
+/// One connection's misfortune is passed over; where resources are short, accepting pauses and then goes on.
+async fn failed(worker: &Rc<Worker>, socket: &Socket, error: &io::Error) {
+    use io::ErrorKind as Kind;
+    if matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::Interrupted) {
+        worker.counters.accept_errors_other.inc();
+        return;
+    }
+    worker.counters.accept_errors_exhausted.inc();
+    tracing::warn!(listener = &*socket.name, %error, "cannot accept for now");
+    let pause = worker.rng.borrow_mut().random_range(PAUSE_MS);
+    tokio::time::sleep(Duration::from_millis(pause)).await;
+}

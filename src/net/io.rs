@@ -1,0 +1,145 @@
+//! The byte stream under a codec: a socket, the bytes that were read ahead of the codec, and a stamp of the
+//! last time that anything moved. The codec owns the stream; whoever watches over the connection owns the stamp.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::error::Reason;
+
+/// What a watcher has to know of a connection, or of one stream of HTTP/2: when bytes last moved, whether the peer
+/// makes us wait, and how long what runs on it may take.
+#[derive(Debug)]
+pub struct Activity {
+    pub moved: Cell<Instant>,
+    /// A byte has come since this was last set to false.
+    pub started: Cell<bool>,
+    /// The peer takes no more bytes for now.
+    pub blocked: Cell<bool>,
+    /// The end of the exchange whose answer is on its way, and the longest pause in it.
+    pub deadline: Cell<Option<Instant>>,
+    pub idle: Cell<Duration>,
+    /// Why the watcher has ended it.
+    pub expired: Cell<Option<Reason>>,
+}
+
+impl Activity {
+    pub fn new(now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            moved: Cell::new(now),
+            started: Cell::new(false),
+            blocked: Cell::new(false),
+            deadline: Cell::new(None),
+            idle: Cell::new(Duration::MAX),
+            expired: Cell::new(None),
+        })
+    }
+
+    /// When the watcher has to act if nothing more happens, and why.
+    pub fn due(&self) -> Option<(Instant, Reason)> {
+        let idle = self.moved.get().checked_add(self.idle.get()).map(|at| (at, Reason::IdleTimeout));
+        let deadline = self.deadline.get().map(|at| (at, Reason::RequestTimeout));
+        match (idle, deadline) {
+            (Some(idle), Some(deadline)) => Some(if deadline.0 < idle.0 { deadline } else { idle }),
+            (idle, deadline) => idle.or(deadline),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Io {
+    stream: TcpStream,
+    /// Bytes to be read before the socket's.
+    prefix: Bytes,
+    activity: Rc<Activity>,
+}
+
+impl Io {
+    pub fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>) -> Self {
+        Self { stream, prefix, activity }
+    }
+
+    /// The socket, and what was read from it but not used: `rest`, before which nothing else is left.
+    pub fn into_parts(self, rest: Bytes) -> (TcpStream, Bytes) {
+        if self.prefix.is_empty() {
+            return (self.stream, rest);
+        }
+        let whole = [rest, self.prefix].concat();
+        (self.stream, whole.into())
+    }
+}
+
+impl hyper::rt::Read for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let count = self.prefix.len().min(cursor.remaining());
+            cursor.put_slice(&self.prefix[..count]);
+            self.prefix.advance(count);
+            self.activity.started.set(true);
+            return Poll::Ready(Ok(()));
+        }
+        // SAFETY: the bytes are only written to by `poll_read`, which never un-initialises any.
+        let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
+        let result = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
+        let count = buf.filled().len();
+        if count > 0 {
+            // SAFETY: `poll_read` has filled, and so initialised, this many.
+            unsafe { cursor.advance(count) };
+            self.activity.moved.set(Instant::now());
+            self.activity.started.set(true);
+        }
+        result
+    }
+}
+
+impl hyper::rt::Write for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Io {
+    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Pending => self.activity.blocked.set(true),
+            Poll::Ready(_) => {
+                // The clock is read only where somebody waits for it: while the peer was slow.
+                if self.activity.blocked.replace(false) {
+                    self.activity.moved.set(Instant::now());
+                }
+            }
+        }
+    }
+}

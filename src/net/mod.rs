@@ -1,0 +1,8 @@
+//! Sockets: accepting, dialling, the byte stream under every codec, and the relay of what needs no codec.
+
+pub mod accept;
+pub mod dial;
+pub mod io;
+pub mod relay;
+pub mod socket;
+pub mod tokio_io;

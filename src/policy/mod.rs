@@ -1,0 +1,4 @@
+//! Decisions without input or output: the time and the randomness that they need are arguments.
+
+pub mod pick;
+pub mod split;

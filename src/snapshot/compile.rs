@@ -1,0 +1,357 @@
+//! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::matcher::{Attribute, Condition, Conditions, Key, Text};
+use super::route::{PathRule, RouteTable, Rule};
+use super::{
+    Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
+    Target, Upstream,
+};
+use crate::config::{Config, schema};
+use crate::discovery::Spec;
+use crate::policy::split;
+use crate::wire::trace::Formats;
+
+/// Compiles `config`. Services keep the endpoints found under `previous` while their source stays the same.
+pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>) -> Snapshot {
+    let root = config.root();
+    let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
+    let services: Vec<Service> =
+        root.services.iter().map(|(name, service)| compile_service(name, service, root, previous)).collect();
+    let names = Names {
+        services: services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect(),
+        attributes: root.attributes.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
+        list: &services,
+    };
+    let mut routes = Vec::with_capacity(root.routes.len());
+    let mut sides = Vec::new();
+    for route in &root.routes {
+        routes.push(compile_route(route, &names, &root.defaults, &mut sides));
+    }
+    let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
+    let width = 1 + sides.len();
+    let listeners = root
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(index, listener)| {
+            let first_series = index * width;
+            let kind = compile_kind(listener, &config, &names, &routes, &implicit);
+            Listener { config: listener.clone(), name: listener.name.as_str().into(), kind, first_series }
+        })
+        .collect();
+    let trace = formats(&root.telemetry.tracing);
+    drop(names);
+    Snapshot { generation, attributes, services, routes, listeners, trace, sides, config }
+}
+
+/// Indices by name.
+struct Names<'a> {
+    services: HashMap<&'a str, usize>,
+    attributes: HashMap<&'a str, usize>,
+    list: &'a [Service],
+}
+
+impl Names<'_> {
+    /// `service` or `service/subset`.
+    fn target(&self, to: &str) -> Option<Target> {
+        let (service, subset) = match to.split_once('/') {
+            Some((service, subset)) => (service, Some(subset)),
+            None => (to, None),
+        };
+        let service = *self.services.get(service)?;
+        let subsets = &self.list.get(service)?.subsets;
+        let subset = match subset {
+            Some(name) => Some(subsets.iter().position(|subset| *subset.name == *name)?),
+            None => None,
+        };
+        Some(Target { service, subset })
+    }
+
+    fn is_tcp(&self, route: &Route) -> bool {
+        match &route.action {
+            Action::Forward(forward) => forward.targets.iter().any(|target| {
+                self.list.get(target.service).is_some_and(|service| service.protocol == schema::Protocol::Tcp)
+            }),
+            Action::Redirect(_) | Action::Respond(..) => false,
+        }
+    }
+}
+
+fn formats(tracing: &schema::Tracing) -> Formats {
+    use schema::Propagation::{B3, Baggage, Traceparent};
+    let first = tracing.propagate.iter().find(|format| **format != Baggage);
+    Formats {
+        traceparent: tracing.propagate.contains(&Traceparent),
+        b3: tracing.propagate.contains(&B3),
+        baggage: tracing.propagate.contains(&Baggage),
+        begin_b3: first == Some(&B3),
+    }
+}
+
+fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
+    Attribute {
+        name: name.into(),
+        from: attribute.from.iter().filter_map(Key::compile).collect(),
+        lowercase: attribute.lowercase,
+        values: attribute.values.clone(),
+        forward: attribute.forward.as_deref().and_then(|name| name.parse().ok()),
+    }
+}
+
+fn compile_service(
+    name: &str,
+    service: &schema::Service,
+    root: &schema::Root,
+    previous: Option<&Snapshot>,
+) -> Service {
+    let spec = Spec::new(service);
+    let known = previous.and_then(|snapshot| {
+        let known = snapshot.services.iter().find(|known| *known.name == *name)?;
+        (*known.upstream.spec() == spec).then(|| known.upstream.clone())
+    });
+    let subset = |(name, subset): (&String, &schema::Subset)| Subset {
+        name: name.as_str().into(),
+        labels: subset.labels.clone(),
+    };
+    Service {
+        name: name.into(),
+        protocol: service.protocol,
+        policy: service.load_balancer.policy,
+        connections: service.connections.clone(),
+        subsets: service.subsets.iter().map(subset).collect(),
+        connect_timeout: *root.defaults.connect_timeout,
+        upstream: known.unwrap_or_else(|| Arc::new(Upstream::new(spec))),
+    }
+}
+
+fn compile_route(
+    route: &schema::Route,
+    names: &Names<'_>,
+    defaults: &schema::Defaults,
+    sides: &mut Vec<SideLabels>,
+) -> Route {
+    let timeout = route.timeout.unwrap_or(defaults.timeout);
+    let name: Arc<str> = route.name.as_str().into();
+    let action = compile_action(route, names);
+    let first_side = push_sides(&name, &action, names, sides);
+    Route {
+        name,
+        action,
+        first_side,
+        timeout: (*timeout != Duration::ZERO).then_some(*timeout),
+        timeout_is_own: route.timeout.is_some(),
+        stream_idle: *defaults.stream_idle_timeout,
+        tcp_idle: *defaults.tcp_idle_timeout,
+        max_body: route.max_body.map(|size| size.0),
+        request_headers: compile_edits(&route.request_headers),
+        response_headers: compile_edits(&route.response_headers),
+    }
+}
+
+fn push_sides(name: &Arc<str>, action: &Action, names: &Names<'_>, sides: &mut Vec<SideLabels>) -> usize {
+    let first = sides.len();
+    let empty: Arc<str> = "".into();
+    match action {
+        Action::Forward(forward) => sides.extend(forward.targets.iter().map(|target| {
+            let service = names.list.get(target.service);
+            let subset = service.and_then(|service| service.subsets.get(target.subset?));
+            SideLabels {
+                route: name.clone(),
+                service: service.map_or_else(|| empty.clone(), |service| service.name.clone()),
+                subset: subset.map_or_else(|| empty.clone(), |subset| subset.name.clone()),
+            }
+        })),
+        Action::Redirect(_) | Action::Respond(..) => {
+            sides.push(SideLabels { route: name.clone(), service: empty.clone(), subset: empty });
+        }
+    }
+    first
+}
+
+fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
+    if let Some(respond) = &route.respond {
+        let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
+        return Action::Respond(status, respond.body.clone().into());
+    }
+    if let Some(redirect) = &route.redirect {
+        return Action::Redirect(Redirect {
+            scheme: redirect.scheme.map(|scheme| match scheme {
+                schema::Scheme::Http => "http",
+                schema::Scheme::Https => "https",
+            }),
+            host: redirect.host.clone(),
+            port: redirect.port,
+            path: rewrite(redirect.path.as_deref(), redirect.prefix.as_deref()),
+            status: StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND),
+        });
+    }
+    let one = route.to.as_deref().map(|to| (to, 1.0));
+    let split = route.split.iter().flatten().map(|side| (side.to.as_str(), side.weight));
+    let all: Vec<(Target, f64)> =
+        one.into_iter().chain(split).filter_map(|(to, weight)| Some((names.target(to)?, weight))).collect();
+    let host = route.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_deref());
+    Action::Forward(Forward {
+        edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        targets: all.into_iter().map(|(target, _)| target).collect(),
+        sticky: route.sticky.as_ref().and_then(|sticky| compile_sticky(sticky, names)),
+        rewrite: route
+            .rewrite
+            .as_ref()
+            .and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
+        rewrite_host: host.and_then(|host| HeaderValue::from_str(host).ok()),
+    })
+}
+
+fn rewrite(path: Option<&str>, prefix: Option<&str>) -> Option<Rewrite> {
+    match (path, prefix) {
+        (Some(path), _) => Some(Rewrite::Path(path.to_owned())),
+        (None, Some(prefix)) => Some(Rewrite::Prefix(prefix.to_owned())),
+        (None, None) => None,
+    }
+}
+
+fn compile_sticky(sticky: &schema::Sticky, names: &Names<'_>) -> Option<Key> {
+    Some(match sticky {
+        schema::Sticky::Header(name) => Key::Header(name.parse().ok()?),
+        schema::Sticky::Cookie(name) => Key::Cookie(name.as_str().into()),
+        schema::Sticky::Query(name) => Key::Query(name.as_str().into()),
+        schema::Sticky::Attribute(name) => Key::Attribute(*names.attributes.get(name.as_str())?),
+    })
+}
+
+fn compile_edits(edits: &schema::HeaderEdits) -> HeaderEdits {
+    let pair = |(name, value): (&String, &String)| -> Option<(HeaderName, HeaderValue)> {
+        Some((name.parse().ok()?, HeaderValue::from_str(value).ok()?))
+    };
+    HeaderEdits {
+        remove: edits.remove.iter().filter_map(|name| name.parse().ok()).collect(),
+        set: edits.set.iter().filter_map(pair).collect(),
+        add: edits.add.iter().filter_map(pair).collect(),
+    }
+}
+
+/// A route for every service that names hosts, for requests that no written route matches.
+fn compile_implicit(
+    names: &Names<'_>,
+    root: &schema::Root,
+    routes: &mut Vec<Route>,
+    sides: &mut Vec<SideLabels>,
+) -> Vec<(Vec<String>, usize)> {
+    let mut implicit = Vec::new();
+    for (service, config) in root.services.values().enumerate() {
+        if config.hosts.is_empty() || config.protocol == schema::Protocol::Tcp {
+            continue;
+        }
+        let Some(name) = names.list.get(service).map(|service| service.name.clone()) else { continue };
+        let action = Action::Forward(Forward {
+            targets: vec![Target { service, subset: None }],
+            edges: vec![split::BUCKETS],
+            sticky: None,
+            rewrite: None,
+            rewrite_host: None,
+        });
+        let first_side = push_sides(&name, &action, names, sides);
+        implicit.push((config.hosts.clone(), routes.len()));
+        routes.push(Route {
+            name,
+            action,
+            first_side,
+            timeout: (*root.defaults.timeout != Duration::ZERO).then_some(*root.defaults.timeout),
+            timeout_is_own: false,
+            stream_idle: *root.defaults.stream_idle_timeout,
+            tcp_idle: *root.defaults.tcp_idle_timeout,
+            max_body: None,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+        });
+    }
+    implicit
+}
+
+fn compile_kind(
+    listener: &schema::Listener,
+    config: &Config,
+    names: &Names<'_>,
+    routes: &[Route],
+    implicit: &[(Vec<String>, usize)],
+) -> Kind {
+    let root = config.root();
+    let applies =
+        |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
+    let tcp = config.is_tcp_listener(&listener.name);
+    let written = root
+        .routes
+        .iter()
+        .zip(routes)
+        .enumerate()
+        .filter(|(_, (written, route))| applies(written) && names.is_tcp(route) == tcp);
+    if tcp {
+        return Kind::Tcp(written.map(|(index, _)| index).next().unwrap_or(usize::MAX));
+    }
+    let mut line = 0;
+    let mut rules = Vec::new();
+    for (index, (route, _)) in written {
+        let all = schema::Match::default();
+        let matches = if route.matches.is_empty() { std::slice::from_ref(&all) } else { &route.matches };
+        for one in matches {
+            rules.push((route.hosts.clone(), compile_rule(one, index, line, names)));
+            line += 1;
+        }
+    }
+    let fallback = implicit.iter().map(|(hosts, index)| {
+        let rule = Rule { route: *index, path: PathRule::Any, conditions: Conditions::default() };
+        (hosts.clone(), rule)
+    });
+    Kind::Http { table: RouteTable::new(rules), fallback: RouteTable::new(fallback.collect()) }
+}
+
+fn compile_rule(one: &schema::Match, route: usize, line: usize, names: &Names<'_>) -> Rule {
+    let mut all = Vec::new();
+    let mut add = |key: Option<Key>, text: &schema::Text| {
+        all.extend(key.map(|key| Condition { key, text: Text::compile(text) }));
+    };
+    for (name, text) in &one.headers {
+        add(name.parse().ok().map(Key::Header), text);
+    }
+    for (name, text) in &one.cookies {
+        add(Some(Key::Cookie(name.as_str().into())), text);
+    }
+    for (name, text) in &one.attributes {
+        add(names.attributes.get(name.as_str()).map(|index| Key::Attribute(*index)), text);
+    }
+    for (name, text) in &one.query {
+        add(Some(Key::Query(name.as_str().into())), text);
+    }
+    let methods = one.methods.iter().filter_map(|method| Method::from_bytes(method.as_bytes()).ok()).collect();
+    let path = match (&one.path, &one.grpc) {
+        (Some(path), _) => compile_path(path),
+        (None, Some(grpc)) => compile_grpc(grpc),
+        (None, None) => PathRule::Any,
+    };
+    Rule { route, path, conditions: Conditions { methods, grpc: one.grpc.is_some(), all, line } }
+}
+
+fn compile_path(path: &schema::PathMatch) -> PathRule {
+    match path {
+        schema::PathMatch::Exact(path) => PathRule::Exact(path.clone()),
+        schema::PathMatch::Prefix(path) => PathRule::Prefix(path.strip_suffix('/').unwrap_or(path).to_owned()),
+        schema::PathMatch::Template(path) => PathRule::Template(path.clone()),
+        schema::PathMatch::Regex(pattern) => PathRule::Regex(pattern.compile()),
+    }
+}
+
+/// The path of a gRPC call is `/package.Service/Method`.
+fn compile_grpc(grpc: &schema::GrpcMatch) -> PathRule {
+    match (&grpc.service, &grpc.method) {
+        (Some(service), Some(method)) => PathRule::Exact(format!("/{service}/{method}")),
+        (Some(service), None) => PathRule::Prefix(format!("/{service}")),
+        (None, Some(method)) => PathRule::Template(format!("/{{service}}/{method}")),
+        (None, None) => PathRule::Any,
+    }
+}

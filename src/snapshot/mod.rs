@@ -1,0 +1,188 @@
+//! The configuration, compiled: immutable, replaced as a whole. A request uses the snapshot that it began with.
+//!
+//! What was learned (connections, counters, endpoints found) is not here: `Upstream` is the one thing that a
+//! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
+
+pub mod matcher;
+mod compile;
+pub mod route;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::config::{Config, schema};
+use crate::telemetry::metrics::Labels;
+use crate::wire::trace::Formats;
+
+pub use compile::compile;
+pub use upstream::Upstream;
+
+#[derive(Debug)]
+pub struct Snapshot {
+    pub generation: u64,
+    pub config: Arc<Config>,
+    pub attributes: Vec<matcher::Attribute>,
+    pub services: Vec<Service>,
+    pub routes: Vec<Route>,
+    /// In file order.
+    pub listeners: Vec<Listener>,
+    pub trace: Formats,
+    /// Labels by series number; see `Listener::series`.
+    pub sides: Vec<SideLabels>,
+}
+
+#[derive(Debug)]
+pub struct Service {
+    pub name: Arc<str>,
+    pub protocol: schema::Protocol,
+    pub policy: schema::LbPolicy,
+    pub connections: schema::Connections,
+    pub subsets: Vec<Subset>,
+    pub connect_timeout: Duration,
+    pub upstream: Arc<Upstream>,
+}
+
+#[derive(Debug)]
+pub struct Subset {
+    pub name: Arc<str>,
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub action: Action,
+    /// Number of its first side over all routes.
+    pub first_side: usize,
+    /// `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// The route says so itself: it then binds streams too, up to the head of the answer.
+    pub timeout_is_own: bool,
+    pub stream_idle: Duration,
+    pub tcp_idle: Duration,
+    pub max_body: Option<u64>,
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+}
+
+#[derive(Debug)]
+pub enum Action {
+    Forward(Forward),
+    Redirect(Redirect),
+    Respond(StatusCode, bytes::Bytes),
+}
+
+#[derive(Debug)]
+pub struct Forward {
+    pub targets: Vec<Target>,
+    /// Ends of the targets on the line of buckets.
+    pub edges: Vec<u32>,
+    pub sticky: Option<matcher::Key>,
+    pub rewrite: Option<Rewrite>,
+    pub rewrite_host: Option<HeaderValue>,
+}
+
+/// Where a side leads: indices of a service and one of its subsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub service: usize,
+    pub subset: Option<usize>,
+}
+
+#[derive(Debug)]
+pub enum Rewrite {
+    Path(String),
+    /// Takes the place of the matched prefix.
+    Prefix(String),
+}
+
+#[derive(Debug)]
+pub struct Redirect {
+    pub scheme: Option<&'static str>,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub path: Option<Rewrite>,
+    pub status: StatusCode,
+}
+
+#[derive(Debug, Default)]
+pub struct HeaderEdits {
+    pub remove: Vec<HeaderName>,
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    pub config: schema::Listener,
+    pub name: Arc<str>,
+    pub kind: Kind,
+    /// Number of its first series: one for requests without a route, then one for each side.
+    pub first_series: usize,
+}
+
+#[derive(Debug)]
+pub enum Kind {
+    /// Written routes, then those that the `hosts` of services imply.
+    Http { table: route::RouteTable, fallback: route::RouteTable },
+    /// The one route of its connections.
+    Tcp(usize),
+}
+
+/// What the series of a side are labelled with, besides the listener.
+#[derive(Debug, Clone)]
+pub struct SideLabels {
+    pub route: Arc<str>,
+    pub service: Arc<str>,
+    pub subset: Arc<str>,
+}
+
+impl Snapshot {
+    pub fn listener(&self, name: &str) -> Option<usize> {
+        self.listeners.iter().position(|listener| *listener.name == *name)
+    }
+
+    /// How many series a worker may come to hold.
+    pub fn series_count(&self) -> usize {
+        self.listeners.len() * (1 + self.sides.len())
+    }
+
+    /// Number of the series of a listener and a side, or of its requests without a route.
+    pub fn series(&self, listener: usize, side: Option<usize>) -> usize {
+        let first = self.listeners.get(listener).map_or(0, |listener| listener.first_series);
+        first + side.map_or(0, |side| 1 + side)
+    }
+
+    pub fn labels(&self, series: usize) -> Labels {
+        let width = 1 + self.sides.len();
+        let listener = self.listeners.get(series / width).map(|listener| listener.name.clone());
+        let side = (series % width).checked_sub(1).and_then(|side| self.sides.get(side)).cloned();
+        let empty: Arc<str> = "".into();
+        let side = side.unwrap_or(SideLabels { route: empty.clone(), service: empty.clone(), subset: empty.clone() });
+        Labels {
+            direction: crate::telemetry::metrics::Direction::Proxy,
+            listener: listener.unwrap_or(empty),
+            route: side.route,
+            service: side.service,
+            subset: side.subset,
+        }
+    }
+}
+
+impl HeaderEdits {
+    /// Remove, set, add, in this order.
+    pub fn apply(&self, headers: &mut http::HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+    }
+}

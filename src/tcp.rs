@@ -1,0 +1,118 @@
+//! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
+
+use std::rc::Rc;
+use std::task::Context;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use crate::decide;
+use crate::error::Reason;
+use crate::inbound::Conn;
+use crate::net::relay::{self, End, Relayed};
+use crate::net::dial;
+use crate::snapshot::Snapshot;
+use crate::telemetry::access::Entry;
+use crate::upstream::pool::{Load, Pool};
+
+/// Serves the connection to its end.
+pub async fn run(conn: &Rc<Conn>, client: TcpStream) -> Reason {
+    let start = Instant::now();
+    let (view, listener) = conn.view();
+    let counters = &conn.worker.counters;
+    counters.tcp_connections.inc();
+    counters.tcp_active.inc();
+    let mut facts = Facts::default();
+    let reason = proxy(conn, client, &mut facts).await;
+    counters.tcp_active.dec();
+    counters.tcp_bytes_received.add(facts.count.sent);
+    counters.tcp_bytes_sent.add(facts.count.received);
+    let now = Instant::now();
+    let wanted = {
+        let mut rng = conn.worker.rng.borrow_mut();
+        conn.worker.shared.access.wants(reason != Reason::None, now, &mut *rng)
+    };
+    if wanted {
+        log(conn, &view.snapshot, listener, start, &facts, reason);
+    }
+    reason
+}
+
+#[derive(Default)]
+struct Facts {
+    side: Option<usize>,
+    endpoint: Option<std::net::SocketAddr>,
+    count: Relayed,
+}
+
+async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Reason {
+    let (view, index) = conn.view();
+    let snapshot = &view.snapshot;
+    let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
+    let decided = decide::decide_tcp(snapshot, listener, &mut *conn.worker.rng.borrow_mut());
+    let Some((route, side, target)) = decided else { return Reason::NoRoute };
+    facts.side = Some(route.first_side + side);
+    let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))
+    else {
+        return Reason::NoEndpoint;
+    };
+    let pool = cluster.pick(service, target.subset, &mut *conn.worker.rng.borrow_mut());
+    let Some(pool) = pool else { return Reason::NoEndpoint };
+    facts.endpoint = Some(pool.address);
+    let load = Load::new(&pool);
+    let upstream = match connect(conn, &pool, service.connect_timeout).await {
+        Ok(upstream) => upstream,
+        Err(reason) => return reason,
+    };
+    let mut upstream = upstream;
+    let stop = |cx: &mut Context<'_>| {
+        conn.place.attention.register(cx.waker());
+        conn.is_forced()
+    };
+    let early = (Bytes::new(), Bytes::new());
+    let end = relay::run(&mut client, &mut upstream, early, route.tcp_idle, &mut facts.count, stop).await;
+    drop(load);
+    match end {
+        End::Closed | End::Reset => Reason::None,
+        End::Idle => Reason::IdleTimeout,
+        End::Stopped => Reason::Drained,
+    }
+}
+
+async fn connect(conn: &Conn, pool: &Pool, timeout: std::time::Duration) -> Result<TcpStream, Reason> {
+    let counters = &conn.worker.counters;
+    counters.upstream_connects.inc();
+    dial::connect(pool.address, timeout).await.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
+}
+
+fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts: &Facts, reason: Reason) {
+    let labels = snapshot.labels(snapshot.series(listener, facts.side));
+    let duration = start.elapsed();
+    conn.worker.shared.access.write(&Entry {
+        time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+        listener: &labels.listener,
+        route: &labels.route,
+        service: &labels.service,
+        subset: &labels.subset,
+        endpoint: facts.endpoint,
+        method: "",
+        host: b"",
+        path: b"",
+        protocol: "TCP",
+        status: 0,
+        grpc_status: None,
+        reason,
+        duration,
+        upstream_duration: None,
+        request_bytes: facts.count.sent,
+        response_bytes: facts.count.received,
+        peer: conn.peer,
+        request_id: b"",
+        trace_id: 0,
+        span_id: 0,
+        user_agent: b"",
+        attempts: u32::from(facts.endpoint.is_some()),
+        attributes: &[],
+    });
+}

@@ -1,0 +1,353 @@
+//! Metrics as text: sums the blocks of all workers and names every family. The only module that knows the names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, LabelSetEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::block::{Block, GRPC_CODES, GRPC_NAMES, GrpcSide, Outcome};
+use super::counter::{Counter, Gauge, PerReason};
+use super::histogram::{DURATION, SIZE, Totals};
+use super::metrics::{DrainPhase, Labels, Metrics, WorkerCounters};
+use super::process::Usage;
+
+pub(super) fn open_metrics(metrics: &Arc<Metrics>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(Arc::clone(metrics))));
+    let mut text = String::new();
+    // Writing to a String fails only where a collector does, and ours does not.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    text
+}
+
+/// OpenMetrics names a counter without `_total` and its samples with it; the older format knows only the latter.
+pub(super) fn classic(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 1024);
+    let mut help: Option<&str> = None;
+    for line in text.lines() {
+        if line.starts_with("# HELP ") {
+            help = Some(line);
+            continue;
+        }
+        if let Some(head) = help.take() {
+            let (name, words) = head.trim_start_matches("# HELP ").split_once(' ').unwrap_or((head, ""));
+            let kind = line.rsplit(' ').next().unwrap_or("untyped");
+            let total = if kind == "counter" { "_total" } else { "" };
+            out.push_str(&format!("# HELP {name}{total} {words}\n# TYPE {name}{total} {kind}\n"));
+        } else if !line.starts_with('#') {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+#[derive(Debug)]
+struct Scrape(Arc<Metrics>);
+
+/// One set of labels, summed over the workers.
+#[derive(Default)]
+struct Sum {
+    outcomes: BTreeMap<Outcome, u64>,
+    overflowed: BTreeMap<usize, u64>,
+    duration: Totals<15>,
+    request_size: Totals<8>,
+    response_size: Totals<8>,
+    grpc_server: [u64; GRPC_CODES],
+    grpc_client: [u64; GRPC_CODES],
+    in_flight: i64,
+}
+
+/// Traffic labels and then some.
+struct With<'a>(&'a Labels, &'a [(&'static str, &'a str)]);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let out = &mut encoder;
+        let sums = self.sums();
+        traffic(out, &sums)?;
+        grpc(out, "grpc_server_handled", "gRPC calls answered", &sums, |sum| &sum.grpc_server)?;
+        grpc(out, "grpc_client_handled", "gRPC calls sent upstream", &sums, |sum| &sum.grpc_client)?;
+        self.connections(out)?;
+        self.upstream(out)?;
+        self.own(out, sums.len())?;
+        usage(out)
+    }
+}
+
+impl Scrape {
+    /// In order of the labels, so that two scrapes compare line by line. The lock is held only to copy the handles.
+    fn sums(&self) -> BTreeMap<Labels, Sum> {
+        let blocks: Vec<(Labels, Vec<Arc<Block>>)> = self
+            .0
+            .series()
+            .iter()
+            .map(|(labels, series)| (labels.clone(), series.blocks.iter().flatten().cloned().collect()))
+            .collect();
+        blocks
+            .into_iter()
+            .map(|(labels, blocks)| (labels, blocks.iter().fold(Sum::default(), |sum, block| sum.plus(block))))
+            .collect()
+    }
+
+    fn connections(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let each = self.0.workers();
+        count(out, each, "connections_accepted", "Connections taken from listeners", |w| &w.connections_accepted)?;
+        level(out, each, "connections_active", "Connections from clients", |w| &w.connections_active)?;
+        level(out, each, "connections_parked", "Idle connections without buffers", |w| &w.connections_parked)?;
+        reasons(out, each, "connections_closed", "Connections ended, by why", |w| &w.connections_closed)?;
+        reasons(out, each, "requests_malformed", "Bad requests that reached no route", |w| &w.requests_malformed)?;
+        count(out, each, "panics", "Faults of ours, caught", |w| &w.panics)?;
+        level(out, each, "upgrades_active", "Upgraded connections (WebSocket and others)", |w| &w.upgrades_active)?;
+        count(out, each, "tcp_connections", "Connections relayed as TCP", |w| &w.tcp_connections)?;
+        level(out, each, "tcp_active", "Connections being relayed as TCP", |w| &w.tcp_active)?;
+        count(out, each, "tcp_received_bytes", "Bytes from clients over TCP", |w| &w.tcp_bytes_received)?;
+        count(out, each, "tcp_sent_bytes", "Bytes to clients over TCP", |w| &w.tcp_bytes_sent)?;
+        let help = "Times that no connection could be accepted";
+        let mut family = out.encode_descriptor("outrigger_worker_accept_errors", help, None, MetricType::Counter)?;
+        for (index, worker) in each.iter().enumerate() {
+            let kinds = [("exhausted", &worker.accept_errors_exhausted), ("other", &worker.accept_errors_other)];
+            for (kind, counter) in kinds {
+                let labels = [("worker", index.to_string()), ("kind", kind.to_owned())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&counter.get(), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn upstream(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let each = self.0.workers();
+        count(out, each, "upstream_connects", "Connections made to services", |w| &w.upstream_connects)?;
+        let help = "Connections to services that could not be made";
+        reasons(out, each, "upstream_connect_failures", help, |w| &w.upstream_connect_failures)?;
+        level(out, each, "upstream_connections_active", "Connections to services", |w| &w.upstream_connections_active)?;
+        level(out, each, "upstream_connections_idle", "Pooled connections with nothing to do", |w| {
+            &w.upstream_connections_idle
+        })?;
+        count(out, each, "upstream_reused", "Requests that found a connection ready", |w| &w.upstream_reused)?;
+        count(out, each, "upstream_redo", "Unsent or stale requests sent again for free", |w| &w.upstream_redo)?;
+        level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)
+    }
+
+    fn own(&self, out: &mut DescriptorEncoder, label_sets: usize) -> fmt::Result {
+        let process = &self.0.process;
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let mut build = out.encode_descriptor("outrigger_build_info", "What is running", None, MetricType::Gauge)?;
+        build.encode_family(&version)?.encode_gauge(&1u64)?;
+        let [name, namespace, version] = process.workload();
+        let workload = [("name", name), ("namespace", namespace), ("version", version)];
+        let help = "Whom this proxy speaks for";
+        let mut info = out.encode_descriptor("outrigger_workload_info", help, None, MetricType::Gauge)?;
+        info.encode_family(&workload)?.encode_gauge(&1u64)?;
+        gauge(out, "outrigger_workers", "Event loops", self.0.workers().len() as u64)?;
+        for (name, help, value) in process.config() {
+            gauge(out, name, help, value)?;
+        }
+        let help = "Configurations tried, by result";
+        let mut reloads = out.encode_descriptor("outrigger_config_reloads", help, None, MetricType::Counter)?;
+        for (result, counter) in [("success", &process.reloads_success), ("failure", &process.reloads_failure)] {
+            let labels = [("result", result)];
+            reloads.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&counter.get(), None)?;
+        }
+        let now = process.drain_phase();
+        gauge(out, "outrigger_draining", "Whether the proxy is stopping", u64::from(now != DrainPhase::Running))?;
+        let help = "Phase of the drain that the proxy is in";
+        let mut phases = out.encode_descriptor("outrigger_drain_phase", help, None, MetricType::Gauge)?;
+        for phase in DrainPhase::ALL {
+            phases.encode_family(&[("phase", phase.name())])?.encode_gauge(&u64::from(phase == now))?;
+        }
+        gauge(out, "outrigger_metrics_label_sets", "Sets of labels that traffic is counted by", label_sets as u64)?;
+        let help = "Sets of labels that were counted as `other`, for want of series";
+        total(out, "outrigger_metrics_series_overflow", help, self.0.overflowed.get())?;
+        let help = "Lines of the access log that were not written, by cause";
+        let mut dropped = out.encode_descriptor("outrigger_access_log_dropped", help, None, MetricType::Counter)?;
+        for (cause, counter) in [("queue", &process.access_log_dropped), ("rate", &process.access_log_limited)] {
+            let labels = [("cause", cause)];
+            dropped.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&counter.get(), None)?;
+        }
+        Ok(())
+    }
+}
+
+fn traffic(out: &mut DescriptorEncoder, sums: &BTreeMap<Labels, Sum>) -> fmt::Result {
+    let mut family =
+        out.encode_descriptor("http_requests", "Exchanges, by how they ended", None, MetricType::Counter)?;
+    for (labels, sum) in sums {
+        for (outcome, count) in &sum.outcomes {
+            let status = outcome.status().to_string();
+            let more = [
+                ("method", outcome.method().name()),
+                ("status_code", status.as_str()),
+                ("reason", outcome.reason().code()),
+            ];
+            family.encode_family(&With(labels, &more))?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+        for (class, count) in &sum.overflowed {
+            let class = format!("{class}xx");
+            let more = [("method", "other"), ("status_code", class.as_str()), ("reason", "other")];
+            family.encode_family(&With(labels, &more))?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+    }
+    let help = "Exchanges that have begun and not ended";
+    let mut family = out.encode_descriptor("http_requests_in_flight", help, None, MetricType::Gauge)?;
+    for (labels, sum) in sums {
+        family.encode_family(&With(labels, &[]))?.encode_gauge(&sum.in_flight)?;
+    }
+    let help = "From the head of the request to the end of the answer";
+    histogram(out, "http_request_duration_seconds", help, sums, &DURATION, 1e9, |sum| &sum.duration)?;
+    histogram(out, "http_request_size_bytes", "Bodies of requests", sums, &SIZE, 1.0, |sum| &sum.request_size)?;
+    histogram(out, "http_response_size_bytes", "Bodies of answers", sums, &SIZE, 1.0, |sum| &sum.response_size)
+}
+
+fn histogram<const N: usize>(
+    out: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    sums: &BTreeMap<Labels, Sum>,
+    bounds: &[u64; N],
+    scale: f64,
+    totals: impl Fn(&Sum) -> &Totals<N>,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (labels, sum) in sums {
+        let totals = totals(sum);
+        // A route that nobody uses costs its gauge, not its forty buckets.
+        if totals.count() > 0 {
+            let buckets = totals.buckets(bounds, scale);
+            family.encode_family(&With(labels, &[]))?.encode_histogram::<NoLabelSet>(
+                totals.sum as f64 / scale,
+                totals.count(),
+                &buckets,
+                None,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn grpc(
+    out: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    sums: &BTreeMap<Labels, Sum>,
+    counts: impl Fn(&Sum) -> &[u64; GRPC_CODES],
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, sum) in sums {
+        for (code, count) in GRPC_NAMES.into_iter().zip(counts(sum)).filter(|(_, count)| **count > 0) {
+            let more = [("grpc_code", code)];
+            family.encode_family(&With(labels, &more))?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn count(
+    out: &mut DescriptorEncoder,
+    workers: &[Arc<WorkerCounters>],
+    name: &str,
+    help: &str,
+    counter: impl Fn(&WorkerCounters) -> &Counter,
+) -> fmt::Result {
+    let name = format!("outrigger_worker_{name}");
+    let mut family = out.encode_descriptor(&name, help, None, MetricType::Counter)?;
+    for (index, worker) in workers.iter().enumerate() {
+        let labels = [("worker", index.to_string())];
+        family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&counter(worker).get(), None)?;
+    }
+    Ok(())
+}
+
+fn level(
+    out: &mut DescriptorEncoder,
+    workers: &[Arc<WorkerCounters>],
+    name: &str,
+    help: &str,
+    gauge: impl Fn(&WorkerCounters) -> &Gauge,
+) -> fmt::Result {
+    let name = format!("outrigger_worker_{name}");
+    let mut family = out.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+    for (index, worker) in workers.iter().enumerate() {
+        family.encode_family(&[("worker", index.to_string())])?.encode_gauge(&gauge(worker).get())?;
+    }
+    Ok(())
+}
+
+fn reasons(
+    out: &mut DescriptorEncoder,
+    workers: &[Arc<WorkerCounters>],
+    name: &str,
+    help: &str,
+    counters: impl Fn(&WorkerCounters) -> &PerReason,
+) -> fmt::Result {
+    let name = format!("outrigger_worker_{name}");
+    let mut family = out.encode_descriptor(&name, help, None, MetricType::Counter)?;
+    for (index, worker) in workers.iter().enumerate() {
+        for (reason, count) in counters(worker).seen() {
+            let labels = [("worker", index.to_string()), ("reason", reason.code().to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+    out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+fn total(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+    out.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+fn usage(out: &mut DescriptorEncoder) -> fmt::Result {
+    let Some(usage) = Usage::read() else { return Ok(()) };
+    gauge(out, "process_resident_memory_bytes", "Resident memory", usage.resident_bytes)?;
+    gauge(out, "process_virtual_memory_bytes", "Virtual memory", usage.virtual_bytes)?;
+    gauge(out, "process_open_fds", "Open file descriptors", usage.open_fds)?;
+    gauge(out, "process_threads", "Threads", usage.threads)?;
+    gauge(out, "process_start_time_seconds", "Start of the process, since the epoch", usage.start_seconds)?;
+    if let Some(max) = usage.max_fds {
+        gauge(out, "process_max_fds", "File descriptors that may be open", max)?;
+    }
+    let cpu = out.encode_descriptor("process_cpu_seconds", "User and system time spent", None, MetricType::Counter);
+    cpu?.encode_counter::<NoLabelSet, _, u64>(&usage.cpu_seconds, None)
+}
+
+impl Sum {
+    fn plus(mut self, block: &Block) -> Self {
+        for (outcome, count) in block.outcomes() {
+            *self.outcomes.entry(outcome).or_default() += count;
+        }
+        for (class, count) in block.overflowed() {
+            *self.overflowed.entry(class).or_default() += count;
+        }
+        block.duration.add_to(&mut self.duration);
+        block.request_size.add_to(&mut self.request_size);
+        block.response_size.add_to(&mut self.response_size);
+        let sides = [(GrpcSide::Server, &mut self.grpc_server), (GrpcSide::Client, &mut self.grpc_client)];
+        for (side, totals) in sides {
+            totals.iter_mut().zip(block.codes(side)).for_each(|(total, count)| *total += count.get());
+        }
+        self.in_flight += block.in_flight();
+        self
+    }
+}
+
+impl EncodeLabelSet for With<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
+        let Self(labels, more) = self;
+        let fixed = [
+            ("direction", labels.direction.name()),
+            ("listener", &*labels.listener),
+            ("route", &*labels.route),
+            ("service", &*labels.service),
+            ("subset", &*labels.subset),
+        ];
+        fixed.as_slice().encode(encoder)?;
+        more.encode(encoder)
+    }
+}

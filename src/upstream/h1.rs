@@ -1,0 +1,189 @@
+//! HTTP/1 connections of a pool: a stack of unused ones, the last used first, so that few stay warm and the rest age.
+//!
+//! An unused connection stays with hyper, which notices when the peer closes it or sends what nobody asked for.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::pool::{Limits, Open, Pool};
+use crate::body::Upload;
+use crate::error::Reason;
+use crate::net::dial;
+use crate::net::io::{Activity, Io};
+use crate::worker::Worker;
+
+/// Longest that a connection may lie unused before it is asked, through the event loop, whether it still lives.
+const ASK_AFTER: Duration = Duration::from_millis(5);
+/// Head of an answer: bytes, and lines.
+const MAX_HEAD: usize = 256 * 1024;
+const MAX_HEADERS: usize = 500;
+
+/// A connection on the stack.
+pub struct Idle {
+    sender: SendRequest<Upload>,
+    state: Rc<State>,
+    pub expires: Instant,
+}
+
+impl Idle {
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+/// What the lender and the driver of one connection know of it.
+struct State {
+    uses: Cell<u64>,
+    /// Since when unused; `None` while lent.
+    unused: Cell<Option<Instant>>,
+    /// The socket itself, once hyper has let go of it after an upgrade.
+    upgraded: Cell<Option<oneshot::Sender<(TcpStream, Bytes)>>>,
+    /// The peer has sent no byte yet since the request was lent the connection.
+    activity: Rc<Activity>,
+}
+
+/// The right to one request on one connection.
+pub struct Lease {
+    pub sender: SendRequest<Upload>,
+    pool: Rc<Pool>,
+    state: Rc<State>,
+    /// Others used the connection before.
+    pub reused: bool,
+    /// The socket itself, after an answer 101.
+    pub upgraded: Option<oneshot::Receiver<(TcpStream, Bytes)>>,
+}
+
+/// An unused connection, a new one, or a wait for either.
+pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
+    loop {
+        if let Some(lease) = reuse(pool, limits).await {
+            worker.counters.upstream_reused.inc();
+            return Ok(lease);
+        }
+        if pool.open() < limits.max {
+            return connect(pool, limits, worker).await;
+        }
+        pool.wait(limits).await?;
+    }
+}
+
+async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
+    loop {
+        let idle = pool.idle.borrow_mut().pop()?;
+        let now = Instant::now();
+        let age = idle.state.unused.get().map_or(Duration::ZERO, |since| now.duration_since(since));
+        if idle.sender.is_closed() || age >= pool.trusted_idle(limits.idle_timeout) {
+            continue;
+        }
+        if age > ASK_AFTER {
+            // One turn of the event loop: if the peer has closed, its FIN is seen before we go on.
+            tokio::task::yield_now().await;
+            if idle.sender.is_closed() {
+                continue;
+            }
+        }
+        idle.state.unused.set(None);
+        idle.state.activity.started.set(false);
+        return Some(Lease { sender: idle.sender, pool: pool.clone(), state: idle.state, reused: true, upgraded: None });
+    }
+}
+
+/// A connection that is not on the stack.
+pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
+    let open = Open::new(pool);
+    let counters = worker.counters.clone();
+    counters.upstream_connects.inc();
+    let stream = dial::connect(pool.address, limits.connect_timeout)
+        .await
+        .inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))?;
+    let activity = Activity::new(Instant::now());
+    let io = Io::new(stream, Bytes::new(), activity.clone());
+    let (sender, connection) = http1::Builder::new()
+        .preserve_header_case(limits.preserve_case)
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEAD)
+        .handshake(io)
+        .await
+        .map_err(|_| Reason::ConnectFailed)?;
+    let state = Rc::new(State { uses: Cell::new(0), unused: Cell::new(None), upgraded: Cell::new(None), activity });
+    let (driven, pool_of, address) = (state.clone(), pool.clone(), pool.address);
+    counters.upstream_connections_active.inc();
+    tokio::task::spawn_local(async move {
+        drive(connection, &driven, &pool_of, address).await;
+        counters.upstream_connections_active.dec();
+        drop(open);
+    });
+    Ok(Lease { sender, pool: pool.clone(), state, reused: false, upgraded: None })
+}
+
+async fn drive(mut connection: http1::Connection<Io, Upload>, state: &State, pool: &Pool, address: SocketAddr) {
+    // By reference, so that the socket can be had back after an upgrade.
+    if let Err(error) = (&mut connection).await {
+        tracing::debug!(%address, %error, "upstream connection");
+    }
+    if let Some(upgraded) = state.upgraded.take() {
+        let parts = connection.into_parts();
+        let _ = upgraded.send(parts.io.into_parts(parts.read_buf));
+        return;
+    }
+    if let Some(since) = state.unused.take() {
+        let now = Instant::now();
+        pool.learn(now.duration_since(since), now);
+    }
+}
+
+impl Lease {
+    /// Nothing has come back on the connection since it was lent.
+    pub fn is_silent(&self) -> bool {
+        !self.state.activity.started.get()
+    }
+
+    /// Asks for the socket itself, to be had after an answer 101. Before the request is sent.
+    pub fn want_upgrade(&mut self) {
+        let (sender, receiver) = oneshot::channel();
+        self.state.upgraded.set(Some(sender));
+        self.upgraded = Some(receiver);
+    }
+
+    /// The peer announced how long it keeps an unused connection (`Keep-Alive: timeout=N`).
+    pub fn announced(&self, timeout: Duration) {
+        self.pool.learn(timeout, Instant::now());
+    }
+
+    /// After the whole answer: back onto the stack, now or as soon as hyper is ready for another request.
+    pub fn give_back(mut self, limits: &Limits) {
+        let uses = self.state.uses.get() + 1;
+        self.state.uses.set(uses);
+        if uses >= limits.max_requests || self.sender.is_closed() {
+            return;
+        }
+        let idle_timeout = limits.idle_timeout;
+        if self.sender.is_ready() {
+            return self.put(idle_timeout);
+        }
+        tokio::task::spawn_local(async move {
+            // Bounded: a connection that never becomes ready is still uploading, and that has its own watch.
+            if self.sender.ready().await.is_ok() {
+                self.put(idle_timeout);
+            }
+        });
+    }
+
+    fn put(self, idle_timeout: Duration) {
+        if self.pool.is_retired() {
+            return;
+        }
+        let now = Instant::now();
+        self.state.unused.set(Some(now));
+        let expires = now + self.pool.trusted_idle(idle_timeout);
+        self.pool.idle.borrow_mut().push(Idle { sender: self.sender, state: self.state, expires });
+        self.pool.wake_one();
+    }
+}

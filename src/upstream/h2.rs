@@ -1,0 +1,195 @@
+//! HTTP/2 connections of a pool. hyper reports only whether a connection is closed, and would queue any number of
+//! requests inside it; so the streams are counted here against the limit that the peer has published, and when all
+//! connections are full another one is made, or the request waits in the pool's own queue.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::client::conn::http2::{self, SendRequest};
+use tokio::sync::oneshot;
+
+use super::pool::{Limits, Open, Pool};
+use crate::body::Upload;
+use crate::error::Reason;
+use crate::net::dial;
+use crate::net::io::{Activity, Io};
+use crate::worker::{LocalExec, Worker};
+
+/// Streams at a time on one connection, whatever the peer allows.
+const MAX_STREAMS: usize = 100;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Head of an answer (SETTINGS_MAX_HEADER_LIST_SIZE).
+const MAX_HEAD: u32 = 256 * 1024;
+
+/// A connection, shared by its streams.
+#[derive(Debug)]
+pub struct Shared {
+    sender: SendRequest<Upload>,
+    streams: Cell<usize>,
+    max: Cell<usize>,
+    uses: Cell<u64>,
+    max_requests: u64,
+    idle_timeout: Duration,
+    used: Cell<Instant>,
+}
+
+impl Shared {
+    fn has_room(&self) -> bool {
+        !self.sender.is_closed() && self.streams.get() < self.max.get() && self.uses.get() < self.max_requests
+    }
+
+    /// Whether it stays in the pool; a connection that leaves it ends with its last stream.
+    pub fn keep(&self, now: Instant) -> bool {
+        let idle = self.streams.get() == 0 && now.duration_since(self.used.get()) >= self.idle_timeout;
+        !self.sender.is_closed() && self.uses.get() < self.max_requests && !idle
+    }
+}
+
+/// The right to one stream.
+pub struct Lease {
+    shared: Rc<Shared>,
+    pool: Rc<Pool>,
+    pub reused: bool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
+        self.shared.used.set(Instant::now());
+        self.pool.wake_one();
+    }
+}
+
+impl Lease {
+    pub fn sender(&self) -> SendRequest<Upload> {
+        self.shared.sender.clone()
+    }
+}
+
+pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
+    loop {
+        if let Some(lease) = reuse(pool) {
+            worker.counters.upstream_reused.inc();
+            return Ok(lease);
+        }
+        // One handshake for all who wait, not one for each.
+        if !pool.connecting.get() && pool.open() < limits.max {
+            let connecting = Connecting::begin(pool);
+            let shared = connect(pool, limits, worker).await;
+            drop(connecting);
+            let lease = lend(&shared?, pool, false);
+            return Ok(lease);
+        }
+        pool.wait(limits).await?;
+    }
+}
+
+/// While a connection is being made. Whatever becomes of it, those who wait look again.
+struct Connecting(Rc<Pool>);
+
+impl Connecting {
+    fn begin(pool: &Rc<Pool>) -> Self {
+        pool.connecting.set(true);
+        Self(pool.clone())
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.wake_all();
+    }
+}
+
+fn reuse(pool: &Rc<Pool>) -> Option<Lease> {
+    let mut all = pool.shared.borrow_mut();
+    all.retain(|shared| !shared.sender.is_closed());
+    let shared = all.iter().find(|shared| shared.has_room())?;
+    Some(lend(shared, pool, true))
+}
+
+fn lend(shared: &Rc<Shared>, pool: &Rc<Pool>, reused: bool) -> Lease {
+    shared.streams.set(shared.streams.get() + 1);
+    shared.uses.set(shared.uses.get() + 1);
+    Lease { shared: shared.clone(), pool: pool.clone(), reused }
+}
+
+async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Rc<Shared>, Reason> {
+    let counters = &worker.counters;
+    counters.upstream_connects.inc();
+    let open = Open::new(pool);
+    let failed = |reason: &Reason| counters.upstream_connect_failures.inc(*reason);
+    let stream = dial::connect(pool.address, limits.connect_timeout).await.inspect_err(failed)?;
+    let activity = Activity::new(Instant::now());
+    let io = Io::new(stream, Bytes::new(), activity.clone());
+    let (sender, connection) = http2::Builder::new(LocalExec)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD)
+        .handshake(io)
+        .await
+        .map_err(|_| Reason::ConnectFailed)?;
+    let shared = Rc::new(Shared {
+        sender,
+        streams: Cell::new(0),
+        max: Cell::new(MAX_STREAMS),
+        uses: Cell::new(0),
+        max_requests: limits.max_requests,
+        idle_timeout: limits.idle_timeout,
+        used: Cell::new(Instant::now()),
+    });
+    let (ready, greeted) = oneshot::channel();
+    drive(connection, Rc::downgrade(&shared), activity, ready, open, worker);
+    // The first bytes of a server are its SETTINGS, with the limit of streams.
+    match tokio::time::timeout(limits.connect_timeout, greeted).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(Reason::UpstreamProtocol).inspect_err(failed),
+        Err(_) => return Err(Reason::ConnectTimeout).inspect_err(failed),
+    }
+    if !pool.is_retired() {
+        pool.shared.borrow_mut().push(shared.clone());
+    }
+    Ok(shared)
+}
+
+fn drive(
+    mut connection: http2::Connection<Io, Upload, LocalExec>,
+    shared: std::rc::Weak<Shared>,
+    activity: Rc<Activity>,
+    ready: oneshot::Sender<()>,
+    open: Open,
+    worker: &Rc<Worker>,
+) {
+    let counters = worker.counters.clone();
+    counters.upstream_connections_active.inc();
+    tokio::task::spawn_local(async move {
+        let mut ready = Some(ready);
+        let result = poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            if polled.is_pending() && activity.started.get() {
+                if let Some(shared) = shared.upgrade() {
+                    shared.max.set(connection.current_max_send_streams().min(MAX_STREAMS));
+                }
+                if let Some(ready) = ready.take() {
+                    let _ = ready.send(());
+                }
+            }
+            match polled {
+                Poll::Ready(result) => Poll::Ready(result),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        if let Err(error) = result {
+            tracing::debug!(address = %open.0.address, %error, "upstream connection");
+        }
+        counters.upstream_connections_active.dec();
+        drop(open);
+    });
+}

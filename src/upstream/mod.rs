@@ -1,0 +1,119 @@
+//! Services as one worker sees them: which endpoints it may choose, and its own connections to each.
+//! Nothing here is shared with another worker.
+
+pub mod h1;
+pub mod h2;
+pub mod pool;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rand::Rng;
+use tokio::sync::watch;
+
+use crate::discovery::Endpoint;
+use crate::policy::pick::Candidates;
+use crate::snapshot::{Service, Upstream};
+use pool::Pool;
+
+/// A service. It lives as long as its name is configured, so that reloads keep its connections.
+pub struct Cluster {
+    endpoints: RefCell<watch::Receiver<Arc<[Endpoint]>>>,
+    upstream: RefCell<Arc<Upstream>>,
+    sets: RefCell<Sets>,
+    pools: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    turn: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Sets {
+    all: Set,
+    /// By the index of the subset.
+    subsets: Vec<Set>,
+    labels: Vec<BTreeMap<String, String>>,
+}
+
+#[derive(Default)]
+struct Set {
+    candidates: Candidates,
+    pools: Vec<Rc<Pool>>,
+}
+
+impl Cluster {
+    pub fn new(service: &Service) -> Rc<Self> {
+        let cluster = Self {
+            endpoints: RefCell::new(service.upstream.endpoints()),
+            upstream: RefCell::new(service.upstream.clone()),
+            sets: RefCell::default(),
+            pools: RefCell::default(),
+            turn: Cell::new(0),
+        };
+        cluster.attach(service);
+        Rc::new(cluster)
+    }
+
+    /// Takes over what a new snapshot says of the service.
+    pub fn attach(&self, service: &Service) {
+        if !Arc::ptr_eq(&self.upstream.borrow(), &service.upstream) {
+            *self.endpoints.borrow_mut() = service.upstream.endpoints();
+            *self.upstream.borrow_mut() = service.upstream.clone();
+        }
+        self.sets.borrow_mut().labels = service.subsets.iter().map(|subset| subset.labels.clone()).collect();
+        self.rebuild();
+    }
+
+    /// Picks an endpoint.
+    pub fn pick(&self, service: &Service, subset: Option<usize>, rng: &mut impl Rng) -> Option<Rc<Pool>> {
+        // A closed channel keeps its last value; there is nothing to learn from the error.
+        if self.endpoints.borrow().has_changed().unwrap_or(false) {
+            self.rebuild();
+        }
+        let sets = self.sets.borrow();
+        let set = match subset {
+            None => &sets.all,
+            Some(index) => sets.subsets.get(index)?,
+        };
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let load = |index: usize| set.pools.get(index).map_or(0, |pool| pool.in_flight());
+        let index = set.candidates.pick(service.policy, turn, rng, load)?;
+        set.pools.get(index).cloned()
+    }
+
+    /// Every pool, for the sweep and for `/clusters`.
+    pub fn each_pool(&self, mut f: impl FnMut(&Rc<Pool>)) {
+        self.pools.borrow().values().for_each(|pool| f(pool));
+    }
+
+    /// Closes what is unused; what is in use ends with its exchange.
+    pub fn retire(&self) {
+        self.each_pool(|pool| pool.retire());
+    }
+
+    fn rebuild(&self) {
+        let list = self.endpoints.borrow_mut().borrow_and_update().clone();
+        let mut pools = self.pools.borrow_mut();
+        let mut old = std::mem::take(&mut *pools);
+        for endpoint in list.iter() {
+            let pool = old.remove(&endpoint.address).unwrap_or_else(|| Pool::new(endpoint.address));
+            pools.insert(endpoint.address, pool);
+        }
+        old.values().for_each(|pool| pool.retire());
+        let set = |wanted: &BTreeMap<String, String>| {
+            let has = |endpoint: &&Endpoint| {
+                endpoint.weight > 0 && wanted.iter().all(|(name, value)| endpoint.labels.get(name) == Some(value))
+            };
+            let chosen: Vec<&Endpoint> = list.iter().filter(has).collect();
+            Set {
+                candidates: Candidates::new(&chosen.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>()),
+                pools: chosen.iter().filter_map(|endpoint| pools.get(&endpoint.address).cloned()).collect(),
+            }
+        };
+        let mut sets = self.sets.borrow_mut();
+        sets.all = set(&BTreeMap::new());
+        sets.subsets = sets.labels.iter().map(set).collect();
+    }
+}

@@ -1,0 +1,180 @@
+//! One worker's connections to one endpoint. HTTP/1 connections are kept on a stack and lent one request at a time
+//! (`h1`), HTTP/2 connections are shared up to the peer's stream limit (`h2`); a request for which there is neither
+//! a connection nor room for a new one waits, in a bounded queue.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{h1, h2};
+use crate::error::Reason;
+
+/// What a checkout must keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections of this worker.
+    pub max: usize,
+    pub max_pending: usize,
+    pub max_requests: u64,
+    pub idle_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub preserve_case: bool,
+}
+
+pub struct Pool {
+    pub address: SocketAddr,
+    pub(super) idle: RefCell<Vec<h1::Idle>>,
+    pub(super) shared: RefCell<Vec<Rc<h2::Shared>>>,
+    /// An HTTP/2 connection is being made: one for all who wait.
+    pub(super) connecting: Cell<bool>,
+    /// Connections, those being made included.
+    pub(super) open: Cell<usize>,
+    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
+    in_flight: Cell<u64>,
+    retired: Cell<bool>,
+    /// After how long unused the peer closes, as far as was seen, and when that was.
+    learned: Cell<Option<(Duration, Instant)>>,
+}
+
+/// A peer that was not seen to close unused connections for this long may have been configured anew.
+const FORGET: Duration = Duration::from_secs(120);
+/// Closes of younger connections are not about being unused.
+const LEARN_MIN: Duration = Duration::from_millis(500);
+
+impl Pool {
+    pub fn new(address: SocketAddr) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            connecting: Cell::new(false),
+            open: Cell::new(0),
+            waiting: RefCell::default(),
+            in_flight: Cell::new(0),
+            retired: Cell::new(false),
+            learned: Cell::new(None),
+        })
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.get()
+    }
+
+    pub fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    pub fn unused(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    pub fn pending(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// The endpoint is gone: unused connections close now, the others when they become unused.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+
+    /// Closes what was unused for too long. Called about once a second.
+    pub fn sweep(&self, now: Instant) {
+        let keep = |idle: &h1::Idle| !idle.is_closed() && now < idle.expires;
+        self.idle.borrow_mut().retain(keep);
+        self.shared.borrow_mut().retain(|shared| shared.keep(now));
+        if self.learned.get().is_some_and(|(_, seen)| now.duration_since(seen) > FORGET) {
+            self.learned.set(None);
+        }
+    }
+
+    /// How long a connection may stay unused and still be trusted: below what the peer was seen to allow.
+    pub(super) fn trusted_idle(&self, configured: Duration) -> Duration {
+        match self.learned.get() {
+            Some((learned, _)) => configured.min(learned * 3 / 4),
+            None => configured,
+        }
+    }
+
+    /// The peer closed a connection that was unused for `age`, or said that it will.
+    pub(super) fn learn(&self, age: Duration, now: Instant) {
+        if age < LEARN_MIN {
+            return;
+        }
+        let age = self.learned.get().map_or(age, |(known, _)| known.min(age));
+        self.learned.set(Some((age, now)));
+    }
+
+    /// Waits until a connection or a stream may have become free.
+    pub(super) async fn wait(&self, limits: &Limits) -> Result<(), Reason> {
+        let receiver = {
+            let mut waiting = self.waiting.borrow_mut();
+            // Those who have left make room.
+            waiting.retain(|waiter| !waiter.is_closed());
+            if waiting.len() >= limits.max_pending {
+                return Err(Reason::Overflow);
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiting.push_back(sender);
+            receiver
+        };
+        // A sender is dropped only with its pool, whose connections are gone too.
+        receiver.await.map_err(|_| Reason::ConnectFailed)
+    }
+
+    pub(super) fn wake_one(&self) {
+        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
+            if waiter.send(()).is_ok() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn wake_all(&self) {
+        for waiter in self.waiting.borrow_mut().drain(..) {
+            let _ = waiter.send(());
+        }
+    }
+}
+
+/// Counts a connection while it is open.
+pub(super) struct Open(pub Rc<Pool>);
+
+impl Open {
+    pub fn new(pool: &Rc<Pool>) -> Self {
+        pool.open.set(pool.open.get() + 1);
+        Self(pool.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.wake_one();
+    }
+}
+
+/// Counts an exchange on an endpoint, for the load balancer, until its end.
+pub struct Load(Rc<Pool>);
+
+impl Load {
+    pub fn new(pool: &Rc<Pool>) -> Self {
+        pool.in_flight.set(pool.in_flight.get() + 1);
+        Self(pool.clone())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,135 @@
+//! Which protocol the first bytes of a connection belong to. It is asked again with more bytes until it decides:
+//! never on a fragment that another protocol could still begin with.
+
+/// What the bytes begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Http1,
+    /// HTTP/2 with prior knowledge: its connection preface.
+    Http2,
+    /// A record that holds a TLS handshake.
+    Tls,
+    /// None of these.
+    Opaque,
+    /// Too few bytes to tell.
+    More,
+}
+
+/// The connection preface of HTTP/2 (RFC 9113, section 3.4).
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Longer methods are unknown to HTTP, and longer first words common elsewhere.
+const METHOD_BYTES_MAX: usize = 32;
+
+/// Bytes that are looked at, at most: a method, its space, and the scheme of an absolute target.
+pub const BYTES_MAX: usize = 64;
+
+/// Decides on all bytes that have arrived so far.
+pub fn detect(bytes: &[u8]) -> Verdict {
+    if bytes.starts_with(PREFACE) {
+        return Verdict::Http2;
+    }
+    if PREFACE.starts_with(bytes) {
+        return Verdict::More;
+    }
+    match bytes {
+        [0x16] | [0x16, 3] => Verdict::More,
+        [0x16, 3, 0..=4, ..] => Verdict::Tls,
+        _ => http1(bytes),
+    }
+}
+
+/// A request line: a token, one space, and what can begin a target. A word and a space alone would also be SMTP,
+/// SSH or Redis.
+fn http1(bytes: &[u8]) -> Verdict {
+    // A server ignores empty lines ahead of the request line (RFC 9112, section 2.2).
+    let empty = bytes.iter().take(4).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let line = bytes.get(empty..).unwrap_or_default();
+    let method = line.iter().take(METHOD_BYTES_MAX + 1).take_while(|&&byte| token(byte)).count();
+    let Some(&after) = line.get(method) else {
+        return if method > METHOD_BYTES_MAX { Verdict::Opaque } else { Verdict::More };
+    };
+    if method == 0 || method > METHOD_BYTES_MAX || after != b' ' {
+        return Verdict::Opaque;
+    }
+    let (name, target) = (line.get(..method).unwrap_or_default(), line.get(method + 1..).unwrap_or_default());
+    match target.first() {
+        None => Verdict::More,
+        Some(b'/' | b'*') => Verdict::Http1,
+        Some(_) if name == b"CONNECT" => Verdict::Http1,
+        Some(_) => absolute(target),
+    }
+}
+
+fn absolute(target: &[u8]) -> Verdict {
+    let mut verdict = Verdict::Opaque;
+    for scheme in [b"http://".as_slice(), b"https://"] {
+        let common = scheme.iter().zip(target).take_while(|(ours, theirs)| ours.eq_ignore_ascii_case(theirs)).count();
+        if common == scheme.len() {
+            return Verdict::Http1;
+        }
+        if common == target.len() {
+            verdict = Verdict::More;
+        }
+    }
+    verdict
+}
+
+fn token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FIXTURES: [(&[u8], Verdict); 17] = [
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", Verdict::Http1),
+        (b"P /x HTTP/1.1\r\n", Verdict::Http1),
+        (b"\r\nPOST /x HTTP/1.0\r\n\r\n", Verdict::Http1),
+        (b"OPTIONS * HTTP/1.1\r\n", Verdict::Http1),
+        (b"GET HTTP://a/ HTTP/1.1\r\n", Verdict::Http1),
+        (b"GET https://a/ HTTP/1.1\r\n", Verdict::Http1),
+        (b"CONNECT a:1 HTTP/1.1\r\n", Verdict::Http1),
+        (b"PRI * HTTP/1.1\r\n\r\n", Verdict::Http1),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04", Verdict::Http2),
+        (b"\x16\x03\x01\x02\x00\x01", Verdict::Tls),
+        (b"\x16\x05\x01\x02\x00\x01", Verdict::Opaque),
+        (b"SSH-2.0-OpenSSH_9.6 Debian\r\n", Verdict::Opaque),
+        (b"EHLO mail.example\r\n", Verdict::Opaque),
+        (b"GET key\r\n", Verdict::Opaque),
+        (b"*1\r\n$4\r\nPING\r\n", Verdict::Opaque),
+        (b"\0\0\0\x12", Verdict::Opaque),
+        (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Verdict::Opaque),
+    ];
+
+    #[test]
+    fn every_prefix_waits_or_agrees() {
+        for (bytes, verdict) in FIXTURES {
+            assert_eq!(detect(bytes), verdict, "{}", bytes.escape_ascii());
+            let mut decided = false;
+            for end in 0..bytes.len() {
+                let early = detect(&bytes[..end]);
+                assert!(early == verdict || (early == Verdict::More && !decided), "{}", bytes[..end].escape_ascii());
+                decided = early != Verdict::More;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_verdict_is_final_and_comes_in_time(bytes in prop::collection::vec(any::<u8>(), 0..96)) {
+            let mut first = Verdict::More;
+            for end in 0..=bytes.len() {
+                let verdict = detect(&bytes[..end]);
+                if first == Verdict::More {
+                    first = verdict;
+                }
+                prop_assert_eq!(verdict, first);
+            }
+            prop_assert!(bytes.len() < BYTES_MAX || first != Verdict::More);
+        }
+    }
+}

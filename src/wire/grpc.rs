@@ -1,0 +1,163 @@
+//! What HTTP must know of gRPC: which requests are, how they end, how long they may take, and how a proxy refuses
+//! one (gRPC over HTTP/2, `PROTOCOL-HTTP2.md`).
+
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+
+pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The code for what nobody can name.
+const UNKNOWN: u8 = 2;
+
+/// `application/grpc`, alone, with a `+format` or with parameters; not gRPC-Web, which is plain HTTP to us.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"application/grpc";
+    let Some((head, rest)) = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().split_at_checked(TYPE.len()))
+    else {
+        return false;
+    };
+    head.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// How the call ended, where these headers or trailers say so. A code that gRPC does not define is `UNKNOWN`.
+pub fn status(headers: &HeaderMap) -> Option<u8> {
+    let value = headers.get(STATUS)?;
+    Some(match *value.as_bytes() {
+        [ones @ b'0'..=b'9'] => ones - b'0',
+        [b'1', ones @ b'0'..=b'6'] => 10 + ones - b'0',
+        _ => UNKNOWN,
+    })
+}
+
+/// The head of an answer that ends the call at once.
+pub fn trailers_only(code: u8, message: &str) -> Response<()> {
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(STATUS, HeaderValue::from(u16::from(code)));
+    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(encode_message(message))) {
+        headers.insert(MESSAGE, value);
+    }
+    response
+}
+
+/// Percent-encodes what `grpc-message` cannot hold.
+fn encode_message(message: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len());
+    for byte in message.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            out.push(byte);
+        } else {
+            let [high, low] = super::hex(byte);
+            out.extend([b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]);
+        }
+    }
+    out
+}
+
+/// The service and the method of `/package.Service/Method`. Only names that protobuf allows are told apart, so that
+/// nothing else reaches a match or a log as if it were one.
+pub fn method(path: &str) -> Option<(&str, &str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let name = |text: &str, more: &[u8]| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
+    };
+    (name(service, b"_.") && name(method, b"_")).then_some((service, method))
+}
+
+/// The time that the client gives the call, where it gives a valid one.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let (unit, digits) = headers.get(TIMEOUT)?.as_bytes().split_last()?;
+    if !(1..=8).contains(&digits.len()) {
+        return None;
+    }
+    let amount = digits
+        .iter()
+        .try_fold(0u64, |amount, digit| digit.is_ascii_digit().then(|| amount * 10 + u64::from(digit - b'0')))?;
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(name: HeaderName, value: &str) -> HeaderMap {
+        [(name, HeaderValue::from_bytes(value.as_bytes()).unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn content_types() {
+        for kind in ["application/grpc", "application/grpc+proto", "Application/gRPC;v=1", "application/grpc ; a=b"] {
+            assert!(is_grpc(&map(CONTENT_TYPE, kind)), "{kind}");
+        }
+        for kind in ["application/grpc-web", "application/grpc-web+proto", "application/grp", "application/grpcx", ""] {
+            assert!(!is_grpc(&map(CONTENT_TYPE, kind)), "{kind}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn statuses() {
+        assert_eq!(status(&HeaderMap::new()), None);
+        let table = [("0", 0), ("7", 7), ("10", 10), ("16", 16), ("17", 2), ("", 2), ("00", 2), ("-1", 2), ("x", 2)];
+        for (text, code) in table {
+            assert_eq!(status(&map(STATUS, text)), Some(code), "{text}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_whole() {
+        let response = trailers_only(14, "no 100%\u{e9}\n");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "no 100%25%C3%A9%0A");
+    }
+
+    #[test]
+    fn methods() {
+        assert_eq!(method("/a.b.C/Do_It"), Some(("a.b.C", "Do_It")));
+        for path in ["", "/", "/a", "/a/", "//b", "/a/b/c", "a/b", "/a b/c", "/a/%41", "/a/b.c", "*"] {
+            assert_eq!(method(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        let get = |text: &str| timeout(&map(TIMEOUT, text));
+        assert_eq!(get("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(get("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(get("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!((get("3u"), get("3n")), (Some(Duration::from_micros(3)), Some(Duration::from_nanos(3))));
+        for bad in ["", "S", "1", "1s", "123456789S", "-1S", "1.5S", "1 S"] {
+            assert_eq!(get(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..32), text in any::<String>()) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let headers: HeaderMap =
+                    [(STATUS, value.clone()), (TIMEOUT, value.clone()), (CONTENT_TYPE, value)].into_iter().collect();
+                let _ = (status(&headers), timeout(&headers), is_grpc(&headers));
+            }
+            prop_assert!(trailers_only(2, &text).headers().contains_key(MESSAGE));
+            let _ = method(&text);
+        }
+    }
+}

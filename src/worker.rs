@@ -1,0 +1,296 @@
+//! One event loop, and what belongs to it alone: its view of the snapshot, its connections to upstreams, its random
+//! numbers, its counters. Workers share nothing on the path of a request; they get their orders by mail.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::mpsc;
+
+use crate::admin::health::Health;
+use crate::drain::{Drain, Phase};
+use crate::net::accept::{self, Accepted, Socket};
+use crate::snapshot::Snapshot;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::block::Block;
+use crate::telemetry::metrics::{Metrics, WorkerCounters};
+use crate::upstream::Cluster;
+
+/// Heartbeat, and the sweep of unused upstream connections.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What all threads of the process share.
+pub struct Shared {
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Of the snapshot: read once a request, to see whether the view is still good.
+    pub generation: AtomicU64,
+    pub drain: Drain,
+    pub metrics: Arc<Metrics>,
+    pub access: Arc<AccessLog>,
+    pub health: Arc<Health>,
+    pub workers: Vec<Mailbox>,
+}
+
+impl Shared {
+    pub fn new(
+        snapshot: Snapshot,
+        metrics: Arc<Metrics>,
+        access: Arc<AccessLog>,
+        health: Arc<Health>,
+        workers: Vec<Mailbox>,
+    ) -> Self {
+        let generation = AtomicU64::new(snapshot.generation);
+        let snapshot = ArcSwap::from_pointee(snapshot);
+        Self { snapshot, generation, drain: Drain::default(), metrics, access, health, workers }
+    }
+}
+
+/// How others reach a worker.
+pub struct Mailbox {
+    pub sender: mpsc::Sender<Order>,
+    /// Connections it serves.
+    pub load: AtomicUsize,
+    /// Its connections to upstreams, as of the last tick. Nobody waits for this lock on the path of a request.
+    pools: Mutex<Vec<PoolReport>>,
+}
+
+/// One worker's connections to one endpoint.
+#[derive(Debug, Clone)]
+pub struct PoolReport {
+    pub service: Arc<str>,
+    pub address: SocketAddr,
+    pub open: u64,
+    pub idle: u64,
+    pub in_flight: u64,
+    pub pending: u64,
+}
+
+impl Mailbox {
+    pub fn new(sender: mpsc::Sender<Order>) -> Self {
+        Self { sender, load: AtomicUsize::new(0), pools: Mutex::default() }
+    }
+
+    pub fn pools(&self) -> Vec<PoolReport> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+pub enum Order {
+    /// Accept on this socket until told otherwise.
+    Listen(Arc<Socket>),
+    /// A connection that another worker has accepted.
+    Serve(std::net::TcpStream, Accepted),
+    /// The phase of the drain, or the snapshot, is a new one.
+    Look,
+}
+
+pub struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub counters: Arc<WorkerCounters>,
+    pub rng: RefCell<SmallRng>,
+    view: RefCell<Rc<View>>,
+    clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
+    connections: RefCell<HashMap<u64, Weak<Attention>>>,
+    next: Cell<u64>,
+}
+
+/// A snapshot with this worker's handles for it.
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    /// By the index of the service.
+    pub clusters: Vec<Rc<Cluster>>,
+    /// By the number of the series.
+    blocks: RefCell<Vec<Option<Arc<Block>>>>,
+}
+
+/// What wakes the task of a connection from outside.
+#[derive(Default)]
+pub struct Attention {
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Attention {
+    /// Called on every poll of the task.
+    pub fn register(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        match &mut *known {
+            Some(known) => known.clone_from(waker),
+            None => *known = Some(waker.clone()),
+        }
+    }
+}
+
+/// A connection's place among those that its worker serves.
+pub struct Place {
+    worker: Rc<Worker>,
+    id: u64,
+    pub attention: Rc<Attention>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.counters.connections_active.dec();
+        if let Some(mailbox) = self.worker.shared.workers.get(self.worker.index) {
+            mailbox.load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Worker {
+    pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
+        let snapshot = shared.snapshot.load_full();
+        let clusters = RefCell::default();
+        let view = RefCell::new(Rc::new(View::new(snapshot, &clusters)));
+        Rc::new(Self {
+            index,
+            counters: shared.metrics.worker(index),
+            rng: RefCell::new(SmallRng::from_os_rng()),
+            view,
+            clusters,
+            connections: RefCell::default(),
+            next: Cell::new(0),
+            shared,
+        })
+    }
+
+    /// The loop: until the drain is over and nothing is left.
+    pub async fn run(self: Rc<Self>, mut orders: mpsc::Receiver<Order>) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Listen(socket)) => accept::spawn(&self, socket),
+                    Some(Order::Serve(stream, accepted)) => self.serve(stream, accepted),
+                    Some(Order::Look) => self.look(),
+                    None => return,
+                },
+                _ = tick.tick() => self.tick(),
+            }
+            let over = self.shared.drain.phase() >= Phase::Closing && self.connections.borrow().is_empty();
+            if over || self.shared.drain.phase() == Phase::Forced {
+                return;
+            }
+        }
+    }
+
+    /// The current view. A request keeps the one it began with.
+    pub fn view(&self) -> Rc<View> {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if self.view.borrow().snapshot.generation == generation {
+            return self.view.borrow().clone();
+        }
+        let view = Rc::new(View::new(self.shared.snapshot.load_full(), &self.clusters));
+        *self.view.borrow_mut() = view.clone();
+        view
+    }
+
+    pub fn place(self: &Rc<Self>) -> Place {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let attention = Rc::new(Attention::default());
+        self.connections.borrow_mut().insert(id, Rc::downgrade(&attention));
+        self.counters.connections_active.inc();
+        if let Some(mailbox) = self.shared.workers.get(self.index) {
+            mailbox.load.fetch_add(1, Ordering::Relaxed);
+        }
+        Place { worker: self.clone(), id, attention }
+    }
+
+    /// The metrics of a series. Found once, then remembered for as long as the view lives.
+    pub fn block(&self, view: &View, series: usize) -> Option<Arc<Block>> {
+        let mut blocks = view.blocks.borrow_mut();
+        let slot = blocks.get_mut(series)?;
+        Some(slot.get_or_insert_with(|| self.shared.metrics.block(self.index, &view.snapshot.labels(series))).clone())
+    }
+
+    fn serve(self: &Rc<Self>, stream: std::net::TcpStream, accepted: Accepted) {
+        match tokio::net::TcpStream::from_std(stream) {
+            Ok(stream) => crate::inbound::spawn(self, stream, accepted),
+            Err(error) => tracing::debug!(%error, "connection lost"),
+        }
+    }
+
+    fn look(&self) {
+        drop(self.view());
+        for attention in self.connections.borrow().values().filter_map(Weak::upgrade) {
+            if let Some(waker) = &*attention.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    fn tick(&self) {
+        let now = Instant::now();
+        self.shared.health.pulse.beat(self.index, now);
+        let mut reports = Vec::new();
+        for (service, cluster) in &*self.clusters.borrow() {
+            cluster.each_pool(|pool| {
+                pool.sweep(now);
+                // An endpoint without connections has nothing to tell.
+                if pool.open() > 0 || pool.pending() > 0 {
+                    reports.push(PoolReport {
+                        service: service.clone(),
+                        address: pool.address,
+                        open: pool.open() as u64,
+                        idle: pool.unused() as u64,
+                        in_flight: pool.in_flight(),
+                        pending: pool.pending() as u64,
+                    });
+                }
+            });
+        }
+        let sum = |value: fn(&PoolReport) -> u64| reports.iter().map(value).sum::<u64>().cast_signed();
+        self.counters.upstream_connections_idle.set(sum(|report| report.idle));
+        self.counters.pool_pending.set(sum(|report| report.pending));
+        if let Some(mailbox) = self.shared.workers.get(self.index) {
+            *mailbox.pools.lock().unwrap_or_else(PoisonError::into_inner) = reports;
+        }
+    }
+}
+
+impl View {
+    fn new(snapshot: Arc<Snapshot>, known: &RefCell<HashMap<Arc<str>, Rc<Cluster>>>) -> Self {
+        let mut known = known.borrow_mut();
+        let mut old = std::mem::take(&mut *known);
+        let mut clusters = Vec::with_capacity(snapshot.services.len());
+        for service in &snapshot.services {
+            let cluster = match old.remove(&service.name) {
+                Some(cluster) => {
+                    cluster.attach(service);
+                    cluster
+                }
+                None => Cluster::new(service),
+            };
+            known.insert(service.name.clone(), cluster.clone());
+            clusters.push(cluster);
+        }
+        old.values().for_each(|cluster| cluster.retire());
+        let blocks = RefCell::new(vec![None; snapshot.series_count()]);
+        Self { snapshot, clusters, blocks }
+    }
+}
+
+/// Runs futures of hyper on this thread.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalExec;
+
+impl<F> hyper::rt::Executor<F> for LocalExec
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

@@ -1,0 +1,279 @@
+//! The built proxy as a process: started from a configuration with free ports, watched, stopped.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{SOON, TempDir, conn, eventually, free_addr};
+
+/// Places that are filled with free addresses.
+const PLACES: [&str; 5] = ["listen", "listen2", "health", "admin", "spare"];
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+pub struct Proxy {
+    child: Child,
+    dir: TempDir,
+    config: PathBuf,
+    /// Place and address, those of the caller included.
+    fills: Vec<(String, String)>,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+/// One listener, one service, one route; each takes more keys as YAML flow text that begins with a comma.
+#[derive(Default, Clone, Copy)]
+pub struct Setup<'a> {
+    pub listener: &'a str,
+    pub service: &'a str,
+    pub route: &'a str,
+    /// More top level keys, as lines.
+    pub top: &'a str,
+    /// Wraps the command, as in `["prlimit", "--nofile=64"]`.
+    pub wrap: &'a [&'a str],
+    /// 0 is `auto`.
+    pub workers: u32,
+}
+
+impl Setup<'_> {
+    pub fn start(self, up: SocketAddr) -> Proxy {
+        let workers = if self.workers == 0 { "auto".to_owned() } else { self.workers.to_string() };
+        let Self { listener, service, route, top, .. } = self;
+        let config = format!(
+            r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
+health: {{ address: "{{health}}" }}
+runtime: {{ workers: {workers}, drainTimeout: 5s }}
+telemetry: {{ accessLog: {{ format: json, sample: {{ errors: 100, others: 100, maxPerSecond: 0 }} }} }}
+listeners:
+  - {{ name: edge, mode: proxy, address: "{{listen}}"{listener} }}
+services:
+  app: {{ endpoints: {{ static: ["{{up}}"] }}{service} }}
+routes:
+  - {{ name: all, to: app{route} }}
+{top}
+"#
+        );
+        Proxy::start_wrapped(&config, &[("up", up)], self.wrap)
+    }
+}
+
+impl Proxy {
+    /// One worker (so that what a pool does is certain) in front of one address.
+    pub fn front(up: SocketAddr) -> Self {
+        Setup { workers: 1, ..Setup::default() }.start(up)
+    }
+
+    /// `{listen}`, `{listen2}`, `{health}`, `{admin}`, `{spare}` become free addresses, `{NAME}` those given.
+    pub fn start(config: &str, fills: &[(&str, SocketAddr)]) -> Self {
+        Self::start_wrapped(config, fills, &[])
+    }
+
+    pub fn start_wrapped(config: &str, given: &[(&str, SocketAddr)], wrap: &[&str]) -> Self {
+        let mut trouble = String::new();
+        // Again where another process took a port between the look and the bind.
+        for _ in 0..3 {
+            let given = given.iter().map(|(name, addr)| ((*name).to_owned(), addr.to_string()));
+            let ours = PLACES.iter().map(|name| ((*name).to_owned(), free_addr().to_string()));
+            let mut proxy = Self::spawn(config, ours.chain(given).collect(), wrap);
+            match proxy.await_ready() {
+                Ok(()) => return proxy,
+                Err(why) => trouble = format!("{why}\n{}", proxy.stderr_text()),
+            }
+        }
+        panic!("the proxy did not start: {trouble}");
+    }
+
+    fn spawn(config: &str, fills: Vec<(String, String)>, wrap: &[&str]) -> Self {
+        let dir = TempDir::new("proxy");
+        let path = dir.file("outrigger.yaml", fill(config, &fills));
+        let mut words: Vec<&str> = wrap.to_vec();
+        words.extend([env!("CARGO_BIN_EXE_outrigger"), "run", "--config"]);
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the proxy");
+        let stdout = collect(child.stdout.take().expect("stdout"));
+        let stderr = collect(child.stderr.take().expect("stderr"));
+        Self { child, dir, config: path, fills, stdout, stderr }
+    }
+
+    fn await_ready(&mut self) -> Result<(), String> {
+        eventually("the proxy is ready", SOON, || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(Err(format!("exit: {status}")));
+            }
+            self.probe("/readyz").is_some_and(|status| status == 200).then_some(Ok(()))
+        })
+    }
+
+    /// Address of the first listener.
+    pub fn addr(&self) -> SocketAddr {
+        self.place("listen")
+    }
+
+    pub fn place(&self, name: &str) -> SocketAddr {
+        let found = self.fills.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no place `{name}`"));
+        found.1.parse().expect("an address")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Status of a path on the health address; None where nobody answers.
+    pub fn probe(&self, path: &str) -> Option<u16> {
+        TcpStream::connect(self.place("health")).ok()?;
+        let reply = conn::send(self.place("health"), request(path));
+        (!reply.is_empty()).then(|| conn::Head { raw: reply }.status())
+    }
+
+    /// Body of a path on the health address.
+    pub fn health(&self, path: &str) -> String {
+        let mut conn = conn::Conn::connect(self.place("health"));
+        conn.write(request(path));
+        conn.response("GET").text()
+    }
+
+    pub fn healthz(&self) -> serde_json::Value {
+        serde_json::from_str(&self.health("/healthz")).expect("JSON of /healthz")
+    }
+
+    /// Sum of all series of `name` that have these labels.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.health("/metrics");
+        text.lines().filter_map(|line| sample(line, name, labels)).sum()
+    }
+
+    /// Waits until the sum is at least this.
+    pub fn await_metric(&self, name: &str, labels: &[(&str, &str)], least: f64) {
+        super::until(&format!("{name} {labels:?} >= {least}\n{}", self.stderr_text()), SOON, || {
+            self.metric(name, labels) >= least
+        });
+    }
+
+    /// Waits for a request counted with this reason and status.
+    pub fn await_reason(&self, reason: &str, status: u16) {
+        self.await_metric("http_requests_total", &[("reason", reason), ("status_code", &status.to_string())], 1.0);
+    }
+
+    /// Sum of all counters that have this reason, whether it became a request or never got so far.
+    pub fn counted(&self, reason: &str) -> f64 {
+        let label = format!("reason=\"{reason}\"");
+        let text = self.health("/metrics");
+        let lines = text.lines().filter(|line| line.contains("_total{") && line.contains(&label));
+        lines.filter_map(|line| line.rsplit_once('}')?.1.split_whitespace().next()?.parse::<f64>().ok()).sum()
+    }
+
+    pub fn await_counted(&self, reason: &str, least: f64) {
+        super::until(&format!("{least} counted as {reason}\n{}", self.stderr_text()), SOON, || {
+            self.counted(reason) >= least
+        });
+    }
+
+    /// What every hostile test ends with: an innocent request is served.
+    pub fn assert_serves(&self) {
+        let reply = conn::get(self.addr(), "/innocent");
+        assert_eq!(reply.status(), 200, "the next request: {reply:?}\n{}", self.stderr_text());
+    }
+
+    /// Resident memory in KiB, and its peak.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status of the proxy");
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).expect("a memory field");
+            line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of KiB")
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("run kill");
+        assert!(status.success(), "kill -s {name}: {status}");
+    }
+
+    pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        eventually("the proxy exits", deadline, || self.child.try_wait().expect("wait for the proxy"))
+    }
+
+    /// Replaces the file as an editor does: a new one, renamed over the old.
+    pub fn rewrite_config(&self, config: &str) {
+        let next = self.dir.file("outrigger.yaml.next", fill(config, &self.fills));
+        std::fs::rename(next, &self.config).expect("replace the configuration");
+    }
+
+    /// Replaces a text in the file, which has to be there.
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let old = std::fs::read_to_string(&self.config).expect("read the configuration");
+        assert!(old.contains(from), "`{from}` is not in the configuration");
+        self.rewrite_config(&old.replace(from, to));
+    }
+
+    /// Edits, and waits until one more reload has succeeded.
+    pub fn reload(&self, from: &str, to: &str) {
+        const NAME: &str = "outrigger_config_reloads_total";
+        let before = self.metric(NAME, &[("result", "success")]);
+        self.edit_config(from, to);
+        self.await_metric(NAME, &[("result", "success")], before + 1.0);
+    }
+
+    pub fn stdout_lines(&self) -> Vec<String> {
+        self.stdout.lock().expect("stdout").clone()
+    }
+
+    pub fn stderr_text(&self) -> String {
+        self.stderr.lock().expect("stderr").join("\n")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- stderr of the proxy ({})\n{}", self.config.display(), self.stderr_text());
+        }
+    }
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n")
+}
+
+fn fill(config: &str, fills: &[(String, String)]) -> String {
+    fills.iter().fold(config.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
+}
+
+fn collect(pipe: impl Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let sink = Arc::clone(&lines);
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            sink.lock().expect("output").push(line);
+        }
+    });
+    lines
+}
+
+/// Value of one line of an exposition, where it is of this name and has these labels.
+fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let rest = line.strip_prefix(name)?;
+    let (set, value) = match rest.strip_prefix('{') {
+        Some(rest) => rest.rsplit_once('}')?,
+        None => ("", rest.strip_prefix(' ')?),
+    };
+    let set = format!(",{set}");
+    let all = labels.iter().all(|(key, wanted)| set.contains(&format!(",{key}=\"{wanted}\"")));
+    all.then(|| value.split_whitespace().next()?.parse().ok())?
+}

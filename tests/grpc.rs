@@ -1,0 +1,92 @@
+//! gRPC with a real server and client (grpcio), and the status that the proxy itself gives.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use common::h2peer::{call, request};
+use common::{Proxy, Setup, free_addr, run, tool};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/grpc_peer.py");
+
+struct Server {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut child = Command::new(tool("python"))
+            .args([SCRIPT, "serve"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the gRPC server");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("the port");
+        let port: u16 =
+            line.trim().parse().unwrap_or_else(|_| panic!("the gRPC server said `{line}`: run `make setup`"));
+        Self { child, addr: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn check(proxy: &Proxy, scenario: &str) {
+    assert_eq!(run("python", &[SCRIPT, "check", &proxy.addr().to_string(), scenario]), "ok\n");
+}
+
+#[test]
+fn calls_of_every_kind() {
+    let server = Server::start();
+    for service in [", protocol: http2", ""] {
+        let proxy = Setup { service, ..Setup::default() }.start(server.addr);
+        for scenario in ["unary", "streams", "bidi", "errors", "deadline", "cancel"] {
+            check(&proxy, scenario);
+        }
+        for (code, least) in [("OK", 203.0), ("FAILED_PRECONDITION", 1.0), ("UNIMPLEMENTED", 1.0), ("DATA_LOSS", 1.0)] {
+            proxy.await_metric("grpc_server_handled_total", &[("grpc_code", code)], least);
+        }
+    }
+}
+
+#[test]
+fn a_route_timeout_is_a_deadline() {
+    let server = Server::start();
+    let proxy =
+        Setup { service: ", protocol: http2", route: ", timeout: 300ms", ..Setup::default() }.start(server.addr);
+    check(&proxy, "timeout");
+    proxy.await_metric("http_requests_total", &[("reason", "request_timeout")], 1.0);
+    check(&proxy, "unary");
+}
+
+/// What the proxy answers itself is a trailers-only response (gRPC over HTTP/2: status 200, grpc-status).
+#[test]
+fn local_replies_speak_grpc() {
+    let table =
+        [(", hosts: [elsewhere.test]", "12", "unimplemented", "no_route"), ("", "14", "unavailable", "connect_failed")];
+    for (route, code, scenario, reason) in table {
+        let proxy = Setup { service: ", protocol: http2", route, ..Setup::default() }.start(free_addr());
+        check(&proxy, scenario);
+        let head = request("POST", "/test.Echo/Unary", &[("content-type", "application/grpc"), ("te", "trailers")]);
+        let reply = call(proxy.addr(), head, b"\0\0\0\0\0", None).expect("an answer");
+        assert_eq!(reply.head.status, 200);
+        let field = |name| reply.head.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        assert_eq!(field("grpc-status").as_deref(), Some(code));
+        assert!(field("grpc-message").is_some_and(|message| !message.is_empty()));
+        assert!(field("content-type").is_some_and(|kind| kind.starts_with("application/grpc")));
+        assert_eq!((&reply.body[..], reply.trailers), (&b""[..], None));
+        proxy.await_metric("http_requests_total", &[("reason", reason)], 2.0);
+        // One that is not gRPC gets a status of HTTP from the same route.
+        let reply = call(proxy.addr(), request("POST", "/", &[]), b"", None).expect("an answer");
+        assert_eq!(reply.head.status, if code == "12" { 404 } else { 503 });
+        assert!(!reply.head.headers.contains_key("grpc-status"));
+    }
+}

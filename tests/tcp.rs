@@ -1,0 +1,156 @@
+//! L4: bytes both ways, each way ending by itself, idle connections ending.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Conn, Origin, Proxy, SOON, Setup, eventually, free_addr, pattern, show, until};
+
+fn front(up: std::net::SocketAddr, top: &str) -> Proxy {
+    Setup { listener: ", protocol: tcp", service: ", protocol: tcp", top, workers: 1, ..Setup::default() }.start(up)
+}
+
+/// Echoes until the client has finished, then says `end` and closes.
+fn echo() -> Origin {
+    Origin::raw(|mut conn, _| {
+        loop {
+            let some = conn.read_some();
+            if some.is_empty() {
+                conn.try_write("end");
+                return;
+            }
+            if !conn.try_write(some) {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn half_close_in_both_orders() {
+    let origin = echo();
+    let proxy = front(origin.addr(), "");
+    // The client first.
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write("hello");
+    assert_eq!(conn.read_exact(5), b"hello");
+    conn.finish();
+    assert_eq!(show(&conn.read_to_end()), "end");
+    until("the upstream is let go", SOON, || origin.open() == 0);
+
+    // The server first: it says all that it has, and hears the client to its end.
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let origin = Origin::raw(move |mut conn, _| {
+        conn.write("greeting");
+        conn.finish();
+        let _ = tell.lock().expect("channel").send(conn.read_to_end());
+    });
+    let proxy = front(origin.addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    assert_eq!(show(&conn.read_to_end()), "greeting");
+    conn.write("still ");
+    conn.write("talking");
+    conn.finish();
+    assert_eq!(told.recv_timeout(SOON).map(|b| show(&b)), Ok("still talking".to_owned()));
+}
+
+#[test]
+fn a_listener_is_tcp_where_its_routes_are() {
+    let origin = echo();
+    let proxy = Setup { service: ", protocol: tcp", ..Setup::default() }.start(origin.addr());
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write([0u8, 255, b'\r', b'\n', 0]);
+    assert_eq!(conn.read_exact(5), [0u8, 255, b'\r', b'\n', 0]);
+}
+
+#[test]
+fn idle_connections_end_and_busy_ones_do_not() {
+    let origin = echo();
+    let proxy = front(origin.addr(), "defaults: { tcpIdleTimeout: 600ms }");
+    let (mut idle, mut busy) = (Conn::connect(proxy.addr()), Conn::connect(proxy.addr()));
+    idle.write("x");
+    idle.read_exact(1);
+    let begin = Instant::now();
+    // Traffic every 200 ms keeps one alive well beyond the timeout.
+    while begin.elapsed() < Duration::from_millis(1500) {
+        busy.write("y");
+        busy.read_exact(1);
+        assert!(busy.is_quiet(Duration::from_millis(200)), "a busy connection was ended");
+    }
+    idle.read_to_end();
+    busy.write("z");
+    assert_eq!(busy.read_exact(1), b"z");
+    drop(busy);
+    until("both are let go upstream", SOON, || origin.open() == 0);
+}
+
+#[test]
+fn bulk_both_ways_at_once() {
+    const SIZE: usize = 64 << 20;
+    let origin = Origin::raw(|conn, _| {
+        let mut twin = Conn::patient(conn.stream().try_clone().expect("clone"));
+        let reader = std::thread::spawn(move || twin.read_exact(SIZE) == pattern(1, SIZE));
+        let mut conn = conn;
+        conn.try_write(pattern(2, SIZE));
+        let verdict = if reader.join().unwrap_or(false) { "same" } else { "changed" };
+        conn.try_write(verdict);
+    });
+    let proxy = front(origin.addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    let mut twin = Conn::new(conn.stream().try_clone().expect("clone"));
+    let writer = std::thread::spawn(move || twin.write(pattern(1, SIZE)));
+    assert!(conn.read_exact(SIZE) == pattern(2, SIZE), "changed on the way down");
+    assert_eq!(show(&conn.read_to_end()), "same", "on the way up");
+    writer.join().expect("write");
+    let least = (2 * SIZE) as f64;
+    eventually("the bytes are counted", SOON, || {
+        let text = proxy.health("/metrics");
+        let bytes = text.lines().filter(|l| l.contains("tcp") && l.contains("bytes_total") && !l.starts_with('#'));
+        let sum: f64 = bytes.filter_map(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok()).sum();
+        (sum >= least).then_some(())
+    });
+    let (_, peak) = proxy.memory();
+    assert!(peak < 40 * 1024, "peak memory of {peak} KiB");
+}
+
+#[test]
+fn an_upstream_that_refuses_closes_the_client() {
+    let proxy = front(free_addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    conn.try_write("hello");
+    assert_eq!(show(&conn.read_to_end()), "");
+    assert_eq!(proxy.probe("/livez"), Some(200));
+}
+
+#[test]
+fn a_reset_on_one_side_ends_the_other() {
+    let origin = echo();
+    let proxy = front(origin.addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write("x");
+    conn.read_exact(1);
+    conn.reset();
+    until("the upstream is let go", SOON, || origin.open() == 0);
+
+    let origin = Origin::raw(|mut conn, _| {
+        conn.read_exact(1);
+        conn.reset();
+    });
+    let proxy = front(origin.addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write("x");
+    assert_eq!(show(&conn.read_to_end()), "");
+}
+
+#[test]
+fn connections_survive_a_reload() {
+    let origin = echo();
+    let proxy = front(origin.addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write("x");
+    conn.read_exact(1);
+    proxy.reload("name: all,", "name: renamed,");
+    conn.write("still here");
+    assert_eq!(conn.read_exact(10), b"still here");
+}

@@ -1,0 +1,281 @@
+//! Rules that the compiler does not know: who may name whom, how long a file may be, what must not be in the code,
+//! and that the documentation names what the code offers. Reads text, so it is coarse; exceptions carry a reason.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+const FILE_LINES: usize = 600;
+
+/// Files over the limit, and why.
+const LONG: [(&str, &str); 1] = [("src/config/schema.rs", "one struct for each mapping of the language, and no logic")];
+
+/// Bottom up; a module may name those of its own layer and of the layers below.
+const LAYERS: [&[&str]; 5] = [
+    &["wire", "policy", "error"],
+    &["config", "telemetry"],
+    &["discovery", "net", "upstream", "snapshot", "decide", "body", "drain", "worker"],
+    &["inbound", "http", "tcp"],
+    &["admin", "app", "cli", "demo", "runtime", "main", "lib"],
+];
+
+/// File, the module above that it names, and why.
+const UPWARDS: [(&str, &str, &str); 4] = [
+    ("src/policy/pick.rs", "config", "the enum of policies is the language's own, and has no logic"),
+    ("src/net/accept.rs", "inbound", "an accepted connection is handed up"),
+    ("src/worker.rs", "inbound", "an accepted connection that came by mail is handed up"),
+    ("src/worker.rs", "admin", "the table of health that a worker's heart beats into"),
+];
+
+/// Where a peer's bytes are handled: a panic there is a peer's to cause.
+const PEER_FACING: [&str; 5] = ["wire", "net", "http", "tcp", "upstream"];
+
+struct Source {
+    /// Relative to the repository, with `/`.
+    path: String,
+    /// Without tests and comments; line numbers are kept.
+    code: String,
+}
+
+impl Source {
+    fn module(&self) -> &str {
+        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        inner.split(['/', '.']).next().unwrap_or_default()
+    }
+
+    /// Lines of code that the pattern is found in, as `path:line: text`.
+    fn hits(&self, pattern: &Regex) -> Vec<String> {
+        let lines = self.code.lines().enumerate().filter(|(_, line)| pattern.is_match(line));
+        lines.map(|(n, line)| format!("{}:{}: {}", self.path, n + 1, line.trim())).collect()
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn walk(folder: &str, extension: &str) -> Vec<String> {
+    let (mut found, mut todo) = (Vec::new(), vec![root().join(folder)]);
+    while let Some(next) = todo.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(relative(&path));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).expect("inside the repository").to_string_lossy().replace('\\', "/")
+}
+
+fn sources() -> Vec<Source> {
+    let is_test = |path: &String| path.ends_with("/tests.rs") || path.contains("/tests/");
+    let all = walk("src", "rs").into_iter().filter(|path| !is_test(path));
+    let sources: Vec<Source> = all.map(|path| Source { code: strip(&read(&path)), path }).collect();
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+/// Removes line comments, and everything from the tests on, which are last in a file. Other items that are only for
+/// tests are removed up to the brace in the first column that ends them.
+fn strip(text: &str) -> String {
+    let (mut out, mut skipping) = (String::new(), false);
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let tests = line == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.starts_with("mod "));
+        if tests {
+            break;
+        }
+        skipping |= line.trim() == "#[cfg(test)]";
+        if !skipping {
+            out.push_str(line.split_once("//").map_or(line, |(code, _)| if code.ends_with(':') { line } else { code }));
+        }
+        if skipping && (line.trim_end() == "}" || line.trim_end() == "    }" || line.ends_with(';')) {
+            skipping = false;
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("a pattern of this test")
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+fn assert_none(what: &str, faults: &[String]) {
+    assert!(faults.is_empty(), "{what}:\n  {}", faults.join("\n  "));
+}
+
+#[test]
+fn modules_name_only_what_is_below_them() {
+    let path = pattern(r"\bcrate::(?:\{([^}]*)\}|([a-z_]+))");
+    let mut faults = Vec::new();
+    for source in sources() {
+        let Some(own) = layer(source.module()) else {
+            faults.push(format!("{}: `{}` has no layer in tests/tidy.rs", source.path, source.module()));
+            continue;
+        };
+        for found in path.captures_iter(&source.code) {
+            let names = found.get(1).or(found.get(2)).map_or("", |names| names.as_str());
+            let modules = names.split(',').map(|name| name.trim().split("::").next().unwrap_or_default());
+            let above = modules
+                .filter(|module| layer(module).is_some_and(|layer| layer > own))
+                .filter(|module| !UPWARDS.iter().any(|(file, to, _)| *file == source.path && to == module));
+            faults.extend(above.map(|module| format!("{} names crate::{module}, which is above it", source.path)));
+        }
+    }
+    assert_none("layers", &faults);
+}
+
+#[test]
+fn pure_modules_have_no_runtime_and_no_clock() {
+    let impure = pattern(r"\b(tokio|hyper|rustls)::|\b(Instant|SystemTime)::now\b|\bstd::(net::Tcp|fs|thread|env)");
+    let pure = sources().into_iter().filter(|source| layer(source.module()) == Some(0));
+    let faults: Vec<String> = pure.flat_map(|source| source.hits(&impure)).collect();
+    assert_none("input, output or time in a pure module", &faults);
+}
+
+#[test]
+fn nothing_that_a_peer_controls_can_panic() {
+    let panics = pattern(r"\.unwrap\(\)|\.expect\(|\b(panic|unreachable|todo|unimplemented)!");
+    let facing = sources().into_iter().filter(|source| PEER_FACING.contains(&source.module()));
+    let faults: Vec<String> = facing.flat_map(|source| source.hits(&panics)).collect();
+    assert_none("unwrap, expect or panic where a peer's bytes are handled", &faults);
+}
+
+#[test]
+fn files_are_short_and_say_what_they_own() {
+    let mut faults = Vec::new();
+    for (path, _) in LONG {
+        assert!(read(path).lines().count() > FILE_LINES, "{path} is short again: take it off the list");
+    }
+    for path in ["src", "tests", "benches", "fuzz"].into_iter().flat_map(|folder| walk(folder, "rs")) {
+        if path.starts_with("fuzz/target") {
+            continue;
+        }
+        let text = read(&path);
+        let lines = text.lines().count();
+        if lines > FILE_LINES && !LONG.iter().any(|(long, _)| *long == path) {
+            faults.push(format!("{path}: {lines} lines, of {FILE_LINES}"));
+        }
+        if !text.starts_with("//!") && !path.ends_with("/tests.rs") && !path.contains("/tests/") {
+            faults.push(format!("{path}: does not open with a `//!` that says what it owns"));
+        }
+    }
+    assert_none("files", &faults);
+}
+
+#[test]
+fn no_file_is_dead() {
+    let mut faults = Vec::new();
+    for path in walk("src", "rs") {
+        if matches!(path.as_str(), "src/main.rs" | "src/lib.rs") {
+            continue;
+        }
+        let file = PathBuf::from(&path);
+        let (folder, name) = if path.ends_with("/mod.rs") {
+            let folder = file.parent().expect("a folder");
+            (folder.parent().expect("a folder").to_owned(), folder.file_name())
+        } else {
+            (file.parent().expect("a folder").to_owned(), file.file_stem())
+        };
+        let name = name.expect("a name").to_string_lossy().into_owned();
+        let folder = folder.to_string_lossy().into_owned();
+        let parents = match folder.as_str() {
+            "src" => ["src/lib.rs".to_owned(), "src/main.rs".to_owned()],
+            _ => [format!("{folder}/mod.rs"), format!("{folder}.rs")],
+        };
+        let declared = pattern(&format!(r"(?m)^\s*(pub(\([^)]*\))? )?mod {name};"));
+        let mut texts = parents.iter().filter_map(|parent| fs::read_to_string(root().join(parent)).ok());
+        if !texts.any(|text| declared.is_match(&text)) {
+            faults.push(format!("{path}: no `mod {name};` in {}", parents.join(" or ")));
+        }
+    }
+    assert_none("files that no module declares", &faults);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // In pieces, or this file would find itself.
+    let words = [["TO", "DO"], ["FIX", "ME"], ["XX", "X:"], ["#[ign", "ore"], ["dbg", "!("]].map(|word| word.concat());
+    let files = ["src", "tests", "benches"].into_iter().flat_map(|folder| walk(folder, "rs"));
+    let faults: Vec<String> = files
+        .flat_map(|path| {
+            let text = read(&path);
+            let found = words.iter().filter(|word| text.contains(word.as_str()));
+            found.map(|word| format!("{path}: {word}")).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_none("unfinished work", &faults);
+}
+
+fn documentation() -> String {
+    let pages = ["README.md", "ARCHITECTURE.md"].into_iter().map(str::to_owned);
+    pages.chain(walk("docs", "md")).filter_map(|path| fs::read_to_string(root().join(path)).ok()).collect()
+}
+
+#[test]
+fn every_example_is_in_the_documentation() {
+    let text = documentation();
+    let examples = walk("config", "yaml");
+    assert!(!examples.is_empty(), "no example configuration");
+    let faults: Vec<String> = examples.into_iter().filter(|path| !text.contains(path.as_str())).collect();
+    assert_none("not named in README.md, ARCHITECTURE.md or docs/", &faults);
+}
+
+/// Name and type of every metric, as the samples are named.
+fn offered() -> BTreeSet<(String, String)> {
+    let text = outrigger::telemetry::metrics::Metrics::new(1, 5000).encode_classic();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
+}
+
+#[test]
+fn the_metrics_reference_is_complete() {
+    let offered = offered();
+    assert!(offered.len() > 10, "no metrics: {offered:?}");
+    let row = pattern(r"(?m)^\| `([a-z_]+)` \| (counter|gauge|histogram) \|");
+    let page = read("docs/metrics.md");
+    let documented = row.captures_iter(&page).map(|row| (row[1].to_owned(), row[2].to_owned())).collect();
+    let rows = |metrics: &BTreeSet<(String, String)>, others| -> Vec<String> {
+        metrics.difference(others).map(|(name, kind)| format!("| `{name}` | {kind} |")).collect()
+    };
+    assert_none("metrics that docs/metrics.md does not have", &rows(&offered, &documented));
+    assert_none("rows of docs/metrics.md that no metric has", &rows(&documented, &offered));
+}
+
+#[test]
+fn every_reason_is_in_the_documentation() {
+    let page = read("docs/metrics.md");
+    let reasons = outrigger::error::Reason::ALL.into_iter().filter(|reason| !reason.code().is_empty());
+    let missing: Vec<String> = reasons
+        .filter(|reason| !page.contains(&format!("| `{}` | {} |", reason.code(), reason.status().as_u16())))
+        .map(|reason| format!("| `{}` | {} | {} |", reason.code(), reason.status().as_u16(), reason.sentence()))
+        .collect();
+    assert_none("rows missing in the table of reasons in docs/metrics.md", &missing);
+}
+
+#[test]
+fn make_is_documented_by_itself() {
+    let makefile = read("Makefile");
+    for target in ["demo", "run", "test", "lint", "bench", "fuzz", "image", "clean", "bench-peers"] {
+        let documented = pattern(&format!(r"(?m)^{target}:.* ## \S"));
+        assert!(documented.is_match(&makefile), "`make` does not list {target}");
+    }
+}
