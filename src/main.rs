@@ -26,7 +26,7 @@ enum Command {
     /// Report every problem of a configuration; exit 1 if there is any
     Check(Where),
     /// Run the proxy with an embedded service in two versions, to try things out
-    Demo,
+    Demo(Demo),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the version
@@ -54,11 +54,18 @@ struct Run {
     upstream: Option<String>,
 }
 
+#[derive(Args)]
+struct Demo {
+    /// Another configuration, whose static endpoints the demo answers at
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(run) => app::run(origin(run)),
         Command::Check(place) => check(&place),
-        Command::Demo => outrigger::demo::run(),
+        Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
             println!("{:#}", outrigger::config::json_schema());
             ExitCode::SUCCESS

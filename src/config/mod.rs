@@ -68,7 +68,7 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Config, Report> {
     for file in &files {
         match read(file) {
             Ok(source) => sources.push(source),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
     compile(sources, problems, files, env)
@@ -83,7 +83,7 @@ pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Report> {
 pub fn endpoints(path: &Path, text: &str, port: Option<u16>) -> Result<Vec<ResolvedEndpoint>, Report> {
     let source = Source { file: path.display().to_string().into(), text: text.to_owned() };
     let tree = tree::parse(&source.file, text)
-        .map_err(|problem| report(vec![problem], None, std::slice::from_ref(&source)))?;
+        .map_err(|problem| report(vec![*problem], None, std::slice::from_ref(&source)))?;
     let (mut problems, mut endpoints) = (Vec::new(), Vec::new());
     if !matches!(tree.value, tree::Value::Seq(_)) {
         let message = format!("expected a list of endpoints, found {}", tree.kind());
@@ -155,17 +155,12 @@ impl Config {
     /// With all defaults filled in, and without the secrets that header edits may carry.
     pub fn dump(&self) -> Json {
         let mut json = serde_json::to_value(&self.root).unwrap_or_default();
-        for route in json["routes"].as_array_mut().into_iter().flatten() {
-            for (edits, kind) in [
-                ("requestHeaders", "set"),
-                ("requestHeaders", "add"),
-                ("responseHeaders", "set"),
-                ("responseHeaders", "add"),
-            ] {
-                for (name, value) in route[edits][kind].as_object_mut().into_iter().flatten() {
-                    if is_secret(name) {
-                        *value = Json::from("[redacted]");
-                    }
+        for route in json.get_mut("routes").and_then(Json::as_array_mut).into_iter().flatten() {
+            for edits in ["/requestHeaders/set", "/requestHeaders/add", "/responseHeaders/set", "/responseHeaders/add"]
+            {
+                let values = route.pointer_mut(edits).and_then(Json::as_object_mut).into_iter().flatten();
+                for (_, value) in values.filter(|(name, _)| is_secret(name)) {
+                    *value = Json::from("[redacted]");
                 }
             }
         }
@@ -191,7 +186,7 @@ fn compile(
     for source in &sources {
         match tree::parse(&source.file, &source.text) {
             Ok(tree) => trees.push(tree),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
     let unread = !problems.is_empty();
@@ -240,11 +235,11 @@ fn report(mut problems: Vec<Problem>, tree: Option<&Node>, sources: &[Source]) -
     Report::new(problems)
 }
 
-fn read(path: &Path) -> Result<Source, Problem> {
+fn read(path: &Path) -> Result<Source, Box<Problem>> {
     let file: Arc<str> = path.display().to_string().into();
     let bytes = source::read(path).map_err(|error| unreadable(path, &error))?;
     if bytes.len() as u64 > tree::FILE_BYTES_MAX {
-        return Err(tree::too_large(&file));
+        return Err(tree::too_large(&file).into());
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Source { file, text }),
@@ -256,7 +251,7 @@ fn read(path: &Path) -> Result<Source, Problem> {
             let column = u32::try_from(last.chars().count() + 1).unwrap_or(u32::MAX);
             let place = Place { file, line, column, width: 1 };
             let problem = Problem::at(&place, "", "the file is not UTF-8 text").remedy("not text from here on");
-            Err(Problem { source: Some(last.chars().take(2000).collect()), ..problem })
+            Err(Problem { source: Some(last.chars().take(2000).collect()), ..problem }.into())
         }
     }
 }

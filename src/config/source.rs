@@ -146,7 +146,8 @@ fn wake_on_change(directories: &BTreeSet<(PathBuf, u64)>, wake: &Arc<Notify>) ->
     let wake = wake.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Our own reading is an event as well, and would wake us for ever.
-        let reading = |kind: EventKind| matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write));
+        let written = AccessKind::Close(AccessMode::Write);
+        let reading = |kind| matches!(kind, EventKind::Access(access) if access != written);
         if !event.is_ok_and(|event| reading(event.kind)) {
             wake.notify_one();
         }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod reference;
+
 const HEAD: &str = "\
 apiVersion: outrigger/v1
 listeners: [{ name: edge, mode: proxy, address: \"0.0.0.0:8080\" }]
@@ -125,101 +127,100 @@ fn files_that_are_not_a_configuration() {
     }
 }
 
+const BY_THE_SCHEMA: &[(&str, &str)] = &[
+    ("routes: [{ name: a, to: app, ▸timeot: 2s }]", "routes[0].timeot: unknown key `timeot` | did you mean `timeout`?"),
+    ("admin: { ▸xyzzy: 1 }", "admin.xyzzy: unknown key `xyzzy` | expected `address`"),
+    ("▸policies: []", "policies: `policies` is not supported by this version | remove it"),
+    ("runtime: { ▸probation: 0s }", "runtime.probation: `probation` is not supported by this version | remove it"),
+    (
+        "defaults: { retry: { attempts: ▸1 } }",
+        "defaults.retry.attempts: retries are not supported by this version | only `attempts: 0`",
+    ),
+    (
+        "routes: [{ name: a, to: app, ▸mirror: [] }]",
+        "routes[0].mirror: `mirror` is not supported by this version | remove it",
+    ),
+    (
+        "telemetry: { tracing: { ▸sample: 1 } }",
+        "telemetry.tracing.sample: `sample` is not supported by this version | remove it",
+    ),
+    ("routes: [▸{ to: app }]", "routes[0]: `name` is missing | add `name: …`"),
+    ("▸routes: { a: 1 }", "routes: expected a list, found a mapping | "),
+    (
+        "defaults: { timeout: ▸5 }",
+        "defaults.timeout: expected a duration, found a number | write it with its unit: `5s`",
+    ),
+    (
+        "defaults: { timeout: ▸5sec }",
+        "defaults.timeout: `5sec` is not a duration (such as `250ms`, `10s`, `1m30s`, `1h`) | ",
+    ),
+    ("runtime: { workers: ▸0 }", "runtime.workers: 0 is out of range | from 1 to 1024"),
+    ("runtime: { workers: ▸aut }", "runtime.workers: unknown value `aut` | did you mean `auto`?"),
+    ("runtime: { workers: ▸1.5 }", "runtime.workers: expected `auto` or a whole number, found a number | "),
+    ("runtime: { workers: ▸\"2\" }", "runtime.workers: unknown value `2` | expected `auto` or a whole number"),
+    (
+        "telemetry: { accessLog: { sample: { others: ▸101 } } }",
+        "telemetry.accessLog.sample.others: 101 is out of range | from 0 to 100",
+    ),
+    (
+        "telemetry: { log: { level: ▸loud } }",
+        "telemetry.log.level: unknown value `loud` | expected `error`, `warn`, `info`, `debug` or `trace`",
+    ),
+    (
+        "admin: { address: ▸\"15000\" }",
+        "admin.address: `15000` is not an address `ip:port` | write it like `0.0.0.0:15000` or `[::]:8080`",
+    ),
+    ("workload: { version: ▸1.0 }", "workload.version: expected text, found a number | write it in quotes"),
+    (
+        "routes: [{ name: ▸a/b, to: app }]",
+        "routes[0].name: `a/b` is not a name (letters, digits, `.`, `_`, `-`; at most 253) | ",
+    ),
+    (
+        "routes: [{ name: a, to: app, match: [{ ▸path: {} }] }]",
+        "routes[0].match[0].path: one of `exact`, `prefix`, `template` or `regex` is missing | ",
+    ),
+    (
+        "routes: [{ name: a, to: app, match: [{ path: { prefix: /a, ▸exact: /a } }] }]",
+        "routes[0].match[0].path.exact: only one of `exact`, `prefix`, `template` or `regex` may be there | remove the others",
+    ),
+    (
+        "routes: [{ name: a, to: app, match: [{ path: { exact: ▸\"/a?b\" } }] }]",
+        "routes[0].match[0].path.exact: `/a?b` has a query, and a path has none | parameters are matched by `query: { name: value }`",
+    ),
+    (
+        "routes: [{ name: a, to: app, match: [{ path: { template: ▸\"/{a}/{a}\" } }] }]",
+        "routes[0].match[0].path.template: `{a}` is there twice | give each its own name",
+    ),
+    (
+        "routes: [{ name: a, to: app, match: [{ methods: [▸get] }] }]",
+        "routes[0].match[0].methods[0]: `get` is not in upper case | write `GET`",
+    ),
+    (
+        "routes: [{ name: a, to: app, match: [{ headers: { ▸\"a b\": x } }] }]",
+        "routes[0].match[0].headers[\"a b\"]: `a b` is not a header name | ",
+    ),
+    (
+        "routes: [{ name: a, to: app, match: [{ headers: { a: { regex: ▸\"(\" } } }] }]",
+        "routes[0].match[0].headers.a.regex: `(` is not a regular expression: unclosed group | ",
+    ),
+    (
+        "routes: [{ name: a, to: app, hosts: [▸\"a:80\"] }]",
+        "routes[0].hosts[0]: `a:80` is not a host name or `*.` and a host name | without a port: `a`",
+    ),
+    ("routes: [{ name: a, ▸split: [] }]", "routes[0].split: there is nothing in it | it needs one item at least"),
+    (
+        "routes: [{ name: a, split: [{ to: app, weight: ▸-1 }] }]",
+        "routes[0].split[0].weight: -1 is out of range | at least 0",
+    ),
+    (
+        "routes: [{ name: a, to: app, maxBody: ▸10MB }]",
+        "routes[0].maxBody: `10MB` is not a size (such as `64Ki`, `10Mi`, `1Gi` or a number of bytes) | ",
+    ),
+];
+
 #[test]
 fn what_the_schema_refuses() {
-    for (text, expected) in [
-        (
-            "routes: [{ name: a, to: app, ▸timeot: 2s }]",
-            "routes[0].timeot: unknown key `timeot` | did you mean `timeout`?",
-        ),
-        ("admin: { ▸xyzzy: 1 }", "admin.xyzzy: unknown key `xyzzy` | expected `address`"),
-        ("▸policies: []", "policies: `policies` is not supported by this version | remove it"),
-        ("runtime: { ▸probation: 0s }", "runtime.probation: `probation` is not supported by this version | remove it"),
-        (
-            "defaults: { retry: { attempts: ▸1 } }",
-            "defaults.retry.attempts: retries are not supported by this version | only `attempts: 0`",
-        ),
-        (
-            "routes: [{ name: a, to: app, ▸mirror: [] }]",
-            "routes[0].mirror: `mirror` is not supported by this version | remove it",
-        ),
-        (
-            "telemetry: { tracing: { ▸sample: 1 } }",
-            "telemetry.tracing.sample: `sample` is not supported by this version | remove it",
-        ),
-        ("routes: [▸{ to: app }]", "routes[0]: `name` is missing | add `name: …`"),
-        ("▸routes: { a: 1 }", "routes: expected a list, found a mapping | "),
-        (
-            "defaults: { timeout: ▸5 }",
-            "defaults.timeout: expected a duration, found a number | write it with its unit: `5s`",
-        ),
-        (
-            "defaults: { timeout: ▸5sec }",
-            "defaults.timeout: `5sec` is not a duration (such as `250ms`, `10s`, `1m30s`, `1h`) | ",
-        ),
-        ("runtime: { workers: ▸0 }", "runtime.workers: 0 is out of range | from 1 to 1024"),
-        ("runtime: { workers: ▸aut }", "runtime.workers: unknown value `aut` | did you mean `auto`?"),
-        ("runtime: { workers: ▸1.5 }", "runtime.workers: expected `auto` or a whole number, found a number | "),
-        ("runtime: { workers: ▸\"2\" }", "runtime.workers: unknown value `2` | expected `auto` or a whole number"),
-        (
-            "telemetry: { accessLog: { sample: { others: ▸101 } } }",
-            "telemetry.accessLog.sample.others: 101 is out of range | from 0 to 100",
-        ),
-        (
-            "telemetry: { log: { level: ▸loud } }",
-            "telemetry.log.level: unknown value `loud` | expected `error`, `warn`, `info`, `debug` or `trace`",
-        ),
-        (
-            "admin: { address: ▸\"15000\" }",
-            "admin.address: `15000` is not an address `ip:port` | write it like `0.0.0.0:15000` or `[::]:8080`",
-        ),
-        ("workload: { version: ▸1.0 }", "workload.version: expected text, found a number | write it in quotes"),
-        (
-            "routes: [{ name: ▸a/b, to: app }]",
-            "routes[0].name: `a/b` is not a name (letters, digits, `.`, `_`, `-`; at most 253) | ",
-        ),
-        (
-            "routes: [{ name: a, to: app, match: [{ ▸path: {} }] }]",
-            "routes[0].match[0].path: one of `exact`, `prefix`, `template` or `regex` is missing | ",
-        ),
-        (
-            "routes: [{ name: a, to: app, match: [{ path: { prefix: /a, ▸exact: /a } }] }]",
-            "routes[0].match[0].path.exact: only one of `exact`, `prefix`, `template` or `regex` may be there | remove the others",
-        ),
-        (
-            "routes: [{ name: a, to: app, match: [{ path: { exact: ▸\"/a?b\" } }] }]",
-            "routes[0].match[0].path.exact: `/a?b` has a query, and a path has none | parameters are matched by `query: { name: value }`",
-        ),
-        (
-            "routes: [{ name: a, to: app, match: [{ path: { template: ▸\"/{a}/{a}\" } }] }]",
-            "routes[0].match[0].path.template: `{a}` is there twice | give each its own name",
-        ),
-        (
-            "routes: [{ name: a, to: app, match: [{ methods: [▸get] }] }]",
-            "routes[0].match[0].methods[0]: `get` is not in upper case | write `GET`",
-        ),
-        (
-            "routes: [{ name: a, to: app, match: [{ headers: { ▸\"a b\": x } }] }]",
-            "routes[0].match[0].headers[\"a b\"]: `a b` is not a header name | ",
-        ),
-        (
-            "routes: [{ name: a, to: app, match: [{ headers: { a: { regex: ▸\"(\" } } }] }]",
-            "routes[0].match[0].headers.a.regex: `(` is not a regular expression: unclosed group | ",
-        ),
-        (
-            "routes: [{ name: a, to: app, hosts: [▸\"a:80\"] }]",
-            "routes[0].hosts[0]: `a:80` is not a host name or `*.` and a host name | without a port: `a`",
-        ),
-        ("routes: [{ name: a, ▸split: [] }]", "routes[0].split: there is nothing in it | it needs one item at least"),
-        (
-            "routes: [{ name: a, split: [{ to: app, weight: ▸-1 }] }]",
-            "routes[0].split[0].weight: -1 is out of range | at least 0",
-        ),
-        (
-            "routes: [{ name: a, to: app, maxBody: ▸10MB }]",
-            "routes[0].maxBody: `10MB` is not a size (such as `64Ki`, `10Mi`, `1Gi` or a number of bytes) | ",
-        ),
-    ] {
+    for (text, expected) in BY_THE_SCHEMA {
         only(&format!("{HEAD}{text}\n"), expected);
     }
     only(
@@ -318,86 +319,82 @@ fn what_services_and_listeners_are_refused_for() {
     }
 }
 
+const ROUTES: &[(&str, &str)] = &[
+    ("to: ▸ap", "routes[0].to: there is no service `ap` | did you mean `app`?"),
+    ("to: ▸app/two", "routes[0].to: service `app` has no subset `two` | `app` has `one`"),
+    ("to: ▸app/on", "routes[0].to: service `app` has no subset `on` | did you mean `app/one`?"),
+    (
+        "to: app, ▸respond: { status: 200 }",
+        "routes[0].respond: `to` and `respond` exclude each other | keep one of them",
+    ),
+    ("to: app, ▸sticky: { header: x }", "routes[0].sticky: `sticky` is for `split` only | remove it, or use `split`"),
+    (
+        "split: [{ to: app, weight: 1 }], sticky: { attribute: ▸en }",
+        "routes[0].sticky.attribute: there is no attribute `en` | did you mean `env`?",
+    ),
+    ("▸split: [{ to: app, weight: 0 }]", "routes[0].split: the weights sum to zero | give one side a weight above 0"),
+    ("to: app, listeners: [▸edgy]", "routes[0].listeners[0]: there is no listener `edgy` | did you mean `edge`?"),
+    (
+        "to: app, match: [{ attributes: { env: ▸canry } }]",
+        "routes[0].match[0].attributes.env: attribute `env` never has the value `canry` | did you mean `canary`?",
+    ),
+    (
+        "to: app, match: [{ attributes: { ▸tenant: x } }]",
+        "routes[0].match[0].attributes.tenant: there is no attribute `tenant` | there is `env`",
+    ),
+    (
+        "to: app, match: [{ ▸grpc: {} }]",
+        "routes[0].match[0].grpc: `grpc` names neither a service nor a method | add `service: package.Service`",
+    ),
+    (
+        "to: app, rewrite: { prefix: ▸/ }, match: [{ path: { exact: /a } }]",
+        "routes[0].rewrite.prefix: there is a match without the prefix that this replaces | give every match a `path: { prefix: … }`, or replace the whole `path`",
+    ),
+    (
+        "to: app, rewrite: { prefix: /, path: ▸/ }",
+        "routes[0].rewrite.path: `prefix` and `path` exclude each other | keep one of them",
+    ),
+    (
+        "respond: { status: 200 }, ▸rewrite: { path: / }",
+        "routes[0].rewrite: `rewrite` is for what goes upstream: with `to` or `split` only | remove it",
+    ),
+    (
+        "▸redirect: { status: 308 }",
+        "routes[0].redirect: the redirect leads back to itself | change `scheme`, `host`, `port`, `path` or `prefix`",
+    ),
+    (
+        "hosts: [a.b], ▸redirect: { host: A.b }",
+        "routes[0].redirect: the redirect leads back to itself | change `scheme`, `host`, `port`, `path` or `prefix`",
+    ),
+    (
+        "redirect: { scheme: https, status: ▸304 }",
+        "routes[0].redirect.status: 304 is not the status of a redirect | one of 301, 302, 303, 307 and 308",
+    ),
+    (
+        "to: app, requestHeaders: { set: { ▸Host: x } }",
+        "routes[0].requestHeaders.set.Host: `Host` belongs to the proxy | use `rewrite: { host: … }`",
+    ),
+    (
+        "to: app, responseHeaders: { remove: [▸Connection] }",
+        "routes[0].responseHeaders.remove[0]: `Connection` belongs to the proxy | remove it",
+    ),
+    (
+        "to: app, requestHeaders: { set: { x: ▸\"a\\nb\" } }",
+        "routes[0].requestHeaders.set.x: `a\\nb` is not a header value | visible characters, spaces and tabs only",
+    ),
+    (
+        "to: raw, ▸hosts: [a]",
+        "routes[0].hosts: `hosts` is about HTTP, and this route leads to a service of `protocol: tcp` | remove it",
+    ),
+    (
+        "split: [{ to: raw, weight: 1 }, ▸{ to: app, weight: 1 }]",
+        "routes[0].split[1]: a split leads to services of `protocol: tcp` only, or to none | use another service",
+    ),
+];
+
 #[test]
 fn what_routes_are_refused_for() {
-    for (text, expected) in [
-        ("to: ▸ap", "routes[0].to: there is no service `ap` | did you mean `app`?"),
-        ("to: ▸app/two", "routes[0].to: service `app` has no subset `two` | `app` has `one`"),
-        ("to: ▸app/on", "routes[0].to: service `app` has no subset `on` | did you mean `app/one`?"),
-        (
-            "to: app, ▸respond: { status: 200 }",
-            "routes[0].respond: `to` and `respond` exclude each other | keep one of them",
-        ),
-        (
-            "to: app, ▸sticky: { header: x }",
-            "routes[0].sticky: `sticky` is for `split` only | remove it, or use `split`",
-        ),
-        (
-            "split: [{ to: app, weight: 1 }], sticky: { attribute: ▸en }",
-            "routes[0].sticky.attribute: there is no attribute `en` | did you mean `env`?",
-        ),
-        (
-            "▸split: [{ to: app, weight: 0 }]",
-            "routes[0].split: the weights sum to zero | give one side a weight above 0",
-        ),
-        ("to: app, listeners: [▸edgy]", "routes[0].listeners[0]: there is no listener `edgy` | did you mean `edge`?"),
-        (
-            "to: app, match: [{ attributes: { env: ▸canry } }]",
-            "routes[0].match[0].attributes.env: attribute `env` never has the value `canry` | did you mean `canary`?",
-        ),
-        (
-            "to: app, match: [{ attributes: { ▸tenant: x } }]",
-            "routes[0].match[0].attributes.tenant: there is no attribute `tenant` | there is `env`",
-        ),
-        (
-            "to: app, match: [{ ▸grpc: {} }]",
-            "routes[0].match[0].grpc: `grpc` names neither a service nor a method | add `service: package.Service`",
-        ),
-        (
-            "to: app, rewrite: { prefix: ▸/ }, match: [{ path: { exact: /a } }]",
-            "routes[0].rewrite.prefix: there is a match without the prefix that this replaces | give every match a `path: { prefix: … }`, or replace the whole `path`",
-        ),
-        (
-            "to: app, rewrite: { prefix: /, path: ▸/ }",
-            "routes[0].rewrite.path: `prefix` and `path` exclude each other | keep one of them",
-        ),
-        (
-            "respond: { status: 200 }, ▸rewrite: { path: / }",
-            "routes[0].rewrite: `rewrite` is for what goes upstream: with `to` or `split` only | remove it",
-        ),
-        (
-            "▸redirect: { status: 308 }",
-            "routes[0].redirect: the redirect leads back to itself | change `scheme`, `host`, `port`, `path` or `prefix`",
-        ),
-        (
-            "hosts: [a.b], ▸redirect: { host: A.b }",
-            "routes[0].redirect: the redirect leads back to itself | change `scheme`, `host`, `port`, `path` or `prefix`",
-        ),
-        (
-            "redirect: { scheme: https, status: ▸304 }",
-            "routes[0].redirect.status: 304 is not the status of a redirect | one of 301, 302, 303, 307 and 308",
-        ),
-        (
-            "to: app, requestHeaders: { set: { ▸Host: x } }",
-            "routes[0].requestHeaders.set.Host: `Host` belongs to the proxy | use `rewrite: { host: … }`",
-        ),
-        (
-            "to: app, responseHeaders: { remove: [▸Connection] }",
-            "routes[0].responseHeaders.remove[0]: `Connection` belongs to the proxy | remove it",
-        ),
-        (
-            "to: app, requestHeaders: { set: { x: ▸\"a\\nb\" } }",
-            "routes[0].requestHeaders.set.x: `a\\nb` is not a header value | visible characters, spaces and tabs only",
-        ),
-        (
-            "to: raw, ▸hosts: [a]",
-            "routes[0].hosts: `hosts` is about HTTP, and this route leads to a service of `protocol: tcp` | remove it",
-        ),
-        (
-            "split: [{ to: raw, weight: 1 }, ▸{ to: app, weight: 1 }]",
-            "routes[0].split[1]: a split leads to services of `protocol: tcp` only, or to none | use another service",
-        ),
-    ] {
+    for (text, expected) in ROUTES {
         only(&format!("{HEAD}routes:\n  - {{ {text}, name: r }}\n"), expected);
     }
     only(
@@ -580,58 +577,6 @@ fn secrets_are_not_dumped() {
     assert!(!dump.contains("s3") && dump.contains("\"x-a\":\"b\""), "{dump}");
 }
 
-/// Every key, as the documentation spells it: `routes[].match[].path.exact`, `services.<name>.port`.
-fn key_paths(schema: &Json, path: &str, found: &mut Vec<String>) {
-    if let Some(name) = schema["$ref"].as_str() {
-        key_paths(&json_schema()["$defs"][name.trim_start_matches("#/$defs/")], path, found);
-    }
-    for alternative in ["oneOf", "anyOf"].iter().filter_map(|key| schema[*key].as_array()).flatten() {
-        key_paths(alternative, path, found);
-    }
-    if schema["items"].is_object() {
-        key_paths(&schema["items"], &format!("{path}[]"), found);
-    }
-    if schema["additionalProperties"].is_object() {
-        key_paths(&schema["additionalProperties"], &format!("{path}.<name>"), found);
-    }
-    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        key_paths(property, &path, found);
-        found.push(path);
-    }
-}
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-#[test]
-fn every_key_is_documented() {
-    let text = fs::read_to_string(repository("docs/configuration.md")).expect("the reference");
-    let mut paths = Vec::new();
-    key_paths(&json_schema(), "", &mut paths);
-    assert!(paths.len() > 100, "{paths:?}");
-    let documented = |path: &String| text.lines().any(|line| line.starts_with(&format!("| `{path}` |")));
-    let missing: Vec<_> = paths.iter().filter(|path| !documented(path)).collect();
-    assert!(missing.is_empty(), "not in docs/configuration.md: {missing:#?}");
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let keys = rows.filter(|row| !row.contains(' ') && (row.contains('.') || !row.starts_with('$')));
-    let stale: Vec<_> = keys.filter(|key| !paths.iter().any(|path| path == key)).collect();
-    assert!(stale.is_empty(), "documented, but no key: {stale:#?}");
-}
-
-#[test]
-fn every_example_loads() {
-    let mut files = source::files(&repository("config/examples")).expect("the examples");
-    assert!(files.len() >= 5);
-    files.push(repository("config/proxy.yaml"));
-    for file in files {
-        if let Err(report) = load(&file, &no_env) {
-            panic!("{report}");
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn no_text_panics(text in ".{0,200}") {
@@ -641,7 +586,7 @@ proptest! {
 
     #[test]
     fn no_damage_panics(at in 0usize..4000, length in 0usize..40, junk in "[-{}\\[\\]:,&*!|>'\"%@`#?~$ \n\ta0é]{0,8}") {
-        let text = fs::read_to_string(repository("config/proxy.yaml")).unwrap_or_default();
+        let text = fs::read_to_string(reference::repository("config/proxy.yaml")).unwrap_or_default();
         let skip = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(index, _)| index);
         let damaged = format!("{}{junk}{}", &text[..skip(at)], &text[skip(at + length)..]);
         let _ = parse("t.yaml", &damaged, &env).map_err(|report| report.to_string());

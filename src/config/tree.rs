@@ -130,10 +130,9 @@ pub fn step(key: &str) -> String {
 }
 
 /// Reads one document.
-pub fn parse(file: &Arc<str>, text: &str) -> Result<Node, Problem> {
-    let place = |location: Location| place(file, location, 0);
+pub fn parse(file: &Arc<str>, text: &str) -> Result<Node, Box<Problem>> {
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(too_large(file));
+        return Err(too_large(file).into());
     }
     let options = serde_yaml::options! {
         budget: serde_yaml::budget! {
@@ -147,27 +146,30 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<Node, Problem> {
         non_finite_float_policy: serde_yaml::NonFiniteFloatPolicy::AsString,
         with_snippet: false,
     };
-    let raw: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
-        let message = error.render_with_formatter(&serde_yaml::UserMessageFormatter);
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-        let place = error.location().map_or_else(|| start(file), place);
-        let problem = Problem::at(&place, "", format!("not YAML that can be read: {message}"));
-        match error.without_snippet() {
-            serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
-                Problem { message: format!("`{key}` is there twice"), ..problem }
-                    .remedy("keys are unique within a mapping")
-            }
-            serde_yaml::Error::MultipleDocuments { .. } => {
-                Problem { message: "more than one YAML document".to_owned(), ..problem }
-                    .remedy("one file, one document")
-            }
-            _ => problem,
-        }
-    })?;
+    let raw: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| syntax(file, &error))?;
     match raw.value {
-        Raw::Null => Err(Problem::at(&start(file), "", "the file is empty")),
+        Raw::Null => Err(Problem::at(&start(file), "", "the file is empty").into()),
         _ => Ok(node(file, raw)),
     }
+}
+
+fn syntax(file: &Arc<str>, error: &serde_yaml::Error) -> Box<Problem> {
+    let place = error.location().map_or_else(|| start(file), |location| place(file, location, 0));
+    let at = |message: String| Problem::at(&place, "", message);
+    let problem = match error.without_snippet() {
+        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            at(format!("`{key}` is there twice")).remedy("keys are unique within a mapping")
+        }
+        serde_yaml::Error::MultipleDocuments { .. } => {
+            at("more than one YAML document".to_owned()).remedy("one file, one document")
+        }
+        _ => {
+            let message = error.render_with_formatter(&serde_yaml::UserMessageFormatter);
+            let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+            at(format!("not YAML that can be read: {message}"))
+        }
+    };
+    problem.into()
 }
 
 pub fn too_large(file: &Arc<str>) -> Problem {

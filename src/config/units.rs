@@ -122,7 +122,7 @@ impl FromStr for Size {
         let tenths = 10u128.pow(fraction.len() as u32);
         let parse = |digits: &str| digits.parse::<u128>().map_err(|_| wrong());
         let scaled = (parse(whole)? * tenths + parse(fraction)?) * scale;
-        if scaled % tenths != 0 {
+        if !scaled.is_multiple_of(tenths) {
             return Err(format!("`{text}` is not a whole number of bytes"));
         }
         u64::try_from(scaled / tenths).map(Self).map_err(|_| format!("`{text}` is too large"))
@@ -132,7 +132,7 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let suffixes = [(1u64 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
-        match suffixes.iter().find(|(scale, _)| self.0 > 0 && self.0 % scale == 0) {
+        match suffixes.iter().find(|(scale, _)| self.0 > 0 && self.0.is_multiple_of(*scale)) {
             Some((scale, suffix)) => write!(f, "{}{suffix}", self.0 / scale),
             None => write!(f, "{}", self.0),
         }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::ReadBufCursor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
+use super::tokio_io::poll_read;
 use crate::error::Reason;
 
 /// What a watcher has to know of a connection, or of one stream of HTTP/2: when bytes last moved, whether the peer
@@ -60,11 +62,20 @@ pub struct Io {
     /// Bytes to be read before the socket's.
     prefix: Bytes,
     activity: Rc<Activity>,
+    /// Told of the first byte.
+    first: Option<oneshot::Sender<()>>,
 }
 
 impl Io {
     pub fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>) -> Self {
-        Self { stream, prefix, activity }
+        Self { stream, prefix, activity, first: None }
+    }
+
+    /// To be told of the first byte that comes.
+    pub fn first_byte(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.first = Some(sender);
+        receiver
     }
 
     /// The socket, and what was read from it but not used: `rest`, before which nothing else is left.
@@ -86,17 +97,15 @@ impl hyper::rt::Read for Io {
             self.activity.started.set(true);
             return Poll::Ready(Ok(()));
         }
-        // SAFETY: the bytes are only written to by `poll_read`, which never un-initialises any.
-        let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
-        let result = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
-        let count = buf.filled().len();
-        if count > 0 {
-            // SAFETY: `poll_read` has filled, and so initialised, this many.
-            unsafe { cursor.advance(count) };
+        let result = poll_read(&mut self.stream, cx, cursor);
+        if matches!(result, Poll::Ready(Ok(1..))) {
             self.activity.moved.set(Instant::now());
             self.activity.started.set(true);
+            if let Some(first) = self.first.take() {
+                let _ = first.send(());
+            }
         }
-        result
+        result.map_ok(drop)
     }
 }
 

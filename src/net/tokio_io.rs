@@ -23,16 +23,26 @@ impl<T: AsyncRead + Unpin> hyper::rt::Read for TokioIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut cursor: ReadBufCursor<'_>,
+        cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        // SAFETY: the bytes are only written to by `poll_read`, which never un-initialises any.
-        let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
-        let result = Pin::new(&mut self.0).poll_read(cx, &mut buf);
-        let count = buf.filled().len();
-        // SAFETY: `poll_read` has filled, and so initialised, this many.
-        unsafe { cursor.advance(count) };
-        result
+        poll_read(&mut self.0, cx, cursor).map_ok(drop)
     }
+}
+
+/// Reads into hyper's buffer, and tells how many bytes.
+#[allow(unsafe_code, reason = "hyper's cursor over uninitialised bytes has no safe way to be read into")]
+pub fn poll_read(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    mut cursor: ReadBufCursor<'_>,
+) -> Poll<io::Result<usize>> {
+    // SAFETY: the bytes are only written to by `poll_read`, which never un-initialises any.
+    let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
+    let result = Pin::new(stream).poll_read(cx, &mut buf);
+    let count = buf.filled().len();
+    // SAFETY: `poll_read` has filled, and so initialised, this many.
+    unsafe { cursor.advance(count) };
+    result.map_ok(|()| count)
 }
 
 impl<T: AsyncWrite + Unpin> hyper::rt::Write for TokioIo<T> {

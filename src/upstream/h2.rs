@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -126,8 +126,8 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     let open = Open::new(pool);
     let failed = |reason: &Reason| counters.upstream_connect_failures.inc(*reason);
     let stream = dial::connect(pool.address, limits.connect_timeout).await.inspect_err(failed)?;
-    let activity = Activity::new(Instant::now());
-    let io = Io::new(stream, Bytes::new(), activity.clone());
+    let mut io = Io::new(stream, Bytes::new(), Activity::new(Instant::now()));
+    let first_byte = io.first_byte();
     let (sender, connection) = http2::Builder::new(LocalExec)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -145,7 +145,7 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
         used: Cell::new(Instant::now()),
     });
     let (ready, greeted) = oneshot::channel();
-    drive(connection, Rc::downgrade(&shared), activity, ready, open, worker);
+    drive(connection, Rc::downgrade(&shared), Greeting { first_byte, ready: Some(ready) }, open, worker);
     // The first bytes of a server are its SETTINGS, with the limit of streams.
     match tokio::time::timeout(limits.connect_timeout, greeted).await {
         Ok(Ok(())) => {}
@@ -158,32 +158,42 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     Ok(shared)
 }
 
+/// Between the first byte of a server and those who wait for it.
+struct Greeting {
+    first_byte: oneshot::Receiver<()>,
+    ready: Option<oneshot::Sender<()>>,
+}
+
+impl Greeting {
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.ready.is_some()
+            && Pin::new(&mut self.first_byte).poll(cx) == Poll::Ready(Ok(()))
+            && let Some(ready) = self.ready.take()
+        {
+            let _ = ready.send(());
+        }
+    }
+}
+
 fn drive(
     mut connection: http2::Connection<Io, Upload, LocalExec>,
     shared: std::rc::Weak<Shared>,
-    activity: Rc<Activity>,
-    ready: oneshot::Sender<()>,
+    mut greeting: Greeting,
     open: Open,
     worker: &Rc<Worker>,
 ) {
     let counters = worker.counters.clone();
     counters.upstream_connections_active.inc();
     tokio::task::spawn_local(async move {
-        let mut ready = Some(ready);
         let result = poll_fn(|cx| {
             let polled = Pin::new(&mut connection).poll(cx);
-            if polled.is_pending() && activity.started.get() {
+            if polled.is_pending() {
                 if let Some(shared) = shared.upgrade() {
                     shared.max.set(connection.current_max_send_streams().min(MAX_STREAMS));
                 }
-                if let Some(ready) = ready.take() {
-                    let _ = ready.send(());
-                }
+                greeting.poll(cx);
             }
-            match polled {
-                Poll::Ready(result) => Poll::Ready(result),
-                Poll::Pending => Poll::Pending,
-            }
+            polled
         })
         .await;
         if let Err(error) = result {

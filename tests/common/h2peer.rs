@@ -148,3 +148,47 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()
     let builder = Request::builder().method(method).uri(format!("http://app.test{path}"));
     headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).expect("a request")
 }
+
+/// A connection that sends one request after the other.
+pub struct H2Client {
+    runtime: tokio::runtime::Runtime,
+    sender: h2::client::SendRequest<Bytes>,
+}
+
+/// How a request of `H2Client` failed.
+#[derive(Debug)]
+pub enum Lost {
+    /// The connection takes no more, and the request was not sent.
+    Unsent,
+    Sent(h2::Error),
+}
+
+impl H2Client {
+    pub fn connect(addr: SocketAddr) -> std::io::Result<Self> {
+        let runtime = runtime();
+        let sender = runtime.block_on(async {
+            let stream = TcpStream::connect(addr).await?;
+            let _ = stream.set_nodelay(true);
+            let (sender, connection) = h2::client::handshake(stream).await.map_err(std::io::Error::other)?;
+            tokio::spawn(connection);
+            Ok::<_, std::io::Error>(sender)
+        })?;
+        Ok(Self { runtime, sender })
+    }
+
+    pub fn get(&mut self, path: &str) -> Result<Whole<http::response::Parts>, Lost> {
+        self.send(request("GET", path, &[]))
+    }
+
+    pub fn send(&mut self, request: Request<()>) -> Result<Whole<http::response::Parts>, Lost> {
+        let Self { runtime, sender } = self;
+        let work = async {
+            let mut ready = sender.clone().ready().await.map_err(|_| Lost::Unsent)?;
+            let (response, _) = ready.send_request(request, true).map_err(|_| Lost::Unsent)?;
+            let (head, body) = response.await.map_err(Lost::Sent)?.into_parts();
+            let (body, trailers, reset) = collect(body).await;
+            Ok(Whole { head, body, trailers, reset })
+        };
+        runtime.block_on(async { tokio::time::timeout(SOON, work).await.expect("an answer in time") })
+    }
+}

@@ -7,6 +7,7 @@
 pub mod conn;
 pub mod h2peer;
 pub mod h2raw;
+pub mod load;
 pub mod nginx;
 pub mod origin;
 pub mod proxy;

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use super::{Conn, Message, SOON, eventually};
 
@@ -11,6 +11,22 @@ use super::{Conn, Message, SOON, eventually};
 pub enum Next {
     Keep,
     Close,
+}
+
+/// Holds answers back until the test opens it.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().expect("gate") = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is open.
+    pub fn pass(&self) {
+        let _open = self.0.1.wait_while(self.0.0.lock().expect("gate"), |open| !*open).expect("gate");
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +86,23 @@ impl Origin {
     /// `200 ok`.
     pub fn ok() -> Self {
         Self::fixed("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    }
+
+    /// `200 name`, so that the client sees who answered.
+    pub fn named(name: &str) -> Self {
+        Self::fixed(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()))
+    }
+
+    /// `200 name`; for a path that begins with `/slow` when the gate is open.
+    pub fn gated(name: &'static str, gate: &Gate) -> Self {
+        let gate = gate.clone();
+        Self::start(move |seen, conn| {
+            if seen.message.head.start_line().contains(" /slow") {
+                gate.pass();
+            }
+            let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
+            if conn.try_write(reply) { Next::Keep } else { Next::Close }
+        })
     }
 
     /// Answers with the body of the request.

@@ -12,6 +12,9 @@ use super::{SOON, TempDir, conn, eventually, free_addr};
 /// Places that are filled with free addresses.
 const PLACES: [&str; 5] = ["listen", "listen2", "health", "admin", "spare"];
 
+/// Lays out a configuration: a directory, and what fills the places of a text.
+pub type Lay<'a> = &'a dyn Fn(&TempDir, &dyn Fn(&str) -> String) -> PathBuf;
+
 type Lines = Arc<Mutex<Vec<String>>>;
 
 pub struct Proxy {
@@ -73,12 +76,22 @@ impl Proxy {
     }
 
     pub fn start_wrapped(config: &str, given: &[(&str, SocketAddr)], wrap: &[&str]) -> Self {
+        Self::launch(&|dir, fill| dir.file("outrigger.yaml", fill(config)), given, wrap)
+    }
+
+    /// For a configuration that is more than a file: `lay` puts it into the directory, with `fill` for its texts, and
+    /// returns the path to run with.
+    pub fn start_laid(lay: Lay<'_>, given: &[(&str, SocketAddr)]) -> Self {
+        Self::launch(lay, given, &[])
+    }
+
+    fn launch(lay: Lay<'_>, given: &[(&str, SocketAddr)], wrap: &[&str]) -> Self {
         let mut trouble = String::new();
         // Again where another process took a port between the look and the bind.
         for _ in 0..3 {
             let given = given.iter().map(|(name, addr)| ((*name).to_owned(), addr.to_string()));
             let ours = PLACES.iter().map(|name| ((*name).to_owned(), free_addr().to_string()));
-            let mut proxy = Self::spawn(config, ours.chain(given).collect(), wrap);
+            let mut proxy = Self::spawn(lay, ours.chain(given).collect(), wrap);
             match proxy.await_ready() {
                 Ok(()) => return proxy,
                 Err(why) => trouble = format!("{why}\n{}", proxy.stderr_text()),
@@ -87,9 +100,9 @@ impl Proxy {
         panic!("the proxy did not start: {trouble}");
     }
 
-    fn spawn(config: &str, fills: Vec<(String, String)>, wrap: &[&str]) -> Self {
+    fn spawn(lay: Lay<'_>, fills: Vec<(String, String)>, wrap: &[&str]) -> Self {
         let dir = TempDir::new("proxy");
-        let path = dir.file("outrigger.yaml", fill(config, &fills));
+        let path = lay(&dir, &|text| fill(text, &fills));
         let mut words: Vec<&str> = wrap.to_vec();
         words.extend([env!("CARGO_BIN_EXE_outrigger"), "run", "--config"]);
         let mut child = Command::new(words[0])
@@ -130,6 +143,29 @@ impl Proxy {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The text with its places filled, as at the start.
+    pub fn fill(&self, text: &str) -> String {
+        fill(text, &self.fills)
+    }
+
+    /// A request to the admin address.
+    pub fn admin(&self, method: &str, path: &str) -> conn::Message {
+        let mut conn = conn::Conn::connect(self.place("admin"));
+        conn.write(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+        conn.response(method)
+    }
+
+    /// JSON that the admin address answers to a GET.
+    pub fn admin_json(&self, path: &str) -> serde_json::Value {
+        let reply = self.admin("GET", path);
+        assert_eq!(reply.status(), 200, "{path}: {reply:?}");
+        serde_json::from_str(&reply.text()).unwrap_or_else(|e| panic!("{path}: {e}: {}", reply.text()))
     }
 
     /// Status of a path on the health address; None where nobody answers.
@@ -225,6 +261,14 @@ impl Proxy {
         const NAME: &str = "outrigger_config_reloads_total";
         let before = self.metric(NAME, &[("result", "success")]);
         self.edit_config(from, to);
+        self.await_metric(NAME, &[("result", "success")], before + 1.0);
+    }
+
+    /// Replaces the whole file, and waits until one more reload has succeeded.
+    pub fn reload_with(&self, config: &str) {
+        const NAME: &str = "outrigger_config_reloads_total";
+        let before = self.metric(NAME, &[("result", "success")]);
+        self.rewrite_config(config);
         self.await_metric(NAME, &[("result", "success")], before + 1.0);
     }
 
