@@ -13,11 +13,14 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A service-mesh data-plane proxy: the small, fast hull beside every pod.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 configuration refused, 2 wrong usage, 3 could not run (an address is taken, …)";
 
 #[derive(Subcommand)]
 enum Command {

@@ -26,8 +26,6 @@ pub async fn run(conn: &Rc<Conn>, client: TcpStream) -> Reason {
     let mut facts = Facts::default();
     let reason = proxy(conn, client, &mut facts).await;
     counters.tcp_active.dec();
-    counters.tcp_bytes_received.add(facts.count.sent);
-    counters.tcp_bytes_sent.add(facts.count.received);
     let now = Instant::now();
     let wanted = {
         let mut rng = conn.worker.rng.borrow_mut();
@@ -71,7 +69,13 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
         conn.is_forced()
     };
     let early = (Bytes::new(), Bytes::new());
-    let end = relay::run(&mut client, &mut upstream, early, route.tcp_idle, &mut facts.count, stop).await;
+    let counters = &conn.worker.counters;
+    let moved = |count: &Relayed| {
+        counters.tcp_bytes_received.add(count.sent - facts.count.sent);
+        counters.tcp_bytes_sent.add(count.received - facts.count.received);
+        facts.count = *count;
+    };
+    let end = relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop).await;
     drop(load);
     match end {
         End::Closed | End::Reset => Reason::None,

@@ -11,6 +11,7 @@ use serde_json::Value;
 const OK: i32 = 0;
 const REFUSED: i32 = 1;
 const USAGE: i32 = 2;
+const FAILED: i32 = 3;
 
 const GOOD: &str = r#"apiVersion: outrigger/v1
 listeners: [{ name: edge, mode: proxy, address: "0.0.0.0:8080" }]
@@ -152,7 +153,7 @@ fn another_api_version_is_refused_by_name() {
 fn text_that_is_no_yaml_has_a_place_too() {
     assert_says(&refused("apiVersion: outrigger/v1\nroutes: [\n"), &["bad.yaml:"]);
     assert_says(&refused("\u{1}\u{2}"), &["bad.yaml"]);
-    assert_says(&refused(""), &["bad.yaml", "apiVersion"]);
+    assert_says(&refused(""), &["bad.yaml", "the file is empty"]);
 }
 
 #[test]
@@ -309,6 +310,6 @@ fn an_address_that_is_taken_is_told_and_ends_it() {
     );
     let file = dir.file("taken.yaml", config);
     let output = outrigger(&["run", "--config", file.to_str().expect("a path in UTF-8")]);
-    assert_eq!(code(&output), REFUSED);
+    assert_eq!(code(&output), FAILED);
     assert_says(&stderr(&output), &[&address]);
 }

@@ -413,7 +413,7 @@ fn large_bodies_stream() {
     let origin = Origin::raw(move |mut conn, _| {
         let head = conn.head();
         if head.start_line().starts_with("GET") {
-            conn.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+            conn.write(format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n"));
             let block = vec![b'd'; 1 << 20];
             while (out.load(Ordering::SeqCst) as usize) < SIZE && conn.try_write(&block) {
                 out.fetch_add(block.len() as u64, Ordering::SeqCst);

@@ -148,9 +148,13 @@ impl Exchange {
         let snapshot = &*view.snapshot;
         record.request_id = Some(forwarded::request_id(&mut parts.headers, rng));
         record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
+        let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
+        if parts.headers.len() > listener.config.max_headers as usize {
+            // The HTTP/1 codec has refused it by now; that of HTTP/2 counts bytes only.
+            return Err(Reason::HeadTooLarge);
+        }
         let authority = head::check(parts)?;
         let path = path::normalise(parts.uri.path())?;
-        let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
         let facts = Facts {
             method: &parts.method,
             host: &authority.host,
@@ -315,7 +319,12 @@ impl Exchange {
 
     /// Sends an answer of our own.
     fn reply(mut self, response: Response<Bytes>) -> Response<Tracked> {
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        let refused = matches!(self.record.reason, Reason::BadRequest | Reason::BodyTooLarge | Reason::Unsupported);
+        if refused && self.record.version != Version::HTTP_2 {
+            // What follows a request that was not understood is not the next one.
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         self.record.status = parts.status.as_u16();
         if self.record.grpc {
             self.record.grpc_status = grpc::status(&parts.headers);

@@ -231,7 +231,7 @@ impl Http1Clocks<'_> {
             };
         }
         if activity.started.get() {
-            return (moved + *self.config.header_timeout, Some(Reason::HeaderTimeout));
+            return (activity.since.get() + *self.config.header_timeout, Some(Reason::HeaderTimeout));
         }
         (moved + PARK_AFTER, None)
     }

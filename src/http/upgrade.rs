@@ -31,15 +31,19 @@ pub async fn run(conn: &Rc<Conn>, mut client: TcpStream, early: Bytes) -> Reason
         return Reason::UpstreamReset;
     };
     conn.worker.counters.upgrades_active.inc();
-    let mut count = Relayed::default();
+    let upload = record.upload.clone();
+    let mut received = 0;
+    let moved = |count: &Relayed| {
+        upload.bytes.set(count.sent);
+        received = count.received;
+    };
     let stop = |cx: &mut std::task::Context<'_>| {
         conn.place.attention.register(cx.waker());
         conn.is_forced()
     };
-    let end = relay::run(&mut client, &mut upstream, (early, ahead), idle, &mut count, stop).await;
+    let end = relay::run(&mut client, &mut upstream, (early, ahead), idle, moved, stop).await;
     conn.worker.counters.upgrades_active.dec();
-    record.upload.bytes.set(count.sent);
-    record.response_bytes = count.received;
+    record.response_bytes = received;
     record.reason = match end {
         End::Closed | End::Reset => Reason::None,
         End::Idle => Reason::IdleTimeout,

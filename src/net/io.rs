@@ -22,8 +22,9 @@ use crate::error::Reason;
 #[derive(Debug)]
 pub struct Activity {
     pub moved: Cell<Instant>,
-    /// A byte has come since this was last set to false.
+    /// A byte has come since this was last set to false, and when it did.
     pub started: Cell<bool>,
+    pub since: Cell<Instant>,
     /// The peer takes no more bytes for now.
     pub blocked: Cell<bool>,
     /// The end of the exchange whose answer is on its way, and the longest pause in it.
@@ -38,11 +39,18 @@ impl Activity {
         Rc::new(Self {
             moved: Cell::new(now),
             started: Cell::new(false),
+            since: Cell::new(now),
             blocked: Cell::new(false),
             deadline: Cell::new(None),
             idle: Cell::new(Duration::MAX),
             expired: Cell::new(None),
         })
+    }
+
+    fn came(&self, now: Instant) {
+        if !self.started.replace(true) {
+            self.since.set(now);
+        }
     }
 
     /// When the watcher has to act if nothing more happens, and why.
@@ -94,13 +102,14 @@ impl hyper::rt::Read for Io {
             let count = self.prefix.len().min(cursor.remaining());
             cursor.put_slice(&self.prefix[..count]);
             self.prefix.advance(count);
-            self.activity.started.set(true);
+            self.activity.came(self.activity.moved.get());
             return Poll::Ready(Ok(()));
         }
         let result = poll_read(&mut self.stream, cx, cursor);
         if matches!(result, Poll::Ready(Ok(1..))) {
-            self.activity.moved.set(Instant::now());
-            self.activity.started.set(true);
+            let now = Instant::now();
+            self.activity.moved.set(now);
+            self.activity.came(now);
             if let Some(first) = self.first.take() {
                 let _ = first.send(());
             }

@@ -28,7 +28,7 @@ pub enum End {
 }
 
 /// Bytes that have been delivered each way so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Relayed {
     /// From the client to the upstream.
     pub sent: u64,
@@ -36,19 +36,19 @@ pub struct Relayed {
 }
 
 /// Relays until the end. `early` holds what was already read: from the client, from the upstream.
-/// `stop` is asked on every wake-up.
+/// `moved` hears of the sums so far whenever bytes moved; `stop` is asked on every wake-up.
 pub async fn run(
     client: &mut TcpStream,
     upstream: &mut TcpStream,
     early: (Bytes, Bytes),
     idle: Duration,
-    count: &mut Relayed,
+    mut moved: impl FnMut(&Relayed),
     mut stop: impl FnMut(&mut Context<'_>) -> bool,
 ) -> End {
     let mut up = Way::new(early.0);
     let mut down = Way::new(early.1);
     let mut timer = std::pin::pin!(tokio::time::sleep(idle));
-    let mut moved = Instant::now();
+    let mut last = Instant::now();
     poll_fn(|cx| {
         if stop(cx) {
             return Poll::Ready(End::Stopped);
@@ -57,14 +57,13 @@ pub async fn run(
         let first = up.poll(cx, client, upstream);
         let second = down.poll(cx, upstream, client);
         if before != (up.count, down.count) {
-            moved = Instant::now();
+            last = Instant::now();
+            moved(&Relayed { sent: up.count, received: down.count });
         }
-        count.sent = up.count;
-        count.received = down.count;
         match (first, second) {
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(End::Reset),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
-            _ => expired(cx, timer.as_mut(), moved, idle),
+            _ => expired(cx, timer.as_mut(), last, idle),
         }
     })
     .await

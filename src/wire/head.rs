@@ -28,6 +28,9 @@ pub struct Authority<'a> {
 pub fn check(parts: &request::Parts) -> Result<Authority<'_>, Reason> {
     check_target(&parts.method, &parts.uri)?;
     check_framing(&parts.headers).map_err(|Contradiction| Reason::BadRequest)?;
+    if !only_chunked(&parts.headers) {
+        return Err(Reason::Unsupported);
+    }
     let host = host_line(&parts.headers)?;
     match (host, parts.uri.authority()) {
         (Some(line), Some(named)) => {
@@ -117,6 +120,16 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Contradiction> {
         return Err(Contradiction);
     }
     Ok(())
+}
+
+/// No other coding than `chunked` is undone here, and none may be passed on as if it had been (RFC 9112, section 6.1).
+fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = members(headers, TRANSFER_ENCODING);
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Says a length that was said several times once.
@@ -251,6 +264,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 pub fn check_response(parts: &mut response::Parts, client: Version) -> Result<Hop, Reason> {
     // The codec of the client's side would believe the length, after that of the upstream's side believed the coding.
     check_framing(&parts.headers).map_err(|Contradiction| Reason::UpstreamProtocol)?;
+    if !only_chunked(&parts.headers) {
+        return Err(Reason::UpstreamProtocol);
+    }
     join_lengths(&mut parts.headers);
     let hop = hop::strip_response(parts.version, &mut parts.headers);
     if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
