@@ -4,16 +4,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::HeaderMap;
-use http::{HeaderName, Request, Response, Version, request};
+use http::header::{HeaderMap, TE};
+use http::{HeaderName, HeaderValue, Request, Response, Version, request};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::tracked::Lease;
+use super::tracked::{Lease, Upstream};
 use crate::body::{Progress, Upload};
 use crate::error::Reason;
-use crate::upstream::pool::{Limits, Pool};
 use crate::upstream::{h1, h2};
+use crate::wire::head::{self, Outgoing};
+use crate::wire::hop::Hop;
 use crate::worker::Worker;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -23,12 +24,7 @@ const REDO_MAX: u32 = 3;
 /// What a try needs to know.
 pub struct Plan<'a> {
     pub worker: &'a Rc<Worker>,
-    pub pool: &'a Rc<Pool>,
-    pub limits: &'a Limits,
-    /// What the upstream is spoken to in: HTTP/2, or else HTTP/1.1.
-    pub version: Version,
-    /// A connection of its own, whose socket is wanted after 101.
-    pub upgrade: bool,
+    pub upstream: &'a Upstream,
     pub upload: &'a Progress,
 }
 
@@ -40,13 +36,14 @@ enum Failure {
     Refused,
     /// The connection was unused before and ended without a byte: the peer had closed it, or it had not.
     Stale,
+    /// Not sent: the upstream does not speak HTTP/2.
+    NotHttp2(Request<Upload>),
     Final(Reason),
 }
 
 /// Sends the request until it has been handled. What was lent comes back with the head of the answer.
-pub async fn run(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Reason> {
+pub async fn run(plan: &Plan<'_>, mut request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Reason> {
     let spare = spare(&request);
-    let mut request = request;
     for redo in 0.. {
         let failure = match once(plan, request).await {
             Ok(answer) => return Ok(answer),
@@ -55,6 +52,7 @@ pub async fn run(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<
         let again = match (failure, &spare) {
             (Failure::Final(reason), _) => return Err(reason),
             (Failure::Unsent(request), _) => Some(request),
+            (Failure::NotHttp2(request), _) => Some(downgrade(request)?),
             (Failure::Refused, Some(spare)) => Some(rebuild(spare)),
             // What may have been handled is sent again only where that makes no difference.
             (Failure::Stale, Some(spare)) if spare.method.is_idempotent() => Some(rebuild(spare)),
@@ -80,25 +78,44 @@ fn spare(request: &Request<Upload>) -> Option<request::Parts> {
     Some(copy.into_parts().0)
 }
 
+/// The same request in HTTP/1.1.
+fn downgrade(request: Request<Upload>) -> Result<Request<Upload>, Reason> {
+    let (mut parts, body) = request.into_parts();
+    let te_trailers = parts.headers.remove(TE).is_some();
+    let hop = Hop { te_trailers, ..Hop::default() };
+    // The target of a request in HTTP/2 names its host; no other is needed.
+    let fallback = HeaderValue::from_static("");
+    head::outgoing(&mut parts, Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop })?;
+    Ok(Request::from_parts(parts, body))
+}
+
 fn rebuild(spare: &request::Parts) -> Request<Upload> {
     Request::from_parts(spare.clone(), Upload::empty())
 }
 
 async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
-    if plan.version == Version::HTTP_2 {
-        let lease = h2::checkout(plan.pool, plan.limits, plan.worker).await.map_err(Failure::Final)?;
+    let Upstream { pool, limits, .. } = plan.upstream;
+    if request.version() == Version::HTTP_2 {
+        let lease = match h2::checkout(pool, limits, plan.worker).await {
+            Ok(lease) => lease,
+            Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
+                pool.refuses_http2();
+                return Err(Failure::NotHttp2(request));
+            }
+            Err(reason) => return Err(Failure::Final(reason)),
+        };
         let reused = lease.reused;
         let sent = lease.sender().try_send_request(request).await;
         let response = sent.map_err(|error| classify(plan, error, reused))?;
         return Ok((response, Lease::Http2(lease)));
     }
-    let lease = if plan.upgrade {
-        h1::connect(plan.pool, plan.limits, plan.worker).await
+    let lease = if plan.upstream.upgrade.is_some() {
+        Box::pin(h1::connect(pool, limits, plan.worker)).await
     } else {
-        h1::checkout(plan.pool, plan.limits, plan.worker).await
+        h1::checkout(pool, limits, plan.worker).await
     };
     let mut lease = lease.map_err(Failure::Final)?;
-    if plan.upgrade {
+    if plan.upstream.upgrade.is_some() {
         lease.want_upgrade();
     }
     match lease.sender.try_send_request(request).await {
@@ -120,7 +137,7 @@ fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bo
         return Failure::Unsent(request);
     }
     let error = error.into_error();
-    tracing::debug!(address = %plan.pool.address, %error, "request failed upstream");
+    tracing::debug!(address = %plan.upstream.pool.address, %error, "request failed upstream");
     if plan.upload.too_large.get() {
         return Failure::Final(Reason::BodyTooLarge);
     }

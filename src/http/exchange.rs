@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Version, request};
+use http::{HeaderValue, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::attempt::{self, Plan};
 use super::record::Record;
-use super::tracked::{End, Lease, Tracked};
+use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
 use super::reply;
 use crate::body::{Source, Upload};
@@ -37,80 +37,74 @@ use crate::wire::hop::{self, Hop};
 use crate::wire::{forwarded, grpc, path};
 
 /// Answers a request, whatever happens. A panic is this request's alone.
-pub async fn run(
+///
+/// All that the head decides is done at once; the future holds only what waits for the upstream. hyper moves a future
+/// several times before its first poll, so that its size is time.
+pub fn run(
     conn: Rc<Conn>,
     activity: Rc<Activity>,
     request: Request<Incoming>,
-) -> Result<Response<Tracked>, Infallible> {
+) -> impl Future<Output = Result<Response<Tracked>, Infallible>> {
     let is_grpc = grpc::is_grpc(request.headers());
     let version = request.version();
-    let worker = conn.worker.clone();
-    let closing = conn.clone();
-    let answered = AssertUnwindSafe(answer(conn, activity, request)).catch_unwind().await;
-    let mut response = answered.unwrap_or_else(|_| {
-        worker.counters.panics.inc();
-        let (parts, body) = reply::error(Reason::Panic, is_grpc).into_parts();
-        Response::from_parts(parts, Tracked::plain(Source::Full(body)))
-    });
-    if version != Version::HTTP_2 && closing.is_closing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let begun = {
+        let conn = conn.clone();
+        catch_unwind(AssertUnwindSafe(|| begin(conn, activity, request)))
+    };
+    async move {
+        let answered = match begun {
+            Ok(Begun::Answered(response)) => Ok(response),
+            Ok(Begun::Sending(exchange, request)) => AssertUnwindSafe(exchange.finish(request)).catch_unwind().await,
+            Err(panic) => Err(panic),
+        };
+        let mut response = answered.unwrap_or_else(|_| {
+            conn.worker.counters.panics.inc();
+            let (parts, body) = reply::error(Reason::Panic, is_grpc).into_parts();
+            Response::from_parts(parts, Tracked::plain(Source::Full(body)))
+        });
+        if version != Version::HTTP_2 && conn.is_closing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
-    Ok(response)
 }
 
-async fn answer(conn: Rc<Conn>, activity: Rc<Activity>, request: Request<Incoming>) -> Response<Tracked> {
+/// How far a request got at once.
+enum Begun {
+    Answered(Response<Tracked>),
+    Sending(Exchange, Request<Upload>),
+}
+
+fn begin(conn: Rc<Conn>, activity: Rc<Activity>, request: Request<Incoming>) -> Begun {
     let (view, listener) = conn.view();
     let (parts, body) = request.into_parts();
-    let record = Record::new(conn, view, listener, &parts, Instant::now());
-    let mut exchange = Exchange { record, activity };
-    match exchange.proxy(parts, body).await {
-        Ok(Answer::Own(response)) => exchange.reply(response),
-        Ok(Answer::Upstream(response, sent)) => exchange.relay(response, sent),
-        Ok(Answer::Switched(response, switched)) => exchange.switched(response, switched),
-        Err(reason) => {
-            let response = reply::error(reason, exchange.record.grpc);
-            exchange.record.reason = reason;
-            exchange.reply(response)
-        }
+    let record = Record::new(conn, view, listener, &parts);
+    let mut exchange = Exchange(End::new(record, activity));
+    match exchange.prepare(parts, body) {
+        Ok(Prepared::Answer(response)) => Begun::Answered(exchange.reply(response)),
+        Ok(Prepared::Send(request)) => Begun::Sending(exchange, request),
+        Err(reason) => Begun::Answered(exchange.fail(reason)),
     }
 }
 
-/// An exchange in progress.
-struct Exchange {
-    record: Record,
-    activity: Rc<Activity>,
+/// An exchange in progress: what it has learned so far, and what it holds.
+struct Exchange(Box<End>);
+
+/// What the head decides.
+enum Prepared {
+    Answer(Response<Bytes>),
+    Send(Request<Upload>),
 }
 
-enum Answer {
-    /// Made here.
-    Own(Response<Bytes>),
-    Upstream(Response<Incoming>, Sent),
-    Switched(Response<()>, Switched),
-}
-
-/// What was decided from the head.
+/// The same, before an endpoint is picked.
 enum Decided<'s> {
     Answer(Response<Bytes>),
     Forward(Chosen<'s>),
 }
 
-/// What an upgrade goes on with.
-struct Switched {
-    upstream: oneshot::Receiver<(TcpStream, Bytes)>,
-    load: Load,
-    idle: Duration,
-}
-
-/// What a request holds once it is answered by an upstream.
-struct Sent {
-    lease: Lease,
-    limits: Limits,
-    load: Load,
-    deadline: Option<Instant>,
-}
-
 /// What deciding leaves for sending, apart from the head itself.
 struct Chosen<'s> {
+    index: usize,
     route: &'s Route,
     forward: &'s Forward,
     target: Target,
@@ -122,37 +116,62 @@ struct Chosen<'s> {
 }
 
 impl Exchange {
-    async fn proxy(&mut self, mut parts: request::Parts, body: Incoming) -> Result<Answer, Reason> {
-        let view = self.record.view.clone();
+    fn prepare(&mut self, mut parts: request::Parts, body: Incoming) -> Result<Prepared, Reason> {
+        let view = self.0.record.view.clone();
         let chosen = match self.decide(&view, &mut parts)? {
-            Decided::Answer(response) => return Ok(Answer::Own(response)),
+            Decided::Answer(response) => return Ok(Prepared::Answer(response)),
             Decided::Forward(chosen) => chosen,
         };
         let Target { service: index, subset } = chosen.target;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
         let cluster = view.clusters.get(index).ok_or(Reason::NoEndpoint)?;
-        let picked = cluster.pick(service, subset, &mut *self.record.conn.worker.rng.borrow_mut());
+        let picked = cluster.pick(service, subset, &mut *self.0.record.conn.worker.rng.borrow_mut());
         let pool = picked.ok_or(Reason::NoEndpoint)?;
-        self.record.endpoint = Some(pool.address);
+        self.0.record.endpoint = Some(pool.address);
         self.check_body(&parts, &body, &chosen)?;
         let request = self.outgoing(parts, body, &chosen, service, &pool)?;
-        self.send(request, &chosen, service, &pool).await
+        self.0.upstream = Some(self.plan(&chosen, service, pool));
+        Ok(Prepared::Send(request))
+    }
+
+    /// What sending has to keep to.
+    fn plan(&self, chosen: &Chosen<'_>, service: &Service, pool: Rc<Pool>) -> Upstream {
+        let record = &self.0.record;
+        let workers = record.conn.worker.shared.workers.len().max(1);
+        let bounds = chosen.route.timeout.filter(|_| !record.grpc || chosen.route.timeout_is_own);
+        Upstream {
+            load: Load::new(&pool),
+            pool,
+            limits: Limits {
+                max: (service.connections.max as usize).div_ceil(workers).max(1),
+                max_pending: service.connections.max_pending as usize,
+                max_requests: service.connections.max_requests,
+                idle_timeout: *service.connections.idle_timeout,
+                connect_timeout: service.connect_timeout,
+                preserve_case: record.preserve_case(),
+            },
+            // gRPC is HTTP/2 (its answers end in trailers).
+            http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
+            upgrade: chosen.hop.upgrade.clone(),
+            deadline: bounds.map(|timeout| record.start + timeout),
+            route: chosen.index,
+        }
     }
 
     /// Everything that can be known from the head.
     fn decide<'s>(&mut self, view: &'s crate::worker::View, parts: &mut request::Parts) -> Result<Decided<'s>, Reason> {
-        let record = &mut self.record;
+        let record = &mut self.0.record;
         record.grpc = grpc::is_grpc(&parts.headers);
         let worker = record.conn.worker.clone();
         let rng = &mut *worker.rng.borrow_mut();
         let snapshot = &*view.snapshot;
-        record.request_id = Some(forwarded::request_id(&mut parts.headers, rng));
-        record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
         let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
         if parts.headers.len() > listener.config.max_headers as usize {
             // The HTTP/1 codec has refused it by now; that of HTTP/2 counts bytes only.
             return Err(Reason::HeadTooLarge);
         }
+        record.request_id = Some(forwarded::request_id(&mut parts.headers, rng));
+        record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
         let authority = head::check(parts)?;
         let path = path::normalise(parts.uri.path())?;
         let facts = Facts {
@@ -174,11 +193,15 @@ impl Exchange {
             (Verdict::Answer, Action::Redirect(redirect)) => {
                 record.reason = Reason::Redirect;
                 let location = reply::Asked { host: &authority.host, port: authority.port, path: &path.text, uri: &parts.uri };
-                return Ok(Decided::Answer(reply::redirect(redirect, &decision, &location)));
+                let mut response = reply::redirect(redirect, &decision, &location);
+                decision.route.response_headers.apply(response.headers_mut());
+                return Ok(Decided::Answer(response));
             }
             (Verdict::Answer, Action::Respond(status, body)) => {
                 record.reason = Reason::DirectResponse;
-                return Ok(Decided::Answer(reply::direct(*status, body)));
+                let mut response = reply::direct(*status, body);
+                decision.route.response_headers.apply(response.headers_mut());
+                return Ok(Decided::Answer(response));
             }
             (Verdict::Answer, Action::Forward(_)) => return Err(Reason::NoEndpoint),
         };
@@ -186,7 +209,8 @@ impl Exchange {
         let hostless = authority.host.is_empty();
         let hop = hop::strip_request(parts.version, &mut parts.headers);
         let route = decision.route;
-        Ok(Decided::Forward(Chosen { route, forward, target, path: new_path, hop, hostless }))
+        let index = decision.rule.route;
+        Ok(Decided::Forward(Chosen { index, route, forward, target, path: new_path, hop, hostless }))
     }
 
     fn check_body(&self, parts: &request::Parts, body: &Incoming, chosen: &Chosen<'_>) -> Result<(), Reason> {
@@ -208,7 +232,7 @@ impl Exchange {
         service: &Service,
         pool: &Pool,
     ) -> Result<Request<Upload>, Reason> {
-        let record = &mut self.record;
+        let record = &mut self.0.record;
         forwarded::append(&mut parts, record.conn.peer.ip(), false);
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
@@ -223,7 +247,7 @@ impl Exchange {
             true => HeaderValue::try_from(pool.address.to_string()).map_err(|_| Reason::BadRequest)?,
             false => HeaderValue::from_static(""),
         };
-        let version = upstream_version(service.protocol, parts.version);
+        let version = upstream_version(service.protocol, parts.version, pool);
         if chosen.hop.upgrade.is_some() && version == Version::HTTP_2 {
             return Err(Reason::Unsupported);
         }
@@ -233,124 +257,122 @@ impl Exchange {
         let upload = if body.is_end_stream() {
             Upload::empty()
         } else {
-            let watch = (record.version == Version::HTTP_2).then(|| self.activity.clone());
+            let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
             Upload::new(body, chosen.route.max_body, record.upload.clone(), watch, record.busy.clone())
         };
         Ok(Request::from_parts(parts, upload))
     }
 
-    async fn send(
-        &mut self,
-        request: Request<Upload>,
-        chosen: &Chosen<'_>,
-        service: &Service,
-        pool: &Rc<Pool>,
-    ) -> Result<Answer, Reason> {
-        let record = &mut self.record;
-        let worker = record.conn.worker.clone();
-        let view = record.view.clone();
-        let preserve_case =
-            view.snapshot.listeners.get(record.listener).is_some_and(|listener| listener.config.preserve_header_case);
-        let limits = Limits {
-            max: (service.connections.max as usize).div_ceil(worker.shared.workers.len().max(1)).max(1),
-            max_pending: service.connections.max_pending as usize,
-            max_requests: service.connections.max_requests,
-            idle_timeout: *service.connections.idle_timeout,
-            connect_timeout: service.connect_timeout,
-            preserve_case,
-        };
-        let load = Load::new(pool);
-        let upgrade = chosen.hop.upgrade.is_some();
-        let upload = record.upload.clone();
-        let version = request.version();
-        let plan = Plan { worker: &worker, pool, limits: &limits, version, upgrade, upload: &upload };
-        let bounds = chosen.route.timeout.filter(|_| !record.grpc || chosen.route.timeout_is_own);
-        let deadline = bounds.map(|timeout| record.start + timeout);
-        record.attempts = 1;
+    /// From the request being sent to the head of the answer.
+    async fn finish(mut self, request: Request<Upload>) -> Response<Tracked> {
+        let Some(upstream) = self.0.upstream.as_ref() else { return self.fail(Reason::NoEndpoint) };
+        let view = self.0.record.view.clone();
+        let Some(route) = view.snapshot.routes.get(upstream.route) else { return self.fail(Reason::NoRoute) };
         let sent = Instant::now();
-        let tried = attempt::run(&plan, request);
-        let (response, lease) = within(deadline, chosen.route.stream_idle, &self.activity, tried).await?;
-        record.upstream = Some(sent.elapsed());
-        self.activity.idle.set(chosen.route.stream_idle);
-        let sent = Sent { lease, limits, load, deadline };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(response, chosen, sent);
+        let tried = {
+            let worker = self.0.record.conn.worker.clone();
+            let upload = self.0.record.upload.clone();
+            let plan = Plan { worker: &worker, upstream, upload: &upload };
+            let tried = pin!(attempt::run(&plan, request));
+            within(upstream.deadline, route.stream_idle, &self.0.activity, tried).await
+        };
+        self.0.record.attempts = 1;
+        self.0.record.upstream = Some(sent.elapsed());
+        match tried {
+            Ok((response, lease)) => {
+                self.0.lease = lease;
+                self.answered(response, route)
+            }
+            Err(reason) => self.fail(reason),
         }
-        self.answered(response, chosen, sent)
     }
 
-    /// The head of an ordinary answer.
-    fn answered(&mut self, response: Response<Incoming>, chosen: &Chosen<'_>, mut sent: Sent) -> Result<Answer, Reason> {
-        let record = &mut self.record;
+    fn answered(mut self, response: Response<Incoming>, route: &Route) -> Response<Tracked> {
+        self.0.activity.idle.set(route.stream_idle);
+        let answer = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => self.switch(response, route),
+            _ => self.relay(response, route),
+        };
+        match answer {
+            Ok(Answer::Body(parts, body)) => Response::from_parts(parts, Tracked::new(Source::Wire(body), self.0)),
+            Ok(Answer::Tunnel(response, socket)) => {
+                let conn = self.0.record.conn.clone();
+                *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, idle: route.tcp_idle });
+                response.map(|()| Tracked::plain(Source::Empty))
+            }
+            Err(reason) => self.fail(reason),
+        }
+    }
+
+    /// An ordinary answer: what the exchange holds goes with its body.
+    fn relay(&mut self, response: Response<Incoming>, route: &Route) -> Result<Answer, Reason> {
+        let record = &mut self.0.record;
         let (mut parts, body) = response.into_parts();
         head::check_response(&mut parts, record.version)?;
-        chosen.route.response_headers.apply(&mut parts.headers);
+        route.response_headers.apply(&mut parts.headers);
         if record.grpc {
             record.grpc_status = grpc::status(&parts.headers);
         }
-        if record.grpc || is_event_stream(&parts.headers) {
-            sent.deadline = None;
+        // Streams are bound by their pauses alone.
+        if !record.grpc && !is_event_stream(&parts.headers) {
+            self.0.activity.deadline.set(self.0.upstream.as_ref().and_then(|upstream| upstream.deadline));
         }
         record.reason = Reason::None;
-        Ok(Answer::Upstream(Response::from_parts(parts, body), sent))
+        record.status = parts.status.as_u16();
+        Ok(Answer::Body(parts, body))
     }
 
     /// The upstream agrees to another protocol: both sockets leave hyper, and the connection's task goes on with them.
-    fn switch(&mut self, response: Response<Incoming>, chosen: &Chosen<'_>, sent: Sent) -> Result<Answer, Reason> {
-        let Lease::Http1(mut lease) = sent.lease else { return Err(Reason::UpstreamProtocol) };
-        let wanted = chosen.hop.upgrade.as_ref().ok_or(Reason::UpgradeMismatch)?;
-        let upstream = lease.upgraded.take().ok_or(Reason::UpgradeMismatch)?;
+    fn switch(&mut self, response: Response<Incoming>, route: &Route) -> Result<Answer, Reason> {
+        let Lease::Http1(lease) = &mut self.0.lease else { return Err(Reason::UpstreamProtocol) };
+        let socket = lease.upgraded.take().ok_or(Reason::UpgradeMismatch)?;
+        let wanted = self.0.upstream.as_ref().and_then(|upstream| upstream.upgrade.as_ref());
         let (mut parts, _) = response.into_parts();
         let agreed = parts.headers.get(UPGRADE).cloned().ok_or(Reason::UpgradeMismatch)?;
-        let mut offered = wanted.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        if !offered.any(|token| token.eq_ignore_ascii_case(agreed.as_bytes().trim_ascii())) {
+        let mut offered = wanted.ok_or(Reason::UpgradeMismatch)?.as_bytes().split(|byte| *byte == b',');
+        if !offered.any(|token| token.trim_ascii().eq_ignore_ascii_case(agreed.as_bytes().trim_ascii())) {
             return Err(Reason::UpgradeMismatch);
         }
         hop::strip_response(parts.version, &mut parts.headers);
         parts.headers.remove(CONTENT_LENGTH);
-        chosen.route.response_headers.apply(&mut parts.headers);
+        route.response_headers.apply(&mut parts.headers);
         parts.headers.insert(UPGRADE, agreed);
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.version = Version::HTTP_11;
-        self.record.reason = Reason::None;
-        let idle = chosen.route.tcp_idle;
-        Ok(Answer::Switched(Response::from_parts(parts, ()), Switched { upstream, load: sent.load, idle }))
+        self.0.record.reason = Reason::None;
+        self.0.record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        Ok(Answer::Tunnel(Response::from_parts(parts, ()), socket))
+    }
+
+    /// Answers with the reason that it ended for.
+    fn fail(mut self, reason: Reason) -> Response<Tracked> {
+        self.0.lease = Lease::None;
+        self.0.record.reason = reason;
+        let response = reply::error(reason, self.0.record.grpc);
+        self.reply(response)
     }
 
     /// Sends an answer of our own.
     fn reply(mut self, response: Response<Bytes>) -> Response<Tracked> {
         let (mut parts, body) = response.into_parts();
-        let refused = matches!(self.record.reason, Reason::BadRequest | Reason::BodyTooLarge | Reason::Unsupported);
-        if refused && self.record.version != Version::HTTP_2 {
+        let refused = matches!(self.0.record.reason, Reason::BadRequest | Reason::BodyTooLarge | Reason::Unsupported);
+        if refused && self.0.record.version != Version::HTTP_2 {
             // What follows a request that was not understood is not the next one.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        self.record.status = parts.status.as_u16();
-        if self.record.grpc {
-            self.record.grpc_status = grpc::status(&parts.headers);
+        self.0.record.status = parts.status.as_u16();
+        if self.0.record.grpc {
+            self.0.record.grpc_status = grpc::status(&parts.headers);
         }
-        self.record.response_bytes = body.len() as u64;
-        Response::from_parts(parts, Tracked::new(Source::Full(body), End::own(self.record, self.activity)))
+        self.0.record.response_bytes = body.len() as u64;
+        Response::from_parts(parts, Tracked::new(Source::Full(body), self.0))
     }
+}
 
-    /// Sends the upstream's answer: what the exchange holds goes with its body.
-    fn relay(mut self, response: Response<Incoming>, sent: Sent) -> Response<Tracked> {
-        let (parts, body) = response.into_parts();
-        self.record.status = parts.status.as_u16();
-        self.activity.deadline.set(sent.deadline);
-        let Sent { lease, limits, load, .. } = sent;
-        let end = End { record: self.record, lease, limits: Some(limits), activity: self.activity, load: Some(load) };
-        Response::from_parts(parts, Tracked::new(Source::Wire(body), end))
-    }
-
-    /// Sends the 101; the connection's task finds the tunnel once hyper is done with the connection.
-    fn switched(mut self, response: Response<()>, switched: Switched) -> Response<Tracked> {
-        let Switched { upstream, load, idle } = switched;
-        self.record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-        let conn = self.record.conn.clone();
-        *conn.upgrade.borrow_mut() = Some(Tunnel { upstream, record: self.record, load, idle });
-        response.map(|()| Tracked::plain(Source::Empty))
-    }
+/// What an upstream's answer becomes.
+enum Answer {
+    Body(response::Parts, Incoming),
+    Tunnel(Response<()>, oneshot::Receiver<(TcpStream, Bytes)>),
 }
 
 /// A path that is not the one that came, where the route rewrites it or it had dot segments.
@@ -361,10 +383,10 @@ fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>
     }
 }
 
-fn upstream_version(protocol: Protocol, client: Version) -> Version {
+fn upstream_version(protocol: Protocol, client: Version, pool: &Pool) -> Version {
     match protocol {
         Protocol::Http2 => Version::HTTP_2,
-        Protocol::Auto if client == Version::HTTP_2 => Version::HTTP_2,
+        Protocol::Auto if client == Version::HTTP_2 && pool.speaks_http2() => Version::HTTP_2,
         Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     }
 }
@@ -378,9 +400,8 @@ async fn within<T>(
     deadline: Option<Instant>,
     idle: Duration,
     activity: &Activity,
-    tried: impl Future<Output = Result<T, Reason>>,
+    mut tried: Pin<&mut impl Future<Output = Result<T, Reason>>>,
 ) -> Result<T, Reason> {
-    let mut tried = pin!(tried);
     let due = || {
         let idle = (activity.moved.get() + idle, Reason::IdleTimeout);
         deadline.map_or(idle, |deadline| if deadline < idle.0 { (deadline, Reason::RequestTimeout) } else { idle })
@@ -400,4 +421,20 @@ async fn within<T>(
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// A future is moved several times before it is first polled, so that its size is time.
+    #[test]
+    fn the_future_of_an_exchange_is_small() {
+        let size = size(run);
+        assert!(size <= 3000, "{size} bytes");
+    }
 }

@@ -47,14 +47,14 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn new(conn: Rc<Conn>, view: Rc<View>, listener: usize, parts: &request::Parts, start: Instant) -> Self {
+    pub fn new(conn: Rc<Conn>, view: Rc<View>, listener: usize, parts: &request::Parts) -> Self {
         Self {
             busy: Busy::new(&conn),
             view,
             listener,
             side: None,
             block: None,
-            start,
+            start: Instant::now(),
             // Until there is an answer: what is told if the client leaves before.
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
@@ -75,6 +75,12 @@ impl Record {
             user_agent: parts.headers.get(USER_AGENT).cloned(),
             conn,
         }
+    }
+
+    /// The listener keeps the spelling of header names.
+    pub fn preserve_case(&self) -> bool {
+        let listener = self.view.snapshot.listeners.get(self.listener);
+        listener.is_some_and(|listener| listener.config.preserve_header_case)
     }
 
     /// The metrics that this exchange counts in, from now on.

@@ -77,12 +77,10 @@ pub fn rewritten(edit: &Rewrite, decision: &Decision<'_>, path: &str) -> String 
     match edit {
         Rewrite::Path(path) => path.clone(),
         Rewrite::Prefix(prefix) => {
-            let rest = decision.rest(path);
-            let rest = rest.strip_prefix('/').unwrap_or(rest);
-            match (prefix.ends_with('/'), rest.is_empty()) {
-                (_, true) => prefix.clone(),
-                (true, false) => format!("{prefix}{rest}"),
-                (false, false) => format!("{prefix}/{rest}"),
+            // The table of the Gateway API's `ReplacePrefixMatch`: a slash at the end stays, none is doubled.
+            match decision.rest(path) {
+                "" => prefix.clone(),
+                rest => format!("{}{rest}", prefix.strip_suffix('/').unwrap_or(prefix)),
             }
         }
     }

@@ -243,7 +243,8 @@ async fn serve_http2(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> Reas
     let service = service_fn(move |request| {
         let activity = Activity::new(Instant::now());
         *next.borrow_mut() = Some(activity.clone());
-        exchange::run(conn.clone(), activity, request)
+        // Boxed: on its way into a task of its own it is moved four times.
+        Box::pin(exchange::run(conn.clone(), activity, request))
     });
     let connection = http2::Builder::new(streams)
         .max_concurrent_streams(config.max_streams)

@@ -14,7 +14,7 @@ use super::record::Record;
 use crate::body::{Error, Source};
 use crate::error::Reason;
 use crate::net::io::Activity;
-use crate::upstream::pool::{Limits, Load};
+use crate::upstream::pool::{Limits, Load, Pool};
 use crate::upstream::{h1, h2};
 use crate::wire::{grpc, head};
 
@@ -26,11 +26,25 @@ pub struct Tracked {
 /// What ends with the body.
 pub struct End {
     pub record: Record,
-    pub lease: Lease,
-    /// None without a lease.
-    pub limits: Option<Limits>,
     pub activity: Rc<Activity>,
-    pub load: Option<Load>,
+    /// None where the answer is made here.
+    pub upstream: Option<Upstream>,
+    pub lease: Lease,
+}
+
+/// Where a request is sent, and what that has to keep to.
+pub struct Upstream {
+    pub pool: Rc<Pool>,
+    pub limits: Limits,
+    /// Its place in the load balancer.
+    pub load: Load,
+    /// Where the upstream turns out not to speak HTTP/2, HTTP/1.1 will do.
+    pub http1_will_do: bool,
+    /// The protocols that the client offers to switch to: on a connection of its own.
+    pub upgrade: Option<HeaderValue>,
+    pub deadline: Option<Instant>,
+    /// Index of the route.
+    pub route: usize,
 }
 
 /// The connection that the answer comes from.
@@ -46,14 +60,14 @@ impl Tracked {
         Self { source, end: None }
     }
 
-    pub fn new(source: Source, end: End) -> Self {
-        Self { source, end: Some(Box::new(end)) }
+    pub fn new(source: Source, end: Box<End>) -> Self {
+        Self { source, end: Some(end) }
     }
 
     fn frame(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
         let Some(end) = &mut self.end else { return frame };
         end.activity.moved.set(Instant::now());
-        if let Some(data) = frame.data_ref().filter(|_| end.load.is_some()) {
+        if let Some(data) = frame.data_ref().filter(|_| end.upstream.is_some()) {
             end.record.response_bytes += data.len() as u64;
         } else if let Some(trailers) = frame.trailers_mut() {
             head::clean_trailers(trailers);
@@ -82,15 +96,15 @@ impl Tracked {
 }
 
 impl End {
-    /// Of an answer made here.
-    pub fn own(record: Record, activity: Rc<Activity>) -> Self {
-        Self { record, lease: Lease::None, limits: None, activity, load: None }
+    /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
+    pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
+        Box::new(Self { record, activity, upstream: None, lease: Lease::None })
     }
 
     /// The whole answer has been handed on.
     fn complete(self) {
-        if let (Lease::Http1(lease), Some(limits)) = (self.lease, &self.limits) {
-            lease.give_back(limits);
+        if let (Lease::Http1(lease), Some(upstream)) = (self.lease, &self.upstream) {
+            lease.give_back(&upstream.limits);
         }
     }
 }

@@ -7,26 +7,25 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::record::Record;
+use super::tracked::End;
 use crate::error::Reason;
 use crate::inbound::Conn;
-use crate::net::relay::{self, End, Relayed};
-use crate::upstream::pool::Load;
+use crate::net::relay::{self, Relayed};
 
 /// The upstream's side of an upgrade.
 pub struct Tunnel {
     /// The socket, once hyper has let go of it, and what it had read ahead.
-    pub upstream: oneshot::Receiver<(TcpStream, Bytes)>,
-    pub record: Record,
-    pub load: Load,
+    pub socket: oneshot::Receiver<(TcpStream, Bytes)>,
+    pub exchange: Box<End>,
     pub idle: Duration,
 }
 
 /// Relays until both sides have ended. Reloads do not cut it; the end of the drain time does.
 pub async fn run(conn: &Rc<Conn>, mut client: TcpStream, early: Bytes) -> Reason {
     let Some(tunnel) = conn.upgrade.borrow_mut().take() else { return Reason::None };
-    let Tunnel { upstream, mut record, load, idle } = tunnel;
-    let Ok((mut upstream, ahead)) = upstream.await else {
+    let Tunnel { socket, mut exchange, idle } = tunnel;
+    let record = &mut exchange.record;
+    let Ok((mut upstream, ahead)) = socket.await else {
         record.reason = Reason::UpstreamReset;
         return Reason::UpstreamReset;
     };
@@ -45,10 +44,9 @@ pub async fn run(conn: &Rc<Conn>, mut client: TcpStream, early: Bytes) -> Reason
     conn.worker.counters.upgrades_active.dec();
     record.response_bytes = received;
     record.reason = match end {
-        End::Closed | End::Reset => Reason::None,
-        End::Idle => Reason::IdleTimeout,
-        End::Stopped => Reason::Drained,
+        relay::End::Closed | relay::End::Reset => Reason::None,
+        relay::End::Idle => Reason::IdleTimeout,
+        relay::End::Stopped => Reason::Drained,
     };
-    drop(load);
     record.reason
 }

@@ -68,7 +68,8 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
             return Ok(lease);
         }
         if pool.open() < limits.max {
-            return connect(pool, limits, worker).await;
+            // Rare, and large: not in the future of every request.
+            return Box::pin(connect(pool, limits, worker)).await;
         }
         pool.wait(limits).await?;
     }

@@ -81,7 +81,7 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
         // One handshake for all who wait, not one for each.
         if !pool.connecting.get() && pool.open() < limits.max {
             let connecting = Connecting::begin(pool);
-            let shared = connect(pool, limits, worker).await;
+            let shared = Box::pin(connect(pool, limits, worker)).await;
             drop(connecting);
             let lease = lend(&shared?, pool, false);
             return Ok(lease);

@@ -36,11 +36,13 @@ pub struct Pool {
     waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
     in_flight: Cell<u64>,
     retired: Cell<bool>,
+    /// When the peer was last seen not to speak HTTP/2.
+    no_http2: Cell<Option<Instant>>,
     /// After how long unused the peer closes, as far as was seen, and when that was.
     learned: Cell<Option<(Duration, Instant)>>,
 }
 
-/// A peer that was not seen to close unused connections for this long may have been configured anew.
+/// What was learned of a peer holds for this long: it may have been configured anew.
 const FORGET: Duration = Duration::from_secs(120);
 /// Closes of younger connections are not about being unused.
 const LEARN_MIN: Duration = Duration::from_millis(500);
@@ -56,6 +58,7 @@ impl Pool {
             waiting: RefCell::default(),
             in_flight: Cell::new(0),
             retired: Cell::new(false),
+            no_http2: Cell::new(None),
             learned: Cell::new(None),
         })
     }
@@ -95,6 +98,17 @@ impl Pool {
         if self.learned.get().is_some_and(|(_, seen)| now.duration_since(seen) > FORGET) {
             self.learned.set(None);
         }
+        if self.no_http2.get().is_some_and(|seen| now.duration_since(seen) > FORGET) {
+            self.no_http2.set(None);
+        }
+    }
+
+    pub fn refuses_http2(&self) {
+        self.no_http2.set(Some(Instant::now()));
+    }
+
+    pub fn speaks_http2(&self) -> bool {
+        self.no_http2.get().is_none()
     }
 
     /// How long a connection may stay unused and still be trusted: below what the peer was seen to allow.

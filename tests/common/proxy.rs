@@ -103,19 +103,16 @@ impl Proxy {
     fn spawn(lay: Lay<'_>, fills: Vec<(String, String)>, wrap: &[&str]) -> Self {
         let dir = TempDir::new("proxy");
         let path = lay(&dir, &|text| fill(text, &fills));
-        let mut words: Vec<&str> = wrap.to_vec();
-        words.extend([env!("CARGO_BIN_EXE_outrigger"), "run", "--config"]);
-        let mut child = Command::new(words[0])
-            .args(&words[1..])
-            .arg(&path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start the proxy");
-        let stdout = collect(child.stdout.take().expect("stdout"));
-        let stderr = collect(child.stderr.take().expect("stderr"));
+        let (child, stdout, stderr) = run(wrap, &path);
         Self { child, dir, config: path, fills, stdout, stderr }
+    }
+
+    /// Runs one that has ended once more, on the same addresses.
+    pub fn start_again(&mut self) {
+        (self.child, self.stdout, self.stderr) = run(&[], &self.config);
+        if let Err(why) = self.await_ready() {
+            panic!("the proxy did not start again: {why}\n{}", self.stderr_text());
+        }
     }
 
     fn await_ready(&mut self) -> Result<(), String> {
@@ -289,6 +286,22 @@ impl Drop for Proxy {
             eprintln!("--- stderr of the proxy ({})\n{}", self.config.display(), self.stderr_text());
         }
     }
+}
+
+fn run(wrap: &[&str], config: &Path) -> (Child, Lines, Lines) {
+    let mut words: Vec<&str> = wrap.to_vec();
+    words.extend([env!("CARGO_BIN_EXE_outrigger"), "run", "--config"]);
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start the proxy");
+    let stdout = collect(child.stdout.take().expect("stdout"));
+    let stderr = collect(child.stderr.take().expect("stderr"));
+    (child, stdout, stderr)
 }
 
 fn request(path: &str) -> String {
