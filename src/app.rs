@@ -217,23 +217,19 @@ impl App {
         let timeout = *self.shared.snapshot.load().config.root().runtime.drain_timeout;
         let end = tokio::time::Instant::now() + timeout;
         self.enter(Phase::LameDuck, "not ready any more; still accepting");
-        if lame_duck {
-            self.pause(tokio::time::sleep(timeout / LAME_DUCK_SHARE)).await;
-        }
+        let mut forced = lame_duck && self.pause(tokio::time::sleep(timeout / LAME_DUCK_SHARE)).await;
         self.enter(Phase::Closing, "no new connections; finishing what is in flight");
         self.sockets.iter().for_each(|socket| socket.close());
         let threads = std::mem::take(&mut self.threads);
         let over = |threads: &[JoinHandle<()>]| threads.iter().all(JoinHandle::is_finished);
-        while !over(&threads) && tokio::time::Instant::now() < end {
-            if self.pause(tokio::time::sleep(Duration::from_millis(10))).await {
-                break;
-            }
+        while !forced && !over(&threads) && tokio::time::Instant::now() < end {
+            forced = self.pause(tokio::time::sleep(Duration::from_millis(10))).await;
         }
         if !over(&threads) {
             let open: i64 = (0..self.shared.workers.len())
                 .map(|worker| self.shared.metrics.worker(worker).connections_active.get())
                 .sum();
-            tracing::warn!(connections = open, "drain time is over");
+            tracing::warn!(connections = open, forced, "not drained in time");
         }
         self.enter(Phase::Forced, "closing what is left");
         for thread in threads {

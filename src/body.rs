@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::net::clock;
 use crate::net::io::Activity;
 
 /// Where the bytes come from.
@@ -108,7 +109,7 @@ impl http_body::Body for Upload {
         if let Some(watch) = &self.watch
             && polled.is_ready()
         {
-            watch.moved.set(std::time::Instant::now());
+            watch.moved.set(clock::recent());
         }
         match polled {
             Poll::Ready(Some(Ok(mut frame))) => {

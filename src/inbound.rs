@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use crate::drain::Phase;
 use crate::error::Reason;
 use crate::net::accept::{Accepted, Socket};
+use crate::net::clock;
 use crate::net::io::Activity;
 use crate::net::socket;
 use crate::snapshot::{Kind, Listener};
@@ -80,7 +81,7 @@ impl Drop for Busy {
         if conn.busy.get() == 0 {
             conn.activity.started.set(false);
             conn.activity.deadline.set(None);
-            conn.activity.moved.set(Instant::now());
+            conn.activity.moved.set(clock::recent());
         }
     }
 }
@@ -116,5 +117,21 @@ async fn serve(conn: &Rc<Conn>, stream: TcpStream, listener: &Listener) -> Reaso
     match listener.kind {
         Kind::Tcp(_) => tcp::run(conn, stream).await,
         Kind::Http { .. } => http::server::run(conn, stream, &listener.config).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What an idle connection costs, besides its socket.
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C) -> R) -> usize {
+            size_of::<R>()
+        }
+        fn tcp<'a, A, B, R>(_: fn(&'a A, B) -> R) -> usize {
+            size_of::<R>()
+        }
+        let sizes = [size(super::serve), size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
+        assert!(sizes.iter().all(|size| *size <= 1200), "{sizes:?}");
     }
 }

@@ -11,6 +11,13 @@ use outrigger::app::{self, EXIT_CONFIG, Origin};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// jemalloc reads its options here. What a burst of connections leaves behind goes back to the system within a
+/// second, by a thread of jemalloc's own; few arenas, because each keeps pages of its own.
+#[cfg(feature = "jemalloc")]
+#[allow(unsafe_code, reason = "the name by which jemalloc finds it")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static MALLOC_CONF: &[u8; 69] = b"background_thread:true,dirty_decay_ms:300,muzzy_decay_ms:0,narenas:4\0";
+
 /// A service-mesh data-plane proxy: the small, fast hull beside every pod.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]

@@ -151,8 +151,8 @@ routes:
         .collect();
     busy.nth(20);
     let shares = tally(&proxy, 200);
-    // Two draws without replacement of two endpoints see both.
-    assert!(shares.get("idle").copied().unwrap_or_default() >= 140, "{shares:?}");
+    // Two draws see the idle one in three of four cases; five standard deviations below that is 120.
+    assert!(shares.get("idle").copied().unwrap_or_default() >= 120, "{shares:?}");
     gate.open();
     held.iter_mut().for_each(|conn| assert_eq!(conn.response("GET").status(), 200));
 }
@@ -204,7 +204,8 @@ fn mute(kind: &'static str) -> Origin {
 #[test]
 fn timeouts() {
     let origin = mute("text/plain");
-    let proxy = Setup { route: ", timeout: 400ms", workers: 1, ..Setup::default() }.start(origin.addr());
+    let (service, route) = (", protocol: http1", ", timeout: 400ms");
+    let proxy = Setup { service, route, workers: 1, ..Setup::default() }.start(origin.addr());
     let begin = Instant::now();
     let reply = common::get(proxy.addr(), "/never");
     assert_eq!(reply.status(), 504, "{reply:?}");

@@ -43,8 +43,8 @@ pub async fn run(proxy: SocketAddr) {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    let (clear, end) = if io::stdout().is_terminal() { ("\r\x1b[2K", "\n") } else { ("", "\n") };
-    say(&format!("{clear}Stopping: no more requests from the demo.{end}"));
+    let clear = if io::stdout().is_terminal() { "\r\x1b[2K" } else { "" };
+    say(&format!("{clear}Stopping: no more requests from the demo.\n"));
 }
 
 async fn send_and_tell(proxy: SocketAddr) {
@@ -101,7 +101,9 @@ impl Tally {
         let good: u32 = shares.values().sum();
         let shares: String = shares
             .iter()
-            .map(|(version, count)| format!("   {version} {:3.0} %", f64::from(*count) / f64::from(good.max(1)) * 100.0))
+            .map(|(version, count)| {
+                format!("   {version} {:3.0} %", f64::from(*count) / f64::from(good.max(1)) * 100.0)
+            })
             .collect();
         let mut latencies: Vec<Duration> = self.recent.iter().map(|outcome| outcome.latency).collect();
         latencies.sort();

@@ -28,6 +28,7 @@ use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Verdict};
 use crate::error::Reason;
 use crate::inbound::Conn;
+use crate::net::clock;
 use crate::net::io::Activity;
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::{Action, Forward, Route, Service, Target};
@@ -268,7 +269,7 @@ impl Exchange {
         let Some(upstream) = self.0.upstream.as_ref() else { return self.fail(Reason::NoEndpoint) };
         let view = self.0.record.view.clone();
         let Some(route) = view.snapshot.routes.get(upstream.route) else { return self.fail(Reason::NoRoute) };
-        let sent = Instant::now();
+        let sent = clock::recent();
         let tried = {
             let worker = self.0.record.conn.worker.clone();
             let upload = self.0.record.upload.clone();
@@ -277,7 +278,7 @@ impl Exchange {
             within(upstream.deadline, route.stream_idle, &self.0.activity, tried).await
         };
         self.0.record.attempts = 1;
-        self.0.record.upstream = Some(sent.elapsed());
+        self.0.record.upstream = Some(clock::recent().saturating_duration_since(sent));
         match tried {
             Ok((response, lease)) => {
                 self.0.lease = lease;

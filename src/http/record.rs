@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Uri, Version, request};
 use crate::body::Progress;
 use crate::error::Reason;
 use crate::inbound::{Busy, Conn};
+use crate::net::clock;
 use crate::telemetry::access::Entry;
 use crate::telemetry::block::{Block, GrpcSide};
 use crate::wire::trace::Context;
@@ -54,7 +55,7 @@ impl Record {
             listener,
             side: None,
             block: None,
-            start: Instant::now(),
+            start: clock::recent(),
             // Until there is an answer: what is told if the client leaves before.
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
@@ -163,7 +164,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = clock::tick();
         if std::thread::panicking() {
             self.reason = Reason::Panic;
             self.status = Reason::Panic.status().as_u16();

@@ -21,6 +21,7 @@ use super::{exchange, upgrade};
 use crate::config::schema;
 use crate::error::Reason;
 use crate::inbound::Conn;
+use crate::net::clock;
 use crate::net::io::{Activity, Io};
 use crate::wire::detect::{self, Verdict};
 
@@ -107,7 +108,7 @@ async fn first_bytes(
         conn.worker.counters.requests_malformed.inc(reason);
     }
     *early = bytes.freeze();
-    conn.activity.moved.set(Instant::now());
+    conn.activity.moved.set(clock::tick());
     verdict
 }
 
@@ -241,7 +242,7 @@ async fn serve_http2(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> Reas
     let streams = Streams::default();
     let next = streams.0.clone();
     let service = service_fn(move |request| {
-        let activity = Activity::new(Instant::now());
+        let activity = Activity::new(clock::recent());
         *next.borrow_mut() = Some(activity.clone());
         // Boxed: on its way into a task of its own it is moved four times.
         Box::pin(exchange::run(conn.clone(), activity, request))

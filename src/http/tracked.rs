@@ -13,6 +13,7 @@ use http_body::{Frame, SizeHint};
 use super::record::Record;
 use crate::body::{Error, Source};
 use crate::error::Reason;
+use crate::net::clock;
 use crate::net::io::Activity;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::upstream::{h1, h2};
@@ -66,7 +67,7 @@ impl Tracked {
 
     fn frame(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
         let Some(end) = &mut self.end else { return frame };
-        end.activity.moved.set(Instant::now());
+        end.activity.moved.set(clock::recent());
         if let Some(data) = frame.data_ref().filter(|_| end.upstream.is_some()) {
             end.record.response_bytes += data.len() as u64;
         } else if let Some(trailers) = frame.trailers_mut() {

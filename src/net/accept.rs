@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ pub struct Socket {
     /// As bound.
     pub address: SocketAddr,
     max_connections: AtomicUsize,
-    listener: std::net::TcpListener,
+    /// None once closed. A worker that accepts has a duplicate of its own.
+    listener: Mutex<Option<std::net::TcpListener>>,
     permits: Arc<Semaphore>,
     closed: AtomicBool,
     close: Notify,
@@ -47,7 +48,12 @@ impl Socket {
 
     /// The same socket under another name.
     pub fn renamed(&self, name: &str, max_connections: usize) -> io::Result<Arc<Self>> {
-        Self::new(name, self.configured, self.listener.try_clone()?, max_connections)
+        let listener = self.duplicate()?.ok_or(io::ErrorKind::NotConnected)?;
+        Self::new(name, self.configured, listener, max_connections)
+    }
+
+    fn duplicate(&self) -> io::Result<Option<std::net::TcpListener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|one| one.try_clone()).transpose()
     }
 
     fn new(
@@ -61,7 +67,7 @@ impl Socket {
             configured,
             address: listener.local_addr()?,
             max_connections: AtomicUsize::new(max_connections),
-            listener,
+            listener: Mutex::new(Some(listener)),
             permits: Arc::new(Semaphore::new(max_connections)),
             closed: AtomicBool::new(false),
             close: Notify::new(),
@@ -78,9 +84,11 @@ impl Socket {
         }
     }
 
-    /// Stops accepting, once the connections that already wait in the kernel's queue have been taken.
+    /// Stops accepting, once the connections that already wait in the kernel's queue have been taken. The port is
+    /// free when the last worker has seen it.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.close.notify_waiters();
     }
 
@@ -92,9 +100,11 @@ impl Socket {
 pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let listener = socket.listener.try_clone().and_then(TcpListener::from_std);
+        let listener = socket.duplicate().and_then(|one| one.map(TcpListener::from_std).transpose());
         match listener {
-            Ok(listener) => run(&worker, &socket, &listener).await,
+            Ok(Some(listener)) => run(&worker, &socket, &listener).await,
+            // Closed before this worker came to it.
+            Ok(None) => {}
             Err(error) => tracing::error!(listener = &*socket.name, %error, "cannot listen"),
         }
     });
@@ -102,7 +112,15 @@ pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
 
 async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) {
     loop {
-        let Ok(permit) = socket.permits.clone().acquire_owned().await else { return };
+        let closed = socket.close.notified();
+        let permit = tokio::select! {
+            biased;
+            permit = socket.permits.clone().acquire_owned() => permit,
+            () = closed, if !socket.is_closed() => continue,
+            () = std::future::ready(()), if socket.is_closed() => return,
+        };
+        // The semaphore is never closed.
+        let Ok(permit) = permit else { return };
         let closed = socket.close.notified();
         let accepted = tokio::select! {
             biased;

@@ -14,6 +14,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use super::clock;
 use super::tokio_io::poll_read;
 use crate::error::Reason;
 
@@ -91,6 +92,10 @@ impl Io {
 
     /// The socket, and what was read from it but not used: `rest`, before which nothing else is left.
     pub fn into_parts(self, rest: Bytes) -> (TcpStream, Bytes) {
+        if rest.is_empty() {
+            // An empty rest may still hold on to the buffer that it was cut from.
+            return (self.stream, self.prefix);
+        }
         if self.prefix.is_empty() {
             return (self.stream, rest);
         }
@@ -110,7 +115,7 @@ impl hyper::rt::Read for Io {
         }
         let result = poll_read(&mut self.stream, cx, cursor);
         if matches!(result, Poll::Ready(Ok(1..))) {
-            let now = Instant::now();
+            let now = clock::tick();
             self.activity.moved.set(now);
             self.activity.came(now);
             if let Some(first) = self.first.take() {
@@ -173,7 +178,7 @@ impl Io {
             Poll::Ready(_) => {
                 // The clock is read only where somebody waits for it: while the peer was slow.
                 if self.activity.blocked.replace(false) {
-                    self.activity.moved.set(Instant::now());
+                    self.activity.moved.set(clock::tick());
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Sockets: accepting, dialling, the byte stream under every codec, and the relay of what needs no codec.
 
 pub mod accept;
+pub mod clock;
 pub mod dial;
 pub mod io;
 pub mod relay;

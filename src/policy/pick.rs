@@ -39,7 +39,8 @@ impl Candidates {
             (_, LbPolicy::RoundRobin) => Some(self.in_turn(turn)),
             (_, LbPolicy::Random) => Some(self.draw(rng)),
             (_, LbPolicy::LeastRequest) => {
-                let (first, second) = (self.draw(rng), self.draw(rng));
+                let first = self.draw(rng);
+                let second = self.draw_another(first, rng);
                 Some(if self.share(load(second), second) < self.share(load(first), first) { second } else { first })
             }
         }
@@ -59,6 +60,15 @@ impl Candidates {
 
     fn draw(&self, rng: &mut impl Rng) -> usize {
         if self.equal { rng.random_range(0..self.sums.len()) } else { self.at(rng.random_range(0..self.total())) }
+    }
+
+    /// One that is not `first`; with weights, one try to be so.
+    fn draw_another(&self, first: usize, rng: &mut impl Rng) -> usize {
+        if !self.equal {
+            return self.at(rng.random_range(0..self.total()));
+        }
+        let other = rng.random_range(0..self.sums.len() - 1);
+        if other < first { other } else { other + 1 }
     }
 
     fn total(&self) -> u64 {
@@ -122,9 +132,9 @@ mod tests {
 
     #[test]
     fn the_less_loaded_of_two_gets_more() {
-        let counts = counts(&[1, 1], LbPolicy::LeastRequest, 10_000, |index| if index == 0 { 9 } else { 1 });
-        // The loaded one is picked only where both draws fall on it.
-        assert!((2_200..2_800).contains(&counts[0]), "{counts:?}");
+        let counts = counts(&[1, 1, 1], LbPolicy::LeastRequest, 9_000, |index| if index == 0 { 9 } else { 1 });
+        assert_eq!(counts[0], 0, "never, for it is always the more loaded of two");
+        assert!((4_200..4_800).contains(&counts[1]), "{counts:?}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::pool::{Limits, Open, Pool};
 use crate::body::Upload;
 use crate::error::Reason;
-use crate::net::dial;
+use crate::net::{clock, dial};
 use crate::net::io::{Activity, Io};
 use crate::worker::Worker;
 
@@ -78,7 +78,7 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
 async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
     loop {
         let idle = pool.idle.borrow_mut().pop()?;
-        let now = Instant::now();
+        let now = clock::recent();
         let age = idle.state.unused.get().map_or(Duration::ZERO, |since| now.duration_since(since));
         if idle.sender.is_closed() || age >= pool.trusted_idle(limits.idle_timeout) {
             continue;
@@ -181,7 +181,7 @@ impl Lease {
         if self.pool.is_retired() {
             return;
         }
-        let now = Instant::now();
+        let now = clock::recent();
         self.state.unused.set(Some(now));
         let expires = now + self.pool.trusted_idle(idle_timeout);
         self.pool.idle.borrow_mut().push(Idle { sender: self.sender, state: self.state, expires });

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::pool::{Limits, Open, Pool};
 use crate::body::Upload;
 use crate::error::Reason;
-use crate::net::dial;
+use crate::net::{clock, dial};
 use crate::net::io::{Activity, Io};
 use crate::worker::{LocalExec, Worker};
 
@@ -61,7 +61,7 @@ pub struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
-        self.shared.used.set(Instant::now());
+        self.shared.used.set(clock::recent());
         self.pool.wake_one();
     }
 }

@@ -158,9 +158,16 @@ pub struct H2Client {
 /// How a request of `H2Client` failed.
 #[derive(Debug)]
 pub enum Lost {
-    /// The connection takes no more, and the request was not sent.
+    /// The connection takes no more, and the request was not sent or not looked at.
     Unsent,
     Sent(h2::Error),
+}
+
+/// A stream above the last one of a GOAWAY was not looked at (RFC 9113, section 6.8): `h2` may have had it in its
+/// queue when the GOAWAY came, and every client sends it again.
+fn lost(error: h2::Error) -> Lost {
+    let unseen = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+    if unseen { Lost::Unsent } else { Lost::Sent(error) }
 }
 
 impl H2Client {
@@ -185,7 +192,7 @@ impl H2Client {
         let work = async {
             let mut ready = sender.clone().ready().await.map_err(|_| Lost::Unsent)?;
             let (response, _) = ready.send_request(request, true).map_err(|_| Lost::Unsent)?;
-            let (head, body) = response.await.map_err(Lost::Sent)?.into_parts();
+            let (head, body) = response.await.map_err(lost)?.into_parts();
             let (body, trailers, reset) = collect(body).await;
             Ok(Whole { head, body, trailers, reset })
         };
