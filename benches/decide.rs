@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use outrigger::config;
 use outrigger::decide;
 use outrigger::snapshot::matcher::Facts;
 use outrigger::snapshot::{self, Snapshot};
-use outrigger::config;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -85,9 +85,8 @@ fn snapshot() -> Snapshot {
 }
 
 fn headers(extra: &[(&'static str, &'static str)]) -> HeaderMap {
-    let pair = |(name, value): &(&'static str, &'static str)| {
-        (HeaderName::from_static(name), HeaderValue::from_static(value))
-    };
+    let pair =
+        |(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
     COMMON.iter().chain(extra).map(pair).collect()
 }
 

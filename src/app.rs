@@ -41,7 +41,10 @@ const FIRST_ENDPOINTS: Duration = Duration::from_secs(2);
 pub enum Origin {
     Path(PathBuf),
     /// A text of our own, which does not change.
-    Text { name: &'static str, text: String },
+    Text {
+        name: &'static str,
+        text: String,
+    },
 }
 
 impl Origin {
@@ -140,10 +143,15 @@ impl App {
         let health = Health::new(workers);
         let access = AccessLog::stdout(&root.telemetry.access_log, &root.workload, metrics.clone())
             .map_err(|error| failed("access log", &error))?;
-        let admin_socket = bind(root.admin.address).await.map_err(|error| failed(&format!("admin address {}", root.admin.address), &error))?;
-        let health_socket = bind(root.health.address).await.map_err(|error| failed(&format!("health address {}", root.health.address), &error))?;
+        let admin_socket = bind(root.admin.address)
+            .await
+            .map_err(|error| failed(&format!("admin address {}", root.admin.address), &error))?;
+        let health_socket = bind(root.health.address)
+            .await
+            .map_err(|error| failed(&format!("health address {}", root.health.address), &error))?;
         let (mailboxes, mail): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox()).unzip();
-        let shared = Arc::new(Shared::new(compile(config.clone(), 1, None), metrics, access, health.clone(), mailboxes));
+        let shared =
+            Arc::new(Shared::new(compile(config.clone(), 1, None), metrics, access, health.clone(), mailboxes));
         let control = Arc::new(Control::new(shared.clone(), logs.clone()));
         let mut app = Self {
             origin,
@@ -308,4 +316,3 @@ fn mailbox() -> (Mailbox, mpsc::Receiver<Order>) {
     let (sender, receiver) = mpsc::channel(runtime::MAIL);
     (Mailbox::new(sender), receiver)
 }
-

@@ -66,7 +66,11 @@ pub fn decide<'s>(
 }
 
 /// Decides about a connection on a TCP listener.
-pub fn decide_tcp<'s>(snapshot: &'s Snapshot, listener: &Listener, rng: &mut impl Rng) -> Option<(&'s Route, usize, Target)> {
+pub fn decide_tcp<'s>(
+    snapshot: &'s Snapshot,
+    listener: &Listener,
+    rng: &mut impl Rng,
+) -> Option<(&'s Route, usize, Target)> {
     let Kind::Tcp(route) = listener.kind else { return None };
     let route = snapshot.routes.get(route)?;
     let Action::Forward(forward) = &route.action else { return None };

@@ -180,12 +180,9 @@ impl Reason {
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"
             }
-            Self::None
-            | Self::DirectResponse
-            | Self::Redirect
-            | Self::ClientReset
-            | Self::Drained
-            | Self::Panic => "proxy_internal_error",
+            Self::None | Self::DirectResponse | Self::Redirect | Self::ClientReset | Self::Drained | Self::Panic => {
+                "proxy_internal_error"
+            }
         }
     }
 }

@@ -131,7 +131,8 @@ mod tests {
         fn tcp<'a, A, B, R>(_: fn(&'a A, B) -> R) -> usize {
             size_of::<R>()
         }
-        let sizes = [size(super::serve), size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
+        let sizes =
+            [size(super::serve), size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
         assert!(sizes.iter().all(|size| *size <= 1200), "{sizes:?}");
     }
 }

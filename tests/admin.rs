@@ -17,10 +17,12 @@ fn json(message: &Message) -> Value {
     serde_json::from_slice(&message.body).unwrap_or_else(|e| panic!("{e}: {message:?}"))
 }
 
+type Rows = Vec<(String, String)>;
+
 /// `METHOD /path` of the tables in the documentation, those of health and those of admin.
-fn documented() -> (Vec<(String, String)>, Vec<(String, String)>) {
+fn documented() -> (Rows, Rows) {
     let text = include_str!("../docs/admin.md");
-    let rows = |section: &str| -> Vec<(String, String)> {
+    let rows = |section: &str| -> Rows {
         let section = text.split(&format!("\n## {section}\n")).nth(1).expect("the section");
         let section = section.split("\n## ").next().expect("its text");
         let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
@@ -96,18 +98,21 @@ fn only_local_names_and_no_web_pages() {
     let origin = Origin::ok();
     let proxy = Proxy::front(origin.addr());
     let port = proxy.place("admin").port();
-    for host in [format!("evil.test:{port}"), "evil.test".into(), "localhost.evil.test".into(), "127.0.0.1.nip.io".into()]
+    for host in
+        [format!("evil.test:{port}"), "evil.test".into(), "localhost.evil.test".into(), "127.0.0.1.nip.io".into()]
     {
         for line in ["GET /config", "POST /drain", "GET /healthz", "GET /nothing"] {
             let reply = raw(&proxy, "admin", line, &format!("Host: {host}\r\n"));
             assert_eq!(reply.status(), 403, "{line} to {host}: {reply:?}");
         }
     }
-    for host in [format!("localhost:{port}"), "LOCALHOST".into(), format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+    for host in [format!("localhost:{port}"), "LOCALHOST".into(), format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
+    {
         let reply = raw(&proxy, "admin", "GET /config/status", &format!("Host: {host}\r\n"));
         assert_eq!(reply.status(), 200, "{host}: {reply:?}");
     }
-    let posted = raw(&proxy, "admin", "POST /drain", "Host: localhost\r\nOrigin: http://evil.test\r\nContent-Length: 0\r\n");
+    let posted =
+        raw(&proxy, "admin", "POST /drain", "Host: localhost\r\nOrigin: http://evil.test\r\nContent-Length: 0\r\n");
     assert_eq!(posted.status(), 403, "{posted:?}");
     let absolute = raw(&proxy, "admin", "GET http://evil.test/config", "Host: localhost\r\n");
     assert_eq!(absolute.status(), 403, "{absolute:?}");
@@ -180,7 +185,10 @@ routes: [{ name: all, to: app/v1 }]
     let before = proxy.admin_json("/clusters");
     let endpoint = &before["app"]["endpoints"][0];
     assert_eq!(endpoint["address"], origin.addr().to_string(), "{before}");
-    assert_eq!((&endpoint["labels"]["version"], &endpoint["zone"], &endpoint["weight"]), (&"v1".into(), &"a".into(), &7.into()));
+    assert_eq!(
+        (&endpoint["labels"]["version"], &endpoint["zone"], &endpoint["weight"]),
+        (&"v1".into(), &"a".into(), &7.into())
+    );
     assert_eq!(endpoint["connections"], 0, "{before}");
     assert_eq!(before["other"]["endpoints"][0]["address"], proxy.place("spare").to_string());
 

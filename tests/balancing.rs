@@ -66,10 +66,7 @@ fn ninety_to_ten() {
 
 #[test]
 fn sticky_keys_stay_and_never_move_back() {
-    for (sticky, key) in [
-        ("header: x-user-id", "X-User-Id: {}\r\n"),
-        ("cookie: user", "Cookie: a=b; user={}\r\n"),
-    ] {
+    for (sticky, key) in [("header: x-user-id", "X-User-Id: {}\r\n"), ("cookie: user", "Cookie: a=b; user={}\r\n")] {
         let route = "split: [{ to: app/v1, weight: 100 }, { to: app/v2, weight: 0 }], sticky: { STICKY }";
         let (proxy, _origins) = three(VERSIONS, &route.replace("STICKY", sticky));
         let mut conn = Conn::connect(proxy.addr());

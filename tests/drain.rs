@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::h2raw::{self, Peer};
 use common::load::Load;
 use common::origin::{Gate, Next};
-use common::{Conn, Origin, Proxy, SOON, Setup, until};
+use common::{Conn, Origin, Proxy, SOON, until};
 
 /// Long enough that a test on a busy machine sees the lame duck (a tenth of it).
 const DRAIN: &str = "drainTimeout: 20s";
@@ -79,7 +79,11 @@ fn drains(ask: impl Fn(&Proxy)) {
     assert_eq!(slow.response("GET").text(), "ok");
     let status = proxy.wait_exit(Duration::from_secs(5));
     assert_eq!(status.code(), Some(0), "{}", proxy.stderr_text());
-    assert_eq!(proxy.stdout_lines().iter().filter(|line| line.contains("\"path\":\"/slow\"")).count(), 1, "the last line is written");
+    assert_eq!(
+        proxy.stdout_lines().iter().filter(|line| line.contains("\"path\":\"/slow\"")).count(),
+        1,
+        "the last line is written"
+    );
 }
 
 #[test]
@@ -137,7 +141,11 @@ fn what_is_stuck_is_cut_at_the_end() {
 fn upgrades_run_until_the_end() {
     let origin = Origin::start(|seen, conn| {
         if !seen.message.head.has("upgrade") {
-            return if conn.try_write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") { Next::Keep } else { Next::Close };
+            return if conn.try_write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") {
+                Next::Keep
+            } else {
+                Next::Close
+            };
         }
         conn.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         while let some @ [_, ..] = &conn.read_some()[..] {
@@ -247,6 +255,11 @@ fn thirty_rolling_restarts_lose_nothing() {
     let failures = load.stop();
     over.store(true, Ordering::SeqCst);
     followers.into_iter().for_each(|follower| follower.join().expect("a follower"));
-    assert!(failures.is_empty(), "{} of {done} lost: {:#?}", failures.len(), failures.iter().take(10).collect::<Vec<_>>());
+    assert!(
+        failures.is_empty(),
+        "{} of {done} lost: {:#?}",
+        failures.len(),
+        failures.iter().take(10).collect::<Vec<_>>()
+    );
     assert!(done > 1000, "{done} requests in 30 restarts");
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::load::Load;
-use common::{Conn, Origin, Proxy, SOON, TempDir, get, until};
+use common::{Conn, Origin, Proxy, SOON, Setup, TempDir, get, until};
 
 /// What the issue promises of a change.
 const LIVE: Duration = Duration::from_secs(1);
@@ -94,7 +94,9 @@ fn a_directory() {
         reply.text()
     };
     let route = |name: &str| {
-        format!("{header}routes: [{{ name: {name}, match: [{{ path: {{ prefix: /{name} }} }}], respond: {{ status: 200, body: {name} }} }}]\n")
+        format!(
+            "{header}routes: [{{ name: {name}, match: [{{ path: {{ prefix: /{name} }} }}], respond: {{ status: 200, body: {name} }} }}]\n"
+        )
     };
     assert_eq!(text("/more"), "base");
     fs::write(proxy.config().join("more.yaml"), route("more")).expect("add");
@@ -177,7 +179,9 @@ fn sighup_forces() {
 fn a_bad_file_changes_nothing_and_shows_everywhere() {
     let proxy = Proxy::start(&says("one"), &[]);
     let good = proxy.metric("outrigger_config_last_reload_timestamp_seconds", &[]);
-    let bad = says("two").replace("routes: [{ name: all,", "routes:\n  - { nam: all, to: nowhere }\n  - { name: all,").replace("TEXT } }]", "");
+    let bad = says("two")
+        .replace("routes: [{ name: all,", "routes:\n  - { nam: all, to: nowhere }\n  - { name: all,")
+        .replace("TEXT } }]", "");
     let bad = bad.trim_end().trim_end_matches(']').to_owned() + "\n";
     proxy.rewrite_config(&bad);
     until("it is refused", LIVE, || attempts(&proxy, "failure") == 1);
@@ -186,14 +190,18 @@ fn a_bad_file_changes_nothing_and_shows_everywhere() {
     assert!((proxy.metric("outrigger_config_last_reload_timestamp_seconds", &[]) - good).abs() < f64::EPSILON);
     assert_eq!(proxy.metric("outrigger_config_generation", &[]) as u64, 1);
     let health = proxy.healthz();
-    assert_eq!((health["status"].as_str(), health["components"]["config"]["status"].as_str()), (Some("degraded"), Some("degraded")));
+    assert_eq!(
+        (health["status"].as_str(), health["components"]["config"]["status"].as_str()),
+        (Some("degraded"), Some("degraded"))
+    );
     assert!(health["components"]["config"]["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{health}");
     assert_eq!((proxy.probe("/readyz"), proxy.probe("/healthz")), (Some(200), Some(200)), "still ready");
     let status = proxy.admin_json("/config/status");
     assert_eq!(status["live"]["generation"], 1);
     assert_eq!(status["lastAttempt"]["result"], "failure");
     let problems = status["lastAttempt"]["problems"].as_array().expect("a list");
-    let found = problems.iter().find(|problem| problem["path"].as_str().is_some_and(|path| path.starts_with("routes[0]")));
+    let found =
+        problems.iter().find(|problem| problem["path"].as_str().is_some_and(|path| path.starts_with("routes[0]")));
     let found = found.unwrap_or_else(|| panic!("{status}"));
     assert_eq!(found["line"], 7, "{found}");
     assert!(found["column"].as_u64().is_some_and(|column| column > 1), "{found}");
@@ -205,7 +213,11 @@ fn a_bad_file_changes_nothing_and_shows_everywhere() {
     assert_eq!(proxy.metric("outrigger_config_last_reload_successful", &[]) as u64, 1);
     assert!(proxy.metric("outrigger_config_last_reload_timestamp_seconds", &[]) >= good);
     let health = proxy.healthz();
-    assert_eq!((&health["status"], &health["components"]["config"]["status"]), (&"ok".into(), &"ok".into()), "{health}");
+    assert_eq!(
+        (&health["status"], &health["components"]["config"]["status"]),
+        (&"ok".into(), &"ok".into()),
+        "{health}"
+    );
     assert_eq!(proxy.admin_json("/config/status")["lastAttempt"]["result"], "success");
     // Back to the bad one and then to what is live: the file is good again, though nothing is new in it.
     proxy.rewrite_config(&bad);
@@ -219,7 +231,8 @@ fn listeners_come_and_go() {
     let proxy = Proxy::start(&says("one"), &[]);
     let (edge, more) = (proxy.addr(), proxy.place("listen2"));
     let one = r#"[{ name: edge, mode: proxy, address: "{listen}" }]"#;
-    let two = r#"[{ name: edge, mode: proxy, address: "{listen}" }, { name: more, mode: proxy, address: "{listen2}" }]"#;
+    let two =
+        r#"[{ name: edge, mode: proxy, address: "{listen}" }, { name: more, mode: proxy, address: "{listen2}" }]"#;
     let with = |listeners: &str, text: &str| proxy.rewrite_config(&says(text).replace(one, listeners));
     assert!(TcpStream::connect(more).is_err());
     with(two, "two");
@@ -265,10 +278,34 @@ fn listeners_come_and_go() {
 }
 
 #[test]
+fn a_lower_limit_of_connections() {
+    let origin = Origin::ok();
+    let proxy = Setup { listener: ", maxConnections: 4", ..Setup::default() }.start(origin.addr());
+    let open = || {
+        let mut conn = Conn::connect(proxy.addr());
+        conn.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+        conn
+    };
+    let mut held: Vec<Conn> = (0..4).map(|_| open()).collect();
+    held.iter_mut().for_each(|conn| assert_eq!(conn.response("GET").status(), 200));
+    proxy.reload("maxConnections: 4", "maxConnections: 2");
+    let active = || proxy.metric("outrigger_worker_connections_active", &[]) as u64;
+    held.truncate(2);
+    until("two have gone", SOON, || active() == 2);
+    let mut waits = open();
+    assert!(waits.is_quiet(Duration::from_millis(300)), "a third one is served");
+    held.pop();
+    assert_eq!(waits.response("GET").status(), 200, "when there is room");
+    proxy.reload("maxConnections: 2", "maxConnections: 3");
+    assert_eq!(open().response("GET").status(), 200);
+}
+
+#[test]
 fn a_listener_that_cannot_bind_refuses_everything() {
     let proxy = Proxy::start(&says("one"), &[]);
     let taken = TcpListener::bind(proxy.place("listen2")).expect("take the port");
-    let text = says("two").replace("listeners: [", r#"listeners: [{ name: taken, mode: proxy, address: "{listen2}" }, "#);
+    let text =
+        says("two").replace("listeners: [", r#"listeners: [{ name: taken, mode: proxy, address: "{listen2}" }, "#);
     proxy.rewrite_config(&text);
     until("it is refused", SOON, || attempts(&proxy, "failure") == 1);
     assert_eq!(at(proxy.addr()), "one");
@@ -303,7 +340,10 @@ fn endpoints_of_a_file() {
     let (a, b) = (Origin::named("a"), Origin::named("b"));
     let lay = |dir: &TempDir, fill: &dyn Fn(&str) -> String| {
         let list = dir.file("app.endpoints.yaml", fill("- \"{a}\"\n"));
-        let endpoints = format!("services: {{ app: {{ endpoints: {{ file: \"{}\" }} }} }}\nroutes: [{{ name: all, to: app }}]\n", list.display());
+        let endpoints = format!(
+            "services: {{ app: {{ endpoints: {{ file: \"{}\" }} }} }}\nroutes: [{{ name: all, to: app }}]\n",
+            list.display()
+        );
         let head = SAYS.split("routes:").next().expect("the head");
         dir.file("outrigger.yaml", fill(&format!("{head}{endpoints}")))
     };

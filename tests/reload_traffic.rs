@@ -40,7 +40,10 @@ fn requests_in_flight_finish_on_what_they_began_with() {
     two.headers(1, &h2raw::request("GET", "/slow", &[]), true);
     a.nth(2);
     // Its route and its service go meanwhile.
-    proxy.reload("{ name: all, to: a, responseHeaders: { set: { x-generation: old } } }", "{ name: every, to: b, responseHeaders: { set: { x-generation: new } } }");
+    proxy.reload(
+        "{ name: all, to: a, responseHeaders: { set: { x-generation: old } } }",
+        "{ name: every, to: b, responseHeaders: { set: { x-generation: new } } }",
+    );
     proxy.reload(&proxy.fill("  a: { endpoints: { static: [\"{a}\"] } }\n"), "");
     let now = common::get(proxy.addr(), "/");
     assert_eq!((now.text().as_str(), now.head.get("x-generation").as_deref()), ("b", Some("new")));
@@ -52,9 +55,7 @@ fn requests_in_flight_finish_on_what_they_began_with() {
     assert_eq!(two.answer(1), (200, b"a".to_vec(), None));
     slow.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
     assert_eq!(slow.response("GET").text(), "b", "the next one on the same connection");
-    let counted = |route: &str| {
-        proxy.metric("http_requests_total", &[("route", route), ("status_code", "200")]) as u64
-    };
+    let counted = |route: &str| proxy.metric("http_requests_total", &[("route", route), ("status_code", "200")]) as u64;
     until("each is counted where it began", SOON, || (counted("all"), counted("every")) == (2, 3));
 }
 
@@ -140,7 +141,10 @@ fn pools_and_counters_survive() {
     assert_eq!(proxy.metric("http_request_duration_seconds_count", &[("route", "all")]) as u64, 20);
     assert_eq!(proxy.metric("outrigger_config_generation", &[]) as u64, 21);
     // A service that goes closes its idle connections.
-    proxy.reload("{ name: two, match: [{ path: { prefix: /two } }], to: b }", "{ name: two, match: [{ path: { prefix: /two } }], to: a }");
+    proxy.reload(
+        "{ name: two, match: [{ path: { prefix: /two } }], to: b }",
+        "{ name: two, match: [{ path: { prefix: /two } }], to: a }",
+    );
     let service = proxy.fill("  b: { endpoints: { static: [\"{b}\"] }, protocol: http2 }\n");
     proxy.reload(&service, "");
     until("the pool of a service that is gone", SOON, || {
@@ -179,7 +183,12 @@ fn a_thousand_reloads_under_load() {
             settled = proxy.memory().0;
         }
     }
-    assert_eq!(proxy.metric("outrigger_config_reloads_total", &[("result", "failure")]) as u64, 0, "{}", proxy.stderr_text());
+    assert_eq!(
+        proxy.metric("outrigger_config_reloads_total", &[("result", "failure")]) as u64,
+        0,
+        "{}",
+        proxy.stderr_text()
+    );
     let done = load.done();
     let failures = load.stop();
     assert!(failures.is_empty(), "{} of {done}: {:#?}", failures.len(), failures.iter().take(10).collect::<Vec<_>>());

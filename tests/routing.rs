@@ -43,7 +43,10 @@ const PRECEDENCE: &[(&str, &str)] = &[
     ("m-none", "hosts: [m.test], match: [{ path: { exact: /m } }]"),
     ("m-method", "hosts: [m.test], match: [{ path: { exact: /m }, methods: [PUT, POST] }]"),
     ("m-headers-1", r#"hosts: [m.test], match: [{ path: { exact: /m }, headers: { x-a: "1" } }]"#),
-    ("m-headers-2", r#"hosts: [m.test], match: [{ path: { exact: /m }, headers: { x-a: "1", x-b: { prefix: "1" } } }]"#),
+    (
+        "m-headers-2",
+        r#"hosts: [m.test], match: [{ path: { exact: /m }, headers: { x-a: "1", x-b: { prefix: "1" } } }]"#,
+    ),
     ("m-query-1", r#"hosts: [m.test], match: [{ path: { exact: /m }, query: { q: "1" } }]"#),
     ("m-query-2", r#"hosts: [m.test], match: [{ path: { exact: /m }, query: { q: "1", r: { present: true } } }]"#),
     ("m-both", r#"hosts: [m.test], match: [{ path: { exact: /m }, headers: { x-a: "1" }, query: { q: "1" } }]"#),
@@ -91,7 +94,8 @@ const EXPECTED: &[(&str, &str, &str)] = &[
 ];
 
 fn precedence_config<'a>(order: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
-    let routes = order.map(|(name, what)| format!("  - {{ name: {name}, {what}, respond: {{ status: 200, body: {name} }} }}\n"));
+    let routes =
+        order.map(|(name, what)| format!("  - {{ name: {name}, {what}, respond: {{ status: 200, body: {name} }} }}\n"));
     format!("{TOP}routes:\n{}", routes.collect::<String>())
 }
 
@@ -122,7 +126,9 @@ fn precedence_whatever_the_order_of_the_file() {
 #[test]
 fn among_equals_the_earlier_line_wins() {
     let row = |name: &str, header: &str| {
-        format!("  - {{ name: {name}, match: [{{ headers: {{ {header}: \"1\" }} }}], respond: {{ status: 200, body: {name} }} }}\n")
+        format!(
+            "  - {{ name: {name}, match: [{{ headers: {{ {header}: \"1\" }} }}], respond: {{ status: 200, body: {name} }} }}\n"
+        )
     };
     let both = "Host: app.test\r\nX-A: 1\r\nX-B: 1\r\n";
     let proxy = Proxy::start(&format!("{TOP}routes:\n{}{}", row("a", "x-a"), row("b", "x-b")), &[]);
@@ -155,10 +161,16 @@ fn kinds_of_text() {
         ("user-17x", "present"),
         ("a user-17", "present"),
         ("", "present"),
+        ("pre-\u{fc}", "prefix"),
+        ("\u{fc}n\u{ef}", "present"),
     ] {
         assert_eq!(route(&proxy, "GET /", &format!("Host: a\r\nX-K: {value}\r\n")), wanted, "`{value}`");
     }
     assert_eq!(route(&proxy, "GET /", "Host: a\r\n"), "absent");
+    // No text at all, and still there.
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-K: \xff\xfe\r\n\r\n");
+    assert_eq!(conn.response("GET").text(), "present");
 }
 
 const CANARY: &str = r#"attributes:

@@ -33,7 +33,10 @@ pub fn bind(config: &Config, old: &[Arc<Socket>]) -> io::Result<Bound> {
             Some(socket) => bound.new.push(socket.renamed(&listener.name, max)?),
             None => {
                 let socket = Socket::bind(&listener.name, listener.address, max).map_err(|error| {
-                    io::Error::new(error.kind(), format!("listener `{}` on {}: {error}", listener.name, listener.address))
+                    io::Error::new(
+                        error.kind(),
+                        format!("listener `{}` on {}: {error}", listener.name, listener.address),
+                    )
                 })?;
                 tracing::info!(listener = listener.name, address = %socket.address, "listening");
                 bound.new.push(socket);

@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 
 use super::attempt::{self, Plan};
 use super::record::Record;
+use super::reply;
 use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
-use super::reply;
 use crate::body::{Source, Upload};
 use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Verdict};
@@ -193,7 +193,8 @@ impl Exchange {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
             (Verdict::Answer, Action::Redirect(redirect)) => {
                 record.reason = Reason::Redirect;
-                let location = reply::Asked { host: &authority.host, port: authority.port, path: &path.text, uri: &parts.uri };
+                let location =
+                    reply::Asked { host: &authority.host, port: authority.port, path: &path.text, uri: &parts.uri };
                 let mut response = reply::redirect(redirect, &decision, &location);
                 decision.route.response_headers.apply(response.headers_mut());
                 return Ok(Decided::Answer(response));
@@ -237,7 +238,9 @@ impl Exchange {
         forwarded::append(&mut parts, record.conn.peer.ip(), false);
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
-            if let (Some(name), Ok(value)) = (attribute.and_then(|known| known.forward.as_ref()), HeaderValue::from_str(value)) {
+            if let (Some(name), Ok(value)) =
+                (attribute.and_then(|known| known.forward.as_ref()), HeaderValue::from_str(value))
+            {
                 parts.headers.insert(name, value);
             }
         }

@@ -9,10 +9,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 /// Connections that the kernel keeps for us before we accept them.
 const BACKLOG: i32 = 4096;
 /// A peer that has vanished is found out after a minute and a half.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(10))
-    .with_retries(3);
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
 
 /// A listening socket, not blocking. An IPv6 wildcard listens on IPv6 alone, as the configuration says.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -20,11 +20,7 @@ pub struct TokioTimer;
 struct TokioSleep(Pin<Box<tokio::time::Sleep>>);
 
 impl<T: AsyncRead + Unpin> hyper::rt::Read for TokioIo<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        cursor: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         poll_read(&mut self.0, cx, cursor).map_ok(drop)
     }
 }

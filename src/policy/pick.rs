@@ -25,13 +25,7 @@ impl Candidates {
 
     /// An index below the number of candidates; `None` where there is none. `turn` counts the picks so far,
     /// `load` tells how many requests a candidate has in flight.
-    pub fn pick(
-        &self,
-        policy: LbPolicy,
-        turn: u64,
-        rng: &mut impl Rng,
-        load: impl Fn(usize) -> u64,
-    ) -> Option<usize> {
+    pub fn pick(&self, policy: LbPolicy, turn: u64, rng: &mut impl Rng, load: impl Fn(usize) -> u64) -> Option<usize> {
         let count = self.sums.len();
         match (count, policy) {
             (0, _) => None,
@@ -62,7 +56,7 @@ impl Candidates {
         if self.equal { rng.random_range(0..self.sums.len()) } else { self.at(rng.random_range(0..self.total())) }
     }
 
-    /// One that is not `first`; with weights, one try to be so.
+    /// One that is not `first`; with weights it may be the same again.
     fn draw_another(&self, first: usize, rng: &mut impl Rng) -> usize {
         if !self.equal {
             return self.at(rng.random_range(0..self.total()));

@@ -104,12 +104,7 @@ fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
     }
 }
 
-fn compile_service(
-    name: &str,
-    service: &schema::Service,
-    root: &schema::Root,
-    previous: Option<&Snapshot>,
-) -> Service {
+fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, previous: Option<&Snapshot>) -> Service {
     let spec = Spec::new(service);
     let known = previous.and_then(|snapshot| {
         let known = snapshot.services.iter().find(|known| *known.name == *name)?;
@@ -200,10 +195,7 @@ fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
         edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
         targets: all.into_iter().map(|(target, _)| target).collect(),
         sticky: route.sticky.as_ref().and_then(|sticky| compile_sticky(sticky, names)),
-        rewrite: route
-            .rewrite
-            .as_ref()
-            .and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
+        rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
         rewrite_host: host.and_then(|host| HeaderValue::from_str(host).ok()),
     })
 }
@@ -282,8 +274,7 @@ fn compile_kind(
     implicit: &[(Vec<String>, usize)],
 ) -> Kind {
     let root = config.root();
-    let applies =
-        |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
+    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
     let tcp = config.is_tcp_listener(&listener.name);
     let written = root
         .routes
@@ -308,7 +299,7 @@ fn compile_kind(
         let rule = Rule { route: *index, path: PathRule::Any, conditions: Conditions::default() };
         (hosts.clone(), rule)
     });
-    Kind::Http { table: RouteTable::new(rules), fallback: RouteTable::new(fallback.collect()) }
+    Kind::Http { table: RouteTable::new(rules).into(), fallback: RouteTable::new(fallback.collect()).into() }
 }
 
 fn compile_rule(one: &schema::Match, route: usize, line: usize, names: &Names<'_>) -> Rule {

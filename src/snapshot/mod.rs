@@ -3,8 +3,8 @@
 //! What was learned (connections, counters, endpoints found) is not here: `Upstream` is the one thing that a
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
-pub mod matcher;
 mod compile;
+pub mod matcher;
 pub mod route;
 pub mod upstream;
 
@@ -127,7 +127,7 @@ pub struct Listener {
 #[derive(Debug)]
 pub enum Kind {
     /// Written routes, then those that the `hosts` of services imply.
-    Http { table: route::RouteTable, fallback: route::RouteTable },
+    Http { table: Box<route::RouteTable>, fallback: Box<route::RouteTable> },
     /// The one route of its connections.
     Tcp(usize),
 }

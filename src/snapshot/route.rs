@@ -93,6 +93,7 @@ impl RouteTable {
 }
 
 type Shared = std::sync::Arc<Rule>;
+type ByValue = HashMap<Box<str>, Vec<Shared>>;
 
 /// The rules of one host.
 #[derive(Debug, Default)]
@@ -195,9 +196,10 @@ impl Paths {
 
     fn regex(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
         let (set, rules) = self.regexes.as_ref()?;
-        set.matches(facts.path).into_iter().filter_map(|index| rules.get(index)).find_map(|rule| {
-            rule.conditions.hold(facts).then(|| Found { route: rule.route, rule })
-        })
+        set.matches(facts.path)
+            .into_iter()
+            .filter_map(|index| rules.get(index))
+            .find_map(|rule| rule.conditions.hold(facts).then(|| Found { route: rule.route, rule }))
     }
 }
 
@@ -228,7 +230,7 @@ pub fn is_parameter(segment: &str) -> bool {
 /// Rules with the same host and path. Those with a condition on an exact value are found by that value.
 #[derive(Debug, Default)]
 struct Rules {
-    indexed: Vec<(Key, HashMap<Box<str>, Vec<Shared>>)>,
+    indexed: Vec<(Key, ByValue)>,
     rest: Vec<Shared>,
 }
 

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use super::pool::{Limits, Open, Pool};
 use crate::body::Upload;
 use crate::error::Reason;
-use crate::net::{clock, dial};
 use crate::net::io::{Activity, Io};
+use crate::net::{clock, dial};
 use crate::worker::Worker;
 
 /// Longest that a connection may lie unused before it is asked, through the event loop, whether it still lives.
@@ -92,7 +92,13 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
         }
         idle.state.unused.set(None);
         idle.state.activity.started.set(false);
-        return Some(Lease { sender: idle.sender, pool: pool.clone(), state: idle.state, reused: true, upgraded: None });
+        return Some(Lease {
+            sender: idle.sender,
+            pool: pool.clone(),
+            state: idle.state,
+            reused: true,
+            upgraded: None,
+        });
     }
 }
 

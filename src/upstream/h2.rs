@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use super::pool::{Limits, Open, Pool};
 use crate::body::Upload;
 use crate::error::Reason;
-use crate::net::{clock, dial};
 use crate::net::io::{Activity, Io};
+use crate::net::{clock, dial};
 use crate::worker::{LocalExec, Worker};
 
 /// Streams at a time on one connection, whatever the peer allows.

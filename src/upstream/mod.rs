@@ -84,8 +84,8 @@ impl Cluster {
     }
 
     /// Every pool, for the sweep and for `/clusters`.
-    pub fn each_pool(&self, mut f: impl FnMut(&Rc<Pool>)) {
-        self.pools.borrow().values().for_each(|pool| f(pool));
+    pub fn each_pool(&self, f: impl FnMut(&Rc<Pool>)) {
+        self.pools.borrow().values().for_each(f);
     }
 
     /// Closes what is unused; what is in use ends with its exchange.

@@ -79,7 +79,8 @@ fn http1_client(shared: &Shared, target: &Target) -> Vec<String> {
         };
         let sent = conn.try_write("GET /load HTTP/1.1\r\nHost: app.test\r\n\r\n");
         let Some(head) = conn.try_head().filter(|_| sent) else {
-            failures.push(format!("HTTP/1 to {addr}: closed before an answer (sent: {sent}, reset: {})", conn.was_reset));
+            failures
+                .push(format!("HTTP/1 to {addr}: closed before an answer (sent: {sent}, reset: {})", conn.was_reset));
             continue;
         };
         let last = head.all("connection").iter().any(|value| value.eq_ignore_ascii_case("close"));
