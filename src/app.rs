@@ -132,7 +132,7 @@ impl App {
         // The watch begins before the first reading, so that no change falls between the two.
         let (watcher, changes) = watch(&origin).map_err(|error| failed("cannot watch the configuration", &error))?;
         let config = origin.load().map_err(|report| {
-            eprint!("{report}");
+            eprintln!("{report}");
             EXIT_CONFIG
         })?;
         let config = Arc::new(config);

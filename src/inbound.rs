@@ -41,7 +41,7 @@ impl Conn {
         let newest = self.worker.view();
         let mut known = self.view.borrow_mut();
         if newest.snapshot.generation != known.0.snapshot.generation {
-            match newest.snapshot.listener(&self.socket.name) {
+            match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
                 Some(index) => *known = (newest, index),
                 None => self.orphaned.set(true),
             }
@@ -89,7 +89,7 @@ impl Drop for Busy {
 /// Serves a connection on this worker, in a task of its own.
 pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
-    let Some(index) = view.snapshot.listener(&accepted.socket.name) else { return };
+    let Some(index) = view.snapshot.listener(&accepted.socket.name, accepted.socket.configured) else { return };
     if let Err(error) = socket::tune(&stream) {
         tracing::debug!(%error, "socket options");
     }

@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done, 1 configuration refused, 2 wrong usage, 3 could not run.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,7 +78,8 @@ fn main() -> ExitCode {
         Command::Check(place) => check(&place),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
-            println!("{:#}", outrigger::config::json_schema());
+            // Whoever reads only the beginning may close the pipe.
+            let _ = writeln!(std::io::stdout(), "{:#}", outrigger::config::json_schema());
             ExitCode::SUCCESS
         }
         Command::Version => {
@@ -103,7 +105,7 @@ fn check(place: &Where) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(report) => {
-            eprint!("{report}");
+            eprintln!("{report}");
             ExitCode::from(EXIT_CONFIG)
         }
     }

@@ -239,7 +239,7 @@ impl Exchange {
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
             if let (Some(name), Ok(value)) =
-                (attribute.and_then(|known| known.forward.as_ref()), HeaderValue::from_str(value))
+                (attribute.and_then(|known| known.forward.as_ref()), HeaderValue::from_bytes(value.as_bytes()))
             {
                 parts.headers.insert(name, value);
             }

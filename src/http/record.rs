@@ -94,10 +94,12 @@ impl Record {
         }
     }
 
+    /// What the access log calls an error: 5xx, a gRPC status other than 0, or an answer cut short.
     fn failed(&self) -> bool {
+        use Reason::{ClientReset, Drained, IdleTimeout, RequestTimeout, UpstreamReset};
         self.status >= 500
             || self.grpc_status.is_some_and(|code| code != 0)
-            || !matches!(self.reason, Reason::None | Reason::DirectResponse | Reason::Redirect)
+            || matches!(self.reason, ClientReset | Drained | IdleTimeout | RequestTimeout | UpstreamReset)
     }
 
     fn count(&mut self, now: Instant) {

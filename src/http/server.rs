@@ -104,8 +104,8 @@ async fn first_bytes(
     })
     .await;
     drop(parked);
-    if let Err(reason @ Reason::HeaderTimeout) = verdict {
-        conn.worker.counters.requests_malformed.inc(reason);
+    if let Err(Reason::HeaderTimeout) = verdict {
+        return Err(too_slow(conn, stream));
     }
     *early = bytes.freeze();
     conn.activity.moved.set(clock::tick());
@@ -153,6 +153,10 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
     match ended {
         // The clocks have ended it.
         None => match conn.activity.expired.get() {
+            Some(Reason::HeaderTimeout) => {
+                let (stream, _) = connection.into_parts().io.into_parts(Bytes::new());
+                End::Closed(too_slow(conn, &stream))
+            }
             Some(reason) => End::Closed(reason),
             None => {
                 let parts = connection.into_parts();
@@ -168,6 +172,15 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
         Some(Ok(())) => End::Closed(Reason::None),
         Some(Err(error)) => End::Closed(closed(conn, &error)),
     }
+}
+
+/// The head did not come in time. hyper has no way to say so.
+fn too_slow(conn: &Conn, stream: &TcpStream) -> Reason {
+    const ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    conn.worker.counters.requests_malformed.inc(Reason::HeaderTimeout);
+    // A client that does not even take this much gets nothing.
+    let _ = stream.try_write(ANSWER);
+    Reason::HeaderTimeout
 }
 
 /// Why hyper gave up on a connection. What it refused never became an exchange, and so is counted here.
@@ -211,9 +224,6 @@ impl Http1Clocks<'_> {
             let now = Instant::now();
             let (due, reason) = self.due();
             if due <= now {
-                if reason == Some(Reason::HeaderTimeout) {
-                    self.conn.worker.counters.requests_malformed.inc(Reason::HeaderTimeout);
-                }
                 activity.expired.set(reason);
                 return Poll::Ready(());
             }

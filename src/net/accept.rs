@@ -26,6 +26,8 @@ pub struct Socket {
     /// As bound.
     pub address: SocketAddr,
     max_connections: AtomicUsize,
+    /// Permits in use beyond a limit that was lowered: forgotten as they come back.
+    surplus: AtomicUsize,
     /// None once closed. A worker that accepts has a duplicate of its own.
     listener: Mutex<Option<std::net::TcpListener>>,
     permits: Arc<Semaphore>,
@@ -67,6 +69,7 @@ impl Socket {
             configured,
             address: listener.local_addr()?,
             max_connections: AtomicUsize::new(max_connections),
+            surplus: AtomicUsize::new(0),
             listener: Mutex::new(Some(listener)),
             permits: Arc::new(Semaphore::new(max_connections)),
             closed: AtomicBool::new(false),
@@ -78,10 +81,18 @@ impl Socket {
     pub fn set_max_connections(&self, max: usize) {
         let old = self.max_connections.swap(max, Ordering::Relaxed);
         if max > old {
-            self.permits.add_permits(max - old);
+            let settled = self.surplus.load(Ordering::Relaxed).min(max - old);
+            self.surplus.fetch_sub(settled, Ordering::Relaxed);
+            self.permits.add_permits(max - old - settled);
         } else {
-            self.permits.forget_permits(old - max);
+            let forgotten = self.permits.forget_permits(old - max);
+            self.surplus.fetch_add(old - max - forgotten, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a permit that has come back is one too many.
+    fn settle(&self) -> bool {
+        self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |surplus| surplus.checked_sub(1)).is_ok()
     }
 
     /// Stops accepting, once the connections that already wait in the kernel's queue have been taken. The port is
@@ -121,6 +132,10 @@ async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) 
         };
         // The semaphore is never closed.
         let Ok(permit) = permit else { return };
+        if socket.settle() {
+            permit.forget();
+            continue;
+        }
         let closed = socket.close.notified();
         let accepted = tokio::select! {
             biased;

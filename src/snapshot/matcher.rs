@@ -33,7 +33,7 @@ pub struct Attribute {
 }
 
 /// A part of a request that has values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
     Header(HeaderName),
     Cookie(Box<str>),
@@ -84,9 +84,9 @@ impl Conditions {
             && self.all.iter().all(|condition| condition.holds(facts))
     }
 
-    /// The condition to find the rule by.
-    pub fn index(&self) -> Option<(Key, &str)> {
-        self.all.iter().find_map(Condition::exact)
+    /// The conditions that the rule could be found by.
+    pub fn exact(&self) -> impl Iterator<Item = (Key, &str)> {
+        self.all.iter().filter_map(Condition::exact)
     }
 }
 
@@ -139,14 +139,12 @@ impl Text {
 }
 
 impl Key {
-    /// Calls `f` with each value. A header value that is not text is passed over.
+    /// Calls `f` with each value. Bytes that are no UTF-8 count as U+FFFD: present, and equal to nothing that is written.
     pub fn each(&self, facts: &Facts<'_>, f: &mut dyn FnMut(&str)) {
         match self {
             Self::Header(name) => {
                 for value in facts.headers.get_all(name) {
-                    if let Ok(value) = value.to_str() {
-                        f(value);
-                    }
+                    f(&String::from_utf8_lossy(value.as_bytes()));
                 }
             }
             Self::Cookie(name) => {
@@ -169,7 +167,7 @@ impl Key {
 
     pub fn first<'a>(&self, facts: &Facts<'a>) -> Option<Cow<'a, str>> {
         match self {
-            Self::Header(name) => facts.headers.get(name)?.to_str().ok().map(Cow::Borrowed),
+            Self::Header(name) => facts.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes())),
             Self::Cookie(name) => path::cookie_get(facts.headers, name).map(Cow::Borrowed),
             Self::Query(name) => path::query_get(facts.query?, name),
             Self::Attribute(index) => facts.attributes.get(*index)?.value(facts),

@@ -8,6 +8,7 @@ pub mod matcher;
 pub mod route;
 pub mod upstream;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,8 +142,10 @@ pub struct SideLabels {
 }
 
 impl Snapshot {
-    pub fn listener(&self, name: &str) -> Option<usize> {
-        self.listeners.iter().position(|listener| *listener.name == *name)
+    /// The listener of a socket: by its name, or else, where it was renamed, by its address.
+    pub fn listener(&self, name: &str, address: SocketAddr) -> Option<usize> {
+        let named = self.listeners.iter().position(|listener| *listener.name == *name);
+        named.or_else(|| self.listeners.iter().position(|listener| listener.config.address == address))
     }
 
     /// How many series a worker may come to hold.

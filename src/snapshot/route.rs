@@ -239,8 +239,14 @@ impl Rules {
         // A stable sort: among equals the earlier line stays first.
         rules.sort_by_key(|rule| rule.conditions.rank());
         let mut this = Self::default();
+        let mut shared: HashMap<(Key, Box<str>), usize> = HashMap::new();
+        for (key, value) in rules.iter().flat_map(|rule| rule.conditions.exact()) {
+            *shared.entry((key, value.into())).or_default() += 1;
+        }
         for rule in rules {
-            match rule.conditions.index() {
+            // By the value that the fewest others ask for, too.
+            let rare = |(key, value): &(Key, &str)| shared.get(&(key.clone(), (*value).into())).copied();
+            match rule.conditions.exact().min_by_key(rare) {
                 Some((key, value)) => {
                     let place = match this.indexed.iter().position(|(known, _)| *known == key) {
                         Some(place) => place,
