@@ -21,7 +21,7 @@ use crate::config::{self, Config, Report};
 use crate::drain::Phase;
 use crate::net::accept::Socket;
 use crate::runtime;
-use crate::snapshot::compile;
+use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::{DrainPhase, Metrics};
@@ -168,7 +168,7 @@ impl App {
         };
         app.start_admin(admin_socket, health_socket);
         let bound = reload::bind(&config, &[]).map_err(|error| failed("cannot listen", &error))?;
-        app.settle_endpoints().await;
+        app.settle_endpoints(&app.shared.snapshot.load_full()).await;
         app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
         app.install(bound);
         app.accepted(&config);
@@ -194,8 +194,7 @@ impl App {
     }
 
     /// Waits until every service has been looked up once, for a bounded time.
-    async fn settle_endpoints(&self) {
-        let snapshot = self.shared.snapshot.load_full();
+    async fn settle_endpoints(&self, snapshot: &Snapshot) {
         let all = async {
             for service in &snapshot.services {
                 service.upstream.settled().await;
@@ -210,8 +209,8 @@ impl App {
     pub async fn serve(mut self) -> ExitCode {
         loop {
             tokio::select! {
-                Some(()) = self.changes.recv() => self.reload("the configuration has changed"),
-                Some(()) = self.signals.hangup.recv() => self.reload("SIGHUP"),
+                Some(()) = self.changes.recv() => self.reload("the configuration has changed").await,
+                Some(()) = self.signals.hangup.recv() => self.reload("SIGHUP").await,
                 Some(()) = self.signals.terminate.recv() => return self.stop(true).await,
                 () = self.control.drain.notified() => return self.stop(true).await,
                 Some(()) = self.signals.interrupt.recv() => return self.stop(false).await,
@@ -226,8 +225,9 @@ impl App {
         let end = tokio::time::Instant::now() + timeout;
         self.enter(Phase::LameDuck, "not ready any more; still accepting");
         let mut forced = lame_duck && self.pause(tokio::time::sleep(timeout / LAME_DUCK_SHARE)).await;
-        self.enter(Phase::Closing, "no new connections; finishing what is in flight");
+        // In this order: a worker that sees the phase waits for its accept loops, which take what is in the queue.
         self.sockets.iter().for_each(|socket| socket.close());
+        self.enter(Phase::Closing, "no new connections; finishing what is in flight");
         let threads = std::mem::take(&mut self.threads);
         let over = |threads: &[JoinHandle<()>]| threads.iter().all(JoinHandle::is_finished);
         while !forced && !over(&threads) && tokio::time::Instant::now() < end {

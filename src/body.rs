@@ -1,10 +1,10 @@
 //! Message bodies: frames are handed on as they come, never gathered.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -28,6 +28,8 @@ pub enum Error {
     Wire(#[from] hyper::Error),
     #[error("the body is larger than the route allows")]
     TooLarge,
+    #[error("the answer was whole before the body was")]
+    Stopped,
 }
 
 impl http_body::Body for Source {
@@ -69,6 +71,18 @@ pub struct Progress {
     pub bytes: Cell<u64>,
     pub ended: Cell<bool>,
     pub too_large: Cell<bool>,
+    stopped: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Progress {
+    /// The answer is whole: nobody needs the rest of the upload (RFC 9113, section 8.1).
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// A request body on its way upstream: counted, and cut where it grows beyond its limit.
@@ -104,8 +118,14 @@ impl http_body::Body for Upload {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.progress.as_ref().is_some_and(|progress| progress.stopped.get()) {
+            return Poll::Ready(Some(Err(Error::Stopped)));
+        }
         let polled = Pin::new(&mut self.source).poll_frame(cx);
         let Some(progress) = &self.progress else { return polled };
+        if polled.is_pending() {
+            *progress.waker.borrow_mut() = Some(cx.waker().clone());
+        }
         if let Some(watch) = &self.watch
             && polled.is_ready()
         {

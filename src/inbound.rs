@@ -27,6 +27,8 @@ pub struct Conn {
     pub activity: Rc<Activity>,
     /// Requests in progress.
     pub busy: Cell<usize>,
+    /// The body of the last request was not read.
+    pub unread: Cell<bool>,
     /// The peer asked for another protocol, and an upstream has agreed.
     pub upgrade: RefCell<Option<http::upgrade::Tunnel>>,
     view: RefCell<(Rc<View>, usize)>,
@@ -98,18 +100,22 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         place: worker.place(),
         activity: Activity::new(Instant::now()),
         busy: Cell::new(0),
+        unread: Cell::new(false),
         upgrade: RefCell::new(None),
         orphaned: Cell::new(false),
         view: RefCell::new((view.clone(), index)),
         worker: worker.clone(),
         socket: accepted.socket,
     });
-    let permit = accepted.permit;
+    conn.activity.idle.set(*view.snapshot.config.root().defaults.stream_idle_timeout);
+    let held = (accepted.permit, accepted.load);
     tokio::task::spawn_local(async move {
         let Some(listener) = view.snapshot.listeners.get(index) else { return };
         let reason = serve(&conn, stream, listener).await;
+        // A tunnel that was agreed to but never entered, for the client had left: it holds the connection itself.
+        drop(conn.upgrade.take());
         conn.worker.counters.connections_closed.inc(reason);
-        drop(permit);
+        drop(held);
     });
 }
 

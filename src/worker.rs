@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::admin::health::Health;
 use crate::drain::{Drain, Phase};
@@ -27,6 +27,8 @@ use crate::upstream::Cluster;
 
 /// Heartbeat, and the sweep of unused upstream connections.
 const TICK: Duration = Duration::from_millis(500);
+/// Turns of the event loop that a forced end leaves to the tasks.
+const TURNS_TO_END: usize = 4;
 
 /// What all threads of the process share.
 pub struct Shared {
@@ -102,6 +104,29 @@ pub struct Worker {
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     connections: RefCell<HashMap<u64, Weak<Attention>>>,
     next: Cell<u64>,
+    /// Accept loops that still run.
+    accepting: Cell<usize>,
+    /// Something ended: perhaps the last.
+    ended: Notify,
+    /// What the connections were last woken for.
+    seen: Cell<(Phase, u64)>,
+}
+
+/// An accept loop while it runs.
+pub struct Accepting(Rc<Worker>);
+
+impl Accepting {
+    pub fn new(worker: &Rc<Worker>) -> Self {
+        worker.accepting.set(worker.accepting.get() + 1);
+        Self(worker.clone())
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.accepting.set(self.0.accepting.get().saturating_sub(1));
+        self.0.ended.notify_one();
+    }
 }
 
 /// A snapshot with this worker's handles for it.
@@ -141,8 +166,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.id);
         self.worker.counters.connections_active.dec();
-        if let Some(mailbox) = self.worker.shared.workers.get(self.worker.index) {
-            mailbox.load.fetch_sub(1, Ordering::Relaxed);
+        if self.worker.shared.drain.phase() >= Phase::Closing {
+            self.worker.ended.notify_one();
         }
     }
 }
@@ -160,6 +185,9 @@ impl Worker {
             clusters,
             connections: RefCell::default(),
             next: Cell::new(0),
+            accepting: Cell::new(0),
+            ended: Notify::new(),
+            seen: Cell::new((Phase::Running, shared.generation.load(Ordering::Acquire))),
             shared,
         })
     }
@@ -176,11 +204,37 @@ impl Worker {
                     None => return,
                 },
                 _ = tick.tick() => self.tick(),
+                () = self.ended.notified() => {}
             }
-            let over = self.shared.drain.phase() >= Phase::Closing && self.connections.borrow().is_empty();
-            if over || self.shared.drain.phase() == Phase::Forced {
-                return;
+            match self.shared.drain.phase() {
+                Phase::Running | Phase::LameDuck => {}
+                Phase::Closing if !self.is_empty() => {}
+                Phase::Closing => {
+                    // What another worker has sent meanwhile is still served; then nothing more can come.
+                    orders.close();
+                    while let Ok(order) = orders.try_recv() {
+                        if let Order::Serve(stream, accepted) = order {
+                            self.serve(stream, accepted);
+                        }
+                    }
+                    if self.is_empty() {
+                        return;
+                    }
+                }
+                Phase::Forced => return self.end().await,
             }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.accepting.get() == 0 && self.connections.borrow().is_empty()
+    }
+
+    /// Lets the connections see that it is over, so that each tells why it ended.
+    async fn end(&self) {
+        self.look();
+        for _ in 0..TURNS_TO_END {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -201,9 +255,6 @@ impl Worker {
         let attention = Rc::new(Attention::default());
         self.connections.borrow_mut().insert(id, Rc::downgrade(&attention));
         self.counters.connections_active.inc();
-        if let Some(mailbox) = self.shared.workers.get(self.index) {
-            mailbox.load.fetch_add(1, Ordering::Relaxed);
-        }
         Place { worker: self.clone(), id, attention }
     }
 
@@ -222,7 +273,8 @@ impl Worker {
     }
 
     fn look(&self) {
-        drop(self.view());
+        let view = self.view();
+        self.seen.set((self.shared.drain.phase(), view.snapshot.generation));
         for attention in self.connections.borrow().values().filter_map(Weak::upgrade) {
             if let Some(waker) = &*attention.waker.borrow() {
                 waker.wake_by_ref();
@@ -233,6 +285,9 @@ impl Worker {
     fn tick(&self) {
         let now = Instant::now();
         self.shared.health.pulse.beat(self.index, now);
+        if self.seen.get() != (self.shared.drain.phase(), self.shared.generation.load(Ordering::Acquire)) {
+            self.look();
+        }
         let mut reports = Vec::new();
         for (service, cluster) in &*self.clusters.borrow() {
             cluster.each_pool(|pool| {

@@ -16,7 +16,8 @@ use crate::worker::Order;
 
 /// The sockets of a configuration: those that stay, and those that are new.
 pub struct Bound {
-    kept: Vec<Arc<Socket>>,
+    /// With their limits of connections.
+    kept: Vec<(Arc<Socket>, usize)>,
     new: Vec<Arc<Socket>>,
 }
 
@@ -27,8 +28,7 @@ pub fn bind(config: &Config, old: &[Arc<Socket>]) -> io::Result<Bound> {
         let max = listener.max_connections as usize;
         match old.iter().find(|socket| socket.configured == listener.address) {
             Some(socket) if *socket.name == *listener.name => {
-                socket.set_max_connections(max);
-                bound.kept.push(socket.clone());
+                bound.kept.push((socket.clone(), max));
             }
             Some(socket) => bound.new.push(socket.renamed(&listener.name, max)?),
             None => {
@@ -47,7 +47,7 @@ pub fn bind(config: &Config, old: &[Arc<Socket>]) -> io::Result<Bound> {
 }
 
 impl App {
-    pub(super) fn reload(&mut self, why: &str) {
+    pub(super) async fn reload(&mut self, why: &str) {
         let config = match self.origin.load() {
             Ok(config) => Arc::new(config),
             Err(report) => {
@@ -69,6 +69,7 @@ impl App {
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
         let snapshot = compile(config.clone(), old.generation + 1, Some(&old));
+        self.settle_endpoints(&snapshot).await;
         self.retire_series(&snapshot);
         let generation = snapshot.generation;
         self.shared.snapshot.store(Arc::new(snapshot));
@@ -99,11 +100,15 @@ impl App {
                 }
             }
         }
-        let stays = |socket: &Arc<Socket>| bound.kept.iter().any(|kept| Arc::ptr_eq(kept, socket));
+        let stays = |socket: &Arc<Socket>| bound.kept.iter().any(|(kept, _)| Arc::ptr_eq(kept, socket));
         for socket in self.sockets.iter().filter(|socket| !stays(socket)) {
             socket.close();
         }
-        self.sockets = bound.kept.into_iter().chain(bound.new).collect();
+        let kept = bound.kept.into_iter().map(|(socket, max)| {
+            socket.set_max_connections(max);
+            socket
+        });
+        self.sockets = kept.chain(bound.new).collect();
         self.health.set(Component::Listeners, Status::Ok, format!("{} listening", self.sockets.len()));
     }
 

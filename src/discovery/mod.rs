@@ -55,8 +55,9 @@ pub struct Subscription {
 }
 
 /// Starts to look for endpoints, on the runtime that it is called in. Those that need no looking are there at once.
-pub fn subscribe(spec: Spec) -> Subscription {
-    let (publisher, endpoints, status) = Publisher::new();
+/// `before` is shown until the first answer.
+pub fn subscribe(spec: Spec, before: Arc<[Endpoint]>) -> Subscription {
+    let (publisher, endpoints, status) = Publisher::new(before);
     let task = match spec {
         Spec::Fixed(list) => {
             publisher.publish(list);
@@ -117,8 +118,8 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn new() -> (Self, watch::Receiver<Arc<[Endpoint]>>, watch::Receiver<Status>) {
-        let (endpoints, endpoints_seen) = watch::channel(Arc::from([]));
+    fn new(before: Arc<[Endpoint]>) -> (Self, watch::Receiver<Arc<[Endpoint]>>, watch::Receiver<Status>) {
+        let (endpoints, endpoints_seen) = watch::channel(before);
         let (status, status_seen) = watch::channel(Status::default());
         (Self { endpoints, status }, endpoints_seen, status_seen)
     }

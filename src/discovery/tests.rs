@@ -15,20 +15,20 @@ fn addresses(subscription: &Subscription) -> Vec<String> {
 #[tokio::test]
 async fn fixed_lists_are_there_at_once_sorted_and_once() {
     let list = vec![endpoint("10.0.0.2:1", 1), endpoint("10.0.0.1:1", 5), endpoint("10.0.0.2:1", 9)];
-    let subscription = subscribe(Spec::Fixed(list));
+    let subscription = subscribe(Spec::Fixed(list), Arc::from([]));
     assert_eq!(**subscription.endpoints.borrow(), [endpoint("10.0.0.1:1", 5), endpoint("10.0.0.2:1", 1)]);
     assert!(subscription.status.borrow().last_success.is_some());
 }
 
 #[tokio::test]
 async fn an_address_is_not_looked_up() {
-    let subscription = subscribe(Spec::Dns { name: "::1".to_owned(), port: 80 });
+    let subscription = subscribe(Spec::Dns { name: "::1".to_owned(), port: 80 }, Arc::from([]));
     assert_eq!(addresses(&subscription), ["[::1]:80"]);
 }
 
 #[test]
 fn the_same_list_is_no_news() {
-    let (publisher, mut endpoints, status) = Publisher::new();
+    let (publisher, mut endpoints, status) = Publisher::new(Arc::from([]));
     publisher.publish(vec![endpoint("10.0.0.1:1", 1)]);
     assert!(endpoints.has_changed().unwrap());
     endpoints.mark_unchanged();
@@ -49,7 +49,7 @@ async fn a_file_is_followed_and_a_bad_one_changes_nothing() {
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("endpoints.yaml");
     std::fs::write(&path, "- 10.0.0.1\n").unwrap();
-    let mut subscription = subscribe(Spec::File { path: path.clone(), default_port: Some(80) });
+    let mut subscription = subscribe(Spec::File { path: path.clone(), default_port: Some(80) }, Arc::from([]));
     let soon = Duration::from_secs(20);
     let count = |count| move |list: &Arc<[Endpoint]>| list.len() == count;
     timeout(soon, subscription.endpoints.wait_for(count(1))).await.unwrap().unwrap();
@@ -68,7 +68,7 @@ async fn a_file_is_followed_and_a_bad_one_changes_nothing() {
 #[tokio::test]
 async fn a_missing_file_shows_in_the_status() {
     let path = std::env::temp_dir().join("outrigger-no-such-file.yaml");
-    let mut subscription = subscribe(Spec::File { path, default_port: None });
+    let mut subscription = subscribe(Spec::File { path, default_port: None }, Arc::from([]));
     let failed = subscription.status.wait_for(|status| status.failures == 1);
     timeout(Duration::from_secs(20), failed).await.unwrap().unwrap();
     assert!(subscription.endpoints.borrow().is_empty());

@@ -146,6 +146,7 @@ fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bo
         let refused = h2.reason() == Some(::h2::Reason::REFUSED_STREAM) && h2.is_reset() || h2.is_go_away();
         return match h2.is_remote() && refused {
             true => Failure::Refused,
+            false if stale && h2.is_io() => Failure::Stale,
             false if h2.is_library() || h2.is_go_away() => Failure::Final(Reason::UpstreamProtocol),
             false => Failure::Final(Reason::UpstreamReset),
         };

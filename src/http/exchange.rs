@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Version, request, response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -79,7 +79,8 @@ enum Begun {
 fn begin(conn: Rc<Conn>, activity: Rc<Activity>, request: Request<Incoming>) -> Begun {
     let (view, listener) = conn.view();
     let (parts, body) = request.into_parts();
-    let record = Record::new(conn, view, listener, &parts);
+    let mut record = Record::new(conn, view, listener, &parts);
+    record.has_body = !body.is_end_stream();
     let mut exchange = Exchange(End::new(record, activity));
     match exchange.prepare(parts, body) {
         Ok(Prepared::Answer(response)) => Begun::Answered(exchange.reply(response)),
@@ -131,7 +132,13 @@ impl Exchange {
         self.0.record.endpoint = Some(pool.address);
         self.check_body(&parts, &body, &chosen)?;
         let request = self.outgoing(parts, body, &chosen, service, &pool)?;
-        self.0.upstream = Some(self.plan(&chosen, service, pool));
+        let mut plan = self.plan(&chosen, service, pool);
+        if self.0.record.grpc {
+            // The client's own deadline lowers ours; far enough ahead it is none.
+            let own = grpc::timeout(request.headers()).and_then(|timeout| self.0.record.start.checked_add(timeout));
+            plan.deadline = plan.deadline.into_iter().chain(own).min();
+        }
+        self.0.upstream = Some(plan);
         Ok(Prepared::Send(request))
     }
 
@@ -359,10 +366,17 @@ impl Exchange {
     /// Sends an answer of our own.
     fn reply(mut self, response: Response<Bytes>) -> Response<Tracked> {
         let (mut parts, body) = response.into_parts();
-        let refused = matches!(self.0.record.reason, Reason::BadRequest | Reason::BodyTooLarge | Reason::Unsupported);
-        if refused && self.0.record.version != Version::HTTP_2 {
-            // What follows a request that was not understood is not the next one.
+        let record = &mut self.0.record;
+        let refused = matches!(record.reason, Reason::BadRequest | Reason::BodyTooLarge | Reason::Unsupported);
+        if (refused || record.has_body) && record.version != Version::HTTP_2 {
+            // What follows a request that was not understood, or not read, is not the next one.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            record.conn.unread.set(record.has_body);
+        }
+        let length = body.len();
+        let body = if head::bodiless(&record.method, parts.status) { Bytes::new() } else { body };
+        if record.method == Method::HEAD && length > 0 {
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         self.0.record.status = parts.status.as_u16();
         if self.0.record.grpc {

@@ -30,6 +30,8 @@ pub struct Record {
     pub start: Instant,
     pub status: u16,
     pub reason: Reason,
+    /// The request comes with a body.
+    pub has_body: bool,
     pub grpc: bool,
     pub grpc_status: Option<u8>,
     pub endpoint: Option<SocketAddr>,
@@ -59,6 +61,7 @@ impl Record {
             // Until there is an answer: what is told if the client leaves before.
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
+            has_body: false,
             grpc: false,
             grpc_status: None,
             endpoint: None,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -35,6 +35,7 @@ const SEND_BUFFER: usize = 128 * 1024;
 pub async fn run(conn: &Rc<Conn>, stream: TcpStream, config: &schema::Listener) -> Reason {
     let mut stream = stream;
     let mut early = Bytes::new();
+    let mut spoke_http1 = false;
     loop {
         // The first bytes, without a codec: an idle connection costs its socket, this task and nothing else.
         let verdict = match first_bytes(conn, &mut stream, &mut early, config).await {
@@ -42,11 +43,11 @@ pub async fn run(conn: &Rc<Conn>, stream: TcpStream, config: &schema::Listener) 
             Err(reason) => return reason,
         };
         let io = Io::new(stream, early, conn.activity.clone());
-        if verdict == Verdict::Http2 {
+        if verdict == Verdict::Http2 && !spoke_http1 {
             return Box::pin(serve_http2(conn, io, config)).await;
         }
         match Box::pin(serve_http1(conn, io, config)).await {
-            End::Parked(socket, rest) => (stream, early) = (socket, rest),
+            End::Parked(socket, rest) => (stream, early, spoke_http1) = (socket, rest, true),
             End::Upgraded(socket, rest) => return Box::pin(upgrade::run(conn, socket, rest)).await,
             End::Closed(reason) => return reason,
         }
@@ -141,10 +142,13 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
     let mut clocks = Http1Clocks { conn, config, draining: false };
     let ended = poll_fn(|cx| {
         conn.place.attention.register(cx.waker());
-        if clocks.begin_drain() {
+        let mut polled = Pin::new(&mut connection).poll(cx);
+        // After a poll: what has already come is served, for hyper would close on it.
+        if polled.is_pending() && clocks.begin_drain() {
             Pin::new(&mut connection).graceful_shutdown();
+            polled = Pin::new(&mut connection).poll(cx);
         }
-        match Pin::new(&mut connection).poll(cx) {
+        match polled {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             Poll::Pending => clocks.poll(cx, timer.as_mut()).map(|()| None),
         }
@@ -169,9 +173,34 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
             let (stream, rest) = parts.io.into_parts(parts.read_buf);
             End::Upgraded(stream, rest)
         }
-        Some(Ok(())) => End::Closed(Reason::None),
+        Some(Ok(())) => {
+            if conn.unread.get() {
+                let (stream, _) = connection.into_parts().io.into_parts(Bytes::new());
+                linger(stream).await;
+            }
+            End::Closed(Reason::None)
+        }
         Some(Err(error)) => End::Closed(closed(conn, &error)),
     }
+}
+
+/// Takes what the client still sends, for a bounded time: closing on unread bytes would reset the connection, and the
+/// client might never see our answer (RFC 9112, section 9.6).
+async fn linger(mut stream: TcpStream) {
+    const TIME: Duration = Duration::from_secs(1);
+    const BYTES: usize = 1024 * 1024;
+    let mut read = 0;
+    let drain = async {
+        let mut chunk = vec![0; 16 * 1024];
+        while read < BYTES {
+            match stream.read(&mut chunk).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => read += count,
+            }
+        }
+    };
+    // Whoever has not finished by then has had its chance.
+    let _ = tokio::time::timeout(TIME, drain).await;
 }
 
 /// The head did not come in time. hyper has no way to say so.
@@ -206,7 +235,8 @@ struct Http1Clocks<'a> {
 impl Http1Clocks<'_> {
     /// Whether a drain has begun that closes connections without a request.
     fn begin_drain(&mut self) -> bool {
-        let begins = self.conn.is_closed() && !self.draining;
+        let half_a_head = self.conn.busy.get() == 0 && self.conn.activity.started.get();
+        let begins = self.conn.is_closed() && !self.draining && !half_a_head;
         self.draining |= begins;
         begins
     }
@@ -220,10 +250,12 @@ impl Http1Clocks<'_> {
             return Poll::Ready(());
         }
         loop {
+            let Some((due, reason)) = self.due() else { return Poll::Pending };
+            if due < timer.deadline().into_std() {
+                timer.as_mut().reset(due.into());
+            }
             ready!(timer.as_mut().poll(cx));
-            let now = Instant::now();
-            let (due, reason) = self.due();
-            if due <= now {
+            if due <= Instant::now() {
                 activity.expired.set(reason);
                 return Poll::Ready(());
             }
@@ -231,20 +263,17 @@ impl Http1Clocks<'_> {
         }
     }
 
-    /// What happens next if nothing else does: `None` is to park.
-    fn due(&self) -> (Instant, Option<Reason>) {
+    /// What happens next if nothing else does: without a reason, to park.
+    fn due(&self) -> Option<(Instant, Option<Reason>)> {
         let activity = &self.conn.activity;
-        let moved = activity.moved.get();
         if self.conn.busy.get() > 0 || activity.blocked.get() {
-            return match activity.due() {
-                Some((at, reason)) => (at, Some(reason)),
-                None => (Instant::now() + PARK_AFTER, Some(Reason::None)),
-            };
+            return activity.due().map(|(at, reason)| (at, Some(reason)));
         }
         if activity.started.get() {
-            return (activity.since.get() + *self.config.header_timeout, Some(Reason::HeaderTimeout));
+            let due = activity.since.get() + *self.config.header_timeout;
+            return Some((due, Some(Reason::HeaderTimeout)));
         }
-        (moved + PARK_AFTER, None)
+        Some((activity.moved.get() + PARK_AFTER, None))
     }
 }
 

@@ -104,6 +104,9 @@ impl End {
 
     /// The whole answer has been handed on.
     fn complete(self) {
+        if !self.record.upload.ended.get() {
+            self.record.upload.stop();
+        }
         if let (Lease::Http1(lease), Some(upstream)) = (self.lease, &self.upstream) {
             lease.give_back(&upstream.limits);
         }
@@ -142,6 +145,8 @@ impl Drop for Tracked {
         if http_body::Body::is_end_stream(&self.source) {
             return end.complete();
         }
-        end.record.reason = end.activity.expired.get().unwrap_or(Reason::ClientReset);
+        if end.upstream.is_some() {
+            end.record.reason = end.activity.expired.get().unwrap_or(Reason::ClientReset);
+        }
     }
 }

@@ -12,7 +12,7 @@ use rand::Rng;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::worker::{Order, Worker};
+use crate::worker::{Accepting, Order, Shared, Worker};
 
 /// Pause where descriptors or memory have run out: the closing of other connections is what helps.
 const PAUSE_MS: std::ops::Range<u64> = 20..60;
@@ -36,11 +36,38 @@ pub struct Socket {
 }
 
 /// A connection on its way to the worker that will serve it.
-#[derive(Debug)]
 pub struct Accepted {
     pub peer: SocketAddr,
     pub socket: Arc<Socket>,
     pub permit: OwnedSemaphorePermit,
+    /// Counted with the worker that serves it, from the moment that it is chosen.
+    pub load: Load,
+}
+
+/// One connection in the load of a worker.
+pub struct Load {
+    shared: Arc<Shared>,
+    worker: usize,
+}
+
+impl Load {
+    fn on(shared: &Arc<Shared>, worker: usize) -> Self {
+        let load = Self { shared: shared.clone(), worker };
+        load.change(|count| count.fetch_add(1, Ordering::Relaxed));
+        load
+    }
+
+    fn change(&self, by: impl FnOnce(&AtomicUsize) -> usize) {
+        if let Some(mailbox) = self.shared.workers.get(self.worker) {
+            by(&mailbox.load);
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.change(|count| count.fetch_sub(1, Ordering::Relaxed));
+    }
 }
 
 impl Socket {
@@ -110,7 +137,9 @@ impl Socket {
 
 pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
     let worker = worker.clone();
+    let accepting = Accepting::new(&worker);
     tokio::task::spawn_local(async move {
+        let _accepting = accepting;
         let listener = socket.duplicate().and_then(|one| one.map(TcpListener::from_std).transpose());
         match listener {
             Ok(Some(listener)) => run(&worker, &socket, &listener).await,
@@ -147,7 +176,7 @@ async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) 
         match accepted {
             Ok((stream, peer)) => {
                 worker.counters.connections_accepted.inc();
-                hand_over(worker, stream, Accepted { peer, socket: socket.clone(), permit });
+                hand_over(worker, stream, peer, socket, permit);
             }
             Err(error) => failed(worker, socket, &error).await,
         }
@@ -155,19 +184,24 @@ async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) 
 }
 
 /// To the worker that serves the fewest; to this one where that makes no difference or its mail is full.
-fn hand_over(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
+fn hand_over(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    socket: &Arc<Socket>,
+    permit: OwnedSemaphorePermit,
+) {
     let workers = &worker.shared.workers;
     let load = |index: usize| workers.get(index).map_or(usize::MAX, |mailbox| mailbox.load.load(Ordering::Relaxed));
-    let least = (0..workers.len()).min_by_key(|index| load(*index)).unwrap_or(worker.index);
-    let Some(mailbox) = workers.get(least).filter(|_| load(least) < load(worker.index)) else {
-        return crate::inbound::spawn(worker, stream, accepted);
+    let least = (0..workers.len()).min_by_key(|index| load(*index)).filter(|least| load(*least) < load(worker.index));
+    let accepted = |index| Accepted { peer, socket: socket.clone(), permit, load: Load::on(&worker.shared, index) };
+    let place = least.and_then(|least| Some((least, workers.get(least)?.sender.try_reserve().ok()?)));
+    let Some((least, place)) = place else {
+        return crate::inbound::spawn(worker, stream, accepted(worker.index));
     };
-    match mailbox.sender.try_reserve() {
-        Ok(slot) => match stream.into_std() {
-            Ok(stream) => slot.send(Order::Serve(stream, accepted)),
-            Err(error) => tracing::debug!(%error, "connection lost"),
-        },
-        Err(_) => crate::inbound::spawn(worker, stream, accepted),
+    match stream.into_std() {
+        Ok(stream) => place.send(Order::Serve(stream, accepted(least))),
+        Err(error) => tracing::debug!(%error, "connection lost"),
     }
 }
 

@@ -106,10 +106,13 @@ fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
 
 fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, previous: Option<&Snapshot>) -> Service {
     let spec = Spec::new(service);
-    let known = previous.and_then(|snapshot| {
-        let known = snapshot.services.iter().find(|known| *known.name == *name)?;
-        (*known.upstream.spec() == spec).then(|| known.upstream.clone())
-    });
+    let known = previous.and_then(|snapshot| snapshot.services.iter().find(|known| *known.name == *name));
+    let upstream = match known {
+        Some(known) if *known.upstream.spec() == spec => known.upstream.clone(),
+        // Another source: what the old one found serves until the new one has answered.
+        Some(known) => Arc::new(Upstream::new(spec, known.upstream.endpoints().borrow().clone())),
+        None => Arc::new(Upstream::new(spec, Arc::from([]))),
+    };
     let subset = |(name, subset): (&String, &schema::Subset)| Subset {
         name: name.as_str().into(),
         labels: subset.labels.clone(),
@@ -121,7 +124,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
-        upstream: known.unwrap_or_else(|| Arc::new(Upstream::new(spec))),
+        upstream,
     }
 }
 

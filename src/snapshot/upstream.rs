@@ -17,8 +17,9 @@ pub struct Upstream {
 
 impl Upstream {
     /// Needs a runtime, on which it looks for endpoints until it is dropped.
-    pub fn new(spec: Spec) -> Self {
-        Self { subscription: discovery::subscribe(spec.clone()), spec }
+    /// `before` serves until something is found.
+    pub fn new(spec: Spec, before: Arc<[Endpoint]>) -> Self {
+        Self { subscription: discovery::subscribe(spec.clone(), before), spec }
     }
 
     pub fn spec(&self) -> &Spec {

@@ -12,6 +12,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use super::h2;
 use super::pool::{Limits, Open, Pool};
 use crate::body::Upload;
 use crate::error::Reason;
@@ -35,6 +36,13 @@ pub struct Idle {
 impl Idle {
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    /// Closes it; that tells nothing of how long the peer would have kept it.
+    pub fn discard(self) {
+        if !self.sender.is_closed() {
+            self.state.unused.set(None);
+        }
     }
 }
 
@@ -71,7 +79,15 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
             // Rare, and large: not in the future of every request.
             return Box::pin(connect(pool, limits, worker)).await;
         }
-        pool.wait(limits).await?;
+        h2::evict(pool);
+        pool.waiting_h1.wait(limits.max_pending).await?;
+    }
+}
+
+/// Makes room for a connection of another kind.
+pub fn evict(pool: &Pool) {
+    if let Some(idle) = pool.idle.borrow_mut().pop() {
+        idle.discard();
     }
 }
 
@@ -81,6 +97,7 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
         let now = clock::recent();
         let age = idle.state.unused.get().map_or(Duration::ZERO, |since| now.duration_since(since));
         if idle.sender.is_closed() || age >= pool.trusted_idle(limits.idle_timeout) {
+            idle.discard();
             continue;
         }
         if age > ASK_AFTER {
@@ -191,6 +208,6 @@ impl Lease {
         self.state.unused.set(Some(now));
         let expires = now + self.pool.trusted_idle(idle_timeout);
         self.pool.idle.borrow_mut().push(Idle { sender: self.sender, state: self.state, expires });
-        self.pool.wake_one();
+        self.pool.waiting_h1.wake_one();
     }
 }

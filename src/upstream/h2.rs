@@ -13,6 +13,7 @@ use bytes::Bytes;
 use hyper::client::conn::http2::{self, SendRequest};
 use tokio::sync::oneshot;
 
+use super::h1;
 use super::pool::{Limits, Open, Pool};
 use crate::body::Upload;
 use crate::error::Reason;
@@ -22,6 +23,8 @@ use crate::worker::{LocalExec, Worker};
 
 /// Streams at a time on one connection, whatever the peer allows.
 const MAX_STREAMS: usize = 100;
+/// Longest that a connection may lie unused before it is asked, through the event loop, whether it still lives.
+const ASK_AFTER: Duration = Duration::from_millis(5);
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Head of an answer (SETTINGS_MAX_HEADER_LIST_SIZE).
@@ -35,7 +38,7 @@ pub struct Shared {
     max: Cell<usize>,
     uses: Cell<u64>,
     max_requests: u64,
-    idle_timeout: Duration,
+    pub idle_timeout: Duration,
     used: Cell<Instant>,
 }
 
@@ -45,8 +48,8 @@ impl Shared {
     }
 
     /// Whether it stays in the pool; a connection that leaves it ends with its last stream.
-    pub fn keep(&self, now: Instant) -> bool {
-        let idle = self.streams.get() == 0 && now.duration_since(self.used.get()) >= self.idle_timeout;
+    pub fn keep(&self, now: Instant, idle_timeout: Duration) -> bool {
+        let idle = self.streams.get() == 0 && now.duration_since(self.used.get()) >= idle_timeout;
         !self.sender.is_closed() && self.uses.get() < self.max_requests && !idle
     }
 }
@@ -62,7 +65,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
         self.shared.used.set(clock::recent());
-        self.pool.wake_one();
+        self.pool.waiting_h2.wake_one();
     }
 }
 
@@ -74,44 +77,73 @@ impl Lease {
 
 pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
     loop {
-        if let Some(lease) = reuse(pool) {
+        if let Some(lease) = reuse(pool).await {
             worker.counters.upstream_reused.inc();
             return Ok(lease);
         }
         // One handshake for all who wait, not one for each.
         if !pool.connecting.get() && pool.open() < limits.max {
-            let connecting = Connecting::begin(pool);
-            let shared = Box::pin(connect(pool, limits, worker)).await;
+            let mut connecting = Connecting::begin(pool);
+            let connected = Box::pin(connect(pool, limits, worker)).await;
+            connecting.word = connected.as_ref().map(drop).map_err(|reason| *reason);
             drop(connecting);
-            let lease = lend(&shared?, pool, false);
-            return Ok(lease);
+            return Ok(lend(&connected?, pool, false));
         }
-        pool.wait(limits).await?;
+        if !pool.connecting.get() {
+            h1::evict(pool);
+        }
+        pool.waiting_h2.wait(limits.max_pending).await?;
     }
 }
 
-/// While a connection is being made. Whatever becomes of it, those who wait look again.
-struct Connecting(Rc<Pool>);
+/// While a connection is being made. Those who wait look again, or share the failure; if whoever makes it leaves,
+/// one of them takes over.
+struct Connecting {
+    pool: Rc<Pool>,
+    word: Result<(), Reason>,
+}
 
 impl Connecting {
     fn begin(pool: &Rc<Pool>) -> Self {
         pool.connecting.set(true);
-        Self(pool.clone())
+        Self { pool: pool.clone(), word: Ok(()) }
     }
 }
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.0.connecting.set(false);
-        self.0.wake_all();
+        self.pool.connecting.set(false);
+        self.pool.waiting_h2.tell_all(self.word);
     }
 }
 
-fn reuse(pool: &Rc<Pool>) -> Option<Lease> {
+/// Makes room for a connection of another kind.
+pub fn evict(pool: &Pool) {
     let mut all = pool.shared.borrow_mut();
-    all.retain(|shared| !shared.sender.is_closed());
-    let shared = all.iter().find(|shared| shared.has_room())?;
-    Some(lend(shared, pool, true))
+    if let Some(unused) = all.iter().position(|shared| shared.streams.get() == 0) {
+        all.swap_remove(unused);
+    }
+}
+
+async fn reuse(pool: &Rc<Pool>) -> Option<Lease> {
+    loop {
+        let shared = {
+            let mut all = pool.shared.borrow_mut();
+            let now = clock::recent();
+            all.retain(|shared| shared.keep(now, pool.trusted_idle(shared.idle_timeout)));
+            all.iter().find(|shared| shared.has_room())?.clone()
+        };
+        let idle = shared.streams.get() == 0;
+        if idle && clock::recent().saturating_duration_since(shared.used.get()) > ASK_AFTER {
+            // One turn of the event loop: if the peer has closed or said goodbye, that is seen before we go on.
+            shared.used.set(clock::recent());
+            tokio::task::yield_now().await;
+            if !shared.has_room() {
+                continue;
+            }
+        }
+        return Some(lend(&shared, pool, true));
+    }
 }
 
 fn lend(shared: &Rc<Shared>, pool: &Rc<Pool>, reused: bool) -> Lease {
@@ -198,6 +230,11 @@ fn drive(
         .await;
         if let Err(error) = result {
             tracing::debug!(address = %open.0.address, %error, "upstream connection");
+        }
+        // Still in the pool, and nobody on it: the peer has ended it.
+        if let Some(shared) = shared.upgrade().filter(|shared| shared.streams.get() == 0) {
+            let now = Instant::now();
+            open.0.learn(now.saturating_duration_since(shared.used.get()), now);
         }
         counters.upstream_connections_active.dec();
         drop(open);

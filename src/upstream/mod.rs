@@ -4,6 +4,7 @@
 pub mod h1;
 pub mod h2;
 pub mod pool;
+mod queue;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};

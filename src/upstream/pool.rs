@@ -3,15 +3,12 @@
 //! a connection nor room for a new one waits, in a bounded queue.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
+use super::queue::Queue;
 use super::{h1, h2};
-use crate::error::Reason;
 
 /// What a checkout must keep to.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +30,9 @@ pub struct Pool {
     pub(super) connecting: Cell<bool>,
     /// Connections, those being made included.
     pub(super) open: Cell<usize>,
-    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
+    /// For an HTTP/1 connection, and for a stream of HTTP/2.
+    pub(super) waiting_h1: Queue,
+    pub(super) waiting_h2: Queue,
     in_flight: Cell<u64>,
     retired: Cell<bool>,
     /// When the peer was last seen not to speak HTTP/2.
@@ -55,7 +54,8 @@ impl Pool {
             shared: RefCell::default(),
             connecting: Cell::new(false),
             open: Cell::new(0),
-            waiting: RefCell::default(),
+            waiting_h1: Queue::default(),
+            waiting_h2: Queue::default(),
             in_flight: Cell::new(0),
             retired: Cell::new(false),
             no_http2: Cell::new(None),
@@ -76,7 +76,7 @@ impl Pool {
     }
 
     pub fn pending(&self) -> usize {
-        self.waiting.borrow().len()
+        self.waiting_h1.len() + self.waiting_h2.len()
     }
 
     pub fn is_retired(&self) -> bool {
@@ -86,15 +86,15 @@ impl Pool {
     /// The endpoint is gone: unused connections close now, the others when they become unused.
     pub fn retire(&self) {
         self.retired.set(true);
-        self.idle.borrow_mut().clear();
+        self.idle.borrow_mut().drain(..).for_each(h1::Idle::discard);
         self.shared.borrow_mut().clear();
     }
 
     /// Closes what was unused for too long. Called about once a second.
     pub fn sweep(&self, now: Instant) {
-        let keep = |idle: &h1::Idle| !idle.is_closed() && now < idle.expires;
-        self.idle.borrow_mut().retain(keep);
-        self.shared.borrow_mut().retain(|shared| shared.keep(now));
+        let over = |idle: &mut h1::Idle| idle.is_closed() || now >= idle.expires;
+        self.idle.borrow_mut().extract_if(.., over).for_each(h1::Idle::discard);
+        self.shared.borrow_mut().retain(|shared| shared.keep(now, self.trusted_idle(shared.idle_timeout)));
         if self.learned.get().is_some_and(|(_, seen)| now.duration_since(seen) > FORGET) {
             self.learned.set(None);
         }
@@ -127,37 +127,6 @@ impl Pool {
         let age = self.learned.get().map_or(age, |(known, _)| known.min(age));
         self.learned.set(Some((age, now)));
     }
-
-    /// Waits until a connection or a stream may have become free.
-    pub(super) async fn wait(&self, limits: &Limits) -> Result<(), Reason> {
-        let receiver = {
-            let mut waiting = self.waiting.borrow_mut();
-            // Those who have left make room.
-            waiting.retain(|waiter| !waiter.is_closed());
-            if waiting.len() >= limits.max_pending {
-                return Err(Reason::Overflow);
-            }
-            let (sender, receiver) = oneshot::channel();
-            waiting.push_back(sender);
-            receiver
-        };
-        // A sender is dropped only with its pool, whose connections are gone too.
-        receiver.await.map_err(|_| Reason::ConnectFailed)
-    }
-
-    pub(super) fn wake_one(&self) {
-        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
-            if waiter.send(()).is_ok() {
-                return;
-            }
-        }
-    }
-
-    pub(super) fn wake_all(&self) {
-        for waiter in self.waiting.borrow_mut().drain(..) {
-            let _ = waiter.send(());
-        }
-    }
 }
 
 /// Counts a connection while it is open.
@@ -173,7 +142,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get().saturating_sub(1));
-        self.0.wake_one();
+        self.0.waiting_h1.wake_one();
+        self.0.waiting_h2.wake_one();
     }
 }
 

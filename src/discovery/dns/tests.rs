@@ -83,7 +83,7 @@ async fn follows_the_records_and_outlives_failures() {
     };
     set(Some(&["10.0.0.2", "10.0.0.1"]), Some(&["::2"]));
     let (config, server) = serve(records.clone()).await;
-    let (publisher, mut endpoints, mut status) = Publisher::new();
+    let (publisher, mut endpoints, mut status) = Publisher::new(Arc::from([]));
     let task = tokio::spawn(run("svc.test.".to_owned(), 80, Some(config), FAST, publisher));
     shows(&mut endpoints, &["10.0.0.1:80", "10.0.0.2:80", "[::2]:80"]).await;
 
