@@ -70,6 +70,9 @@ pub fn run(
     }
 }
 
+/// A body up to this size has most likely come with its head: hyper reads past it, and the connection goes on.
+const READ_PAST: u64 = 4096;
+
 /// How far a request got at once.
 enum Begun {
     Answered(Response<Tracked>),
@@ -81,6 +84,7 @@ fn begin(conn: Rc<Conn>, activity: Rc<Activity>, request: Request<Incoming>) -> 
     let (parts, body) = request.into_parts();
     let mut record = Record::new(conn, view, listener, &parts);
     record.has_body = !body.is_end_stream();
+    record.reads_past = body.size_hint().upper().is_some_and(|length| length <= READ_PAST);
     let mut exchange = Exchange(End::new(record, activity));
     match exchange.prepare(parts, body) {
         Ok(Prepared::Answer(response)) => Begun::Answered(exchange.reply(response)),
@@ -368,10 +372,10 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         let record = &mut self.0.record;
         let refused = matches!(record.reason, Reason::BadRequest | Reason::BodyTooLarge | Reason::Unsupported);
-        if (refused || record.has_body) && record.version != Version::HTTP_2 {
+        record.conn.unread.set(record.has_body);
+        if (refused || record.has_body && !record.reads_past) && record.version != Version::HTTP_2 {
             // What follows a request that was not understood, or not read, is not the next one.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            record.conn.unread.set(record.has_body);
         }
         let length = body.len();
         let body = if head::bodiless(&record.method, parts.status) { Bytes::new() } else { body };

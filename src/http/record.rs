@@ -32,6 +32,8 @@ pub struct Record {
     pub reason: Reason,
     /// The request comes with a body.
     pub has_body: bool,
+    /// One so small that the connection may go on without it having been read here.
+    pub reads_past: bool,
     pub grpc: bool,
     pub grpc_status: Option<u8>,
     pub endpoint: Option<SocketAddr>,
@@ -62,6 +64,7 @@ impl Record {
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
             has_body: false,
+            reads_past: false,
             grpc: false,
             grpc_status: None,
             endpoint: None,
