@@ -1,7 +1,7 @@
 //! Whom a request is for, whether its head contradicts itself, and how a head is written for the other side.
 //!
 //! What could be read in two ways is refused, never repaired: a request that two hops read differently is how
-//! requests are smuggled. All of it comes before [`hop`](super::hop) removes the framing fields, except
+//! requests are smuggled. All of it comes before [`hop`] removes the framing fields, except
 //! [`outgoing`], which is the last step of a request.
 
 use std::borrow::Cow;
