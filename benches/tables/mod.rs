@@ -20,7 +20,7 @@ pub struct Ask {
     headers: HeaderMap,
 }
 
-pub const SHAPES: [Shape; 8] = [
+pub const SHAPES: [Shape; 9] = [
     Shape {
         name: "exact path",
         rule: |i| (vec![], rule(i, PathRule::Exact(format!("/api/v1/exact-{i}")))),
@@ -61,6 +61,17 @@ pub const SHAPES: [Shape; 8] = [
         ask: |i| {
             let ask = Ask::path("/pair/more".to_owned()).header("x-env", "canary".to_owned());
             ask.header("x-tenant", format!("tenant-{i}"))
+        },
+    },
+    Shape {
+        name: "grid",
+        rule: |i| {
+            let rule = when(rule(i, PathRule::Exact("/grid".to_owned())), "x-env", format!("env-{}", i % 317));
+            (vec![], when(rule, "x-tenant", format!("tenant-{}", i / 317)))
+        },
+        ask: |i| {
+            let ask = Ask::path("/grid".to_owned()).header("x-env", format!("env-{}", i % 317));
+            ask.header("x-tenant", format!("tenant-{}", i / 317))
         },
     },
     Shape { name: "mixed", rule: |i| (mixed(i).rule)(i), ask: |i| (mixed(i).ask)(i) },

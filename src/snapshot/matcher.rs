@@ -85,8 +85,8 @@ impl Conditions {
     }
 
     /// The conditions that the rule could be found by.
-    pub fn exact(&self) -> impl Iterator<Item = (Key, &str)> {
-        self.all.iter().filter_map(Condition::exact)
+    pub fn exact(&self) -> impl Iterator<Item = (&Key, &str)> {
+        self.all.iter().filter_map(|condition| Some((&condition.key, condition.text.exact()?)))
     }
 }
 

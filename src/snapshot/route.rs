@@ -1,7 +1,8 @@
 //! The route table of one listener: which route a request's head selects, by the precedence of the Gateway API.
 //!
 //! Host, then path, then the other conditions: each step is a hash lookup or a walk along the path's segments, so
-//! that a lookup does not grow with the number of routes. Every rule has a rank (`Rank`), computed once; of the
+//! that a lookup does not grow with the number of routes. (Regular expressions are the exception: 64 of them cost one
+//! pass over the path. So are conditions on one path that are not on exact values.) Every rule has a rank (`Rank`), computed once; of the
 //! rules that a request meets, the one with the lowest rank wins. Order of precedence, most telling first:
 //!
 //! 1. host: exact, then the longest wildcard, then none;
@@ -10,11 +11,12 @@
 //! 3. a method, before none;
 //! 4. more headers, cookies and attributes; 5. more query values; 6. the earlier line.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use indexmap::IndexMap;
 use regex::{Regex, RegexSet};
 
-use super::matcher::{Condition, Conditions, Facts, Key};
+use super::matcher::{Conditions, Facts, Key};
 
 /// A rule is one `match` of a route.
 #[derive(Debug)]
@@ -93,7 +95,9 @@ impl RouteTable {
 }
 
 type Shared = std::sync::Arc<Rule>;
-type ByValue = HashMap<Box<str>, Vec<Shared>>;
+
+/// Regular expressions matched in one pass. Larger sets outgrow what the library caches, and then its limits.
+const SET: usize = 64;
 
 /// The rules of one host.
 #[derive(Debug, Default)]
@@ -101,7 +105,7 @@ struct Paths {
     exact: HashMap<Box<str>, Rules>,
     /// Prefixes and templates; node 0 is the root.
     tree: Vec<Node>,
-    regexes: Option<(RegexSet, Vec<Shared>)>,
+    regexes: Vec<Regexes>,
     any: Rules,
 }
 
@@ -149,13 +153,9 @@ impl Paths {
                 ..node
             })
             .collect();
-        // Sorted by rank, the first match of the set is the one that wins.
-        regexes.sort_by_key(|rule| rule.conditions.rank());
-        let set = RegexSet::new(regexes.iter().map(|rule| match &rule.path {
-            PathRule::Regex(regex) => regex.as_str(),
-            _ => "",
-        }));
-        let regexes = set.ok().filter(|set| !set.is_empty()).map(|set| (set, regexes));
+        // By rank: the first that matches wins.
+        regexes.sort_by_key(|rule| order(rule));
+        let regexes = regexes.chunks(SET).map(Regexes::new).collect();
         Self {
             exact: exact.into_iter().map(|(path, rules)| (path, Rules::new(rules))).collect(),
             tree,
@@ -195,11 +195,43 @@ impl Paths {
     }
 
     fn regex(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
-        let (set, rules) = self.regexes.as_ref()?;
-        set.matches(facts.path)
-            .into_iter()
-            .filter_map(|index| rules.get(index))
-            .find_map(|rule| rule.conditions.hold(facts).then(|| Found { route: rule.route, rule }))
+        self.regexes.iter().find_map(|regexes| regexes.find(facts))
+    }
+}
+
+/// Rules by regular expression, in order of rank. Together they are matched in one pass over the path.
+#[derive(Debug)]
+struct Regexes {
+    /// None where the set would be larger than the library allows; then one is tried after the other.
+    set: Option<RegexSet>,
+    rules: Vec<Shared>,
+}
+
+impl Regexes {
+    fn new(rules: &[Shared]) -> Self {
+        let sources = rules.iter().filter_map(|rule| match &rule.path {
+            PathRule::Regex(regex) => Some(regex.as_str()),
+            PathRule::Any | PathRule::Exact(_) | PathRule::Prefix(_) | PathRule::Template(_) => None,
+        });
+        Self { set: RegexSet::new(sources).ok(), rules: rules.to_vec() }
+    }
+
+    fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
+        let holds = |rule: &&Shared| rule.conditions.hold(facts);
+        let rule = match &self.set {
+            Some(set) => {
+                let matched = set.matches(facts.path).into_iter().filter_map(|index| self.rules.get(index));
+                matched.into_iter().find(holds)
+            }
+            None => self.rules.iter().filter(|rule| rule.path.is_match(facts.path)).find(holds),
+        };
+        rule.map(|rule| Found { route: rule.route, rule })
+    }
+}
+
+impl PathRule {
+    fn is_match(&self, path: &str) -> bool {
+        matches!(self, Self::Regex(regex) if regex.is_match(path))
     }
 }
 
@@ -227,54 +259,64 @@ pub fn is_parameter(segment: &str) -> bool {
     segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}')
 }
 
-/// Rules with the same host and path. Those with a condition on an exact value are found by that value.
+/// Rules with the same host and path. Those with conditions on exact values are found by these values, one after the
+/// other, so that a rule is held against the request only if its exact conditions hold.
 #[derive(Debug, Default)]
 struct Rules {
     indexed: Vec<(Key, ByValue)>,
     rest: Vec<Shared>,
 }
 
+type ByValue = HashMap<Box<str>, Rules>;
+
 impl Rules {
     fn new(mut rules: Vec<Shared>) -> Self {
         // A stable sort: among equals the earlier line stays first.
         rules.sort_by_key(|rule| rule.conditions.rank());
-        let mut this = Self::default();
-        let mut shared: HashMap<(Key, Box<str>), usize> = HashMap::new();
-        for (key, value) in rules.iter().flat_map(|rule| rule.conditions.exact()) {
-            *shared.entry((key, value.into())).or_default() += 1;
+        Self::index(rules, &[])
+    }
+
+    /// Below the keys `used`: by the key with most values that a rule has.
+    fn index(rules: Vec<Shared>, used: &[&Key]) -> Self {
+        // Nothing to tell apart.
+        if rules.len() < 2 {
+            return Self { indexed: Vec::new(), rest: rules };
         }
-        for rule in rules {
-            // By the value that the fewest others ask for, too.
-            let rare = |(key, value): &(Key, &str)| shared.get(&(key.clone(), (*value).into())).copied();
-            match rule.conditions.exact().min_by_key(rare) {
-                Some((key, value)) => {
-                    let place = match this.indexed.iter().position(|(known, _)| *known == key) {
-                        Some(place) => place,
-                        None => {
-                            this.indexed.push((key, HashMap::new()));
-                            this.indexed.len() - 1
-                        }
-                    };
-                    if let Some((_, values)) = this.indexed.get_mut(place) {
-                        values.entry(value.into()).or_default().push(rule);
-                    }
-                }
-                None => this.rest.push(rule),
+        let mut values: HashMap<&Key, HashSet<&str>> = HashMap::new();
+        for (key, value) in rules.iter().flat_map(|rule| rule.conditions.exact()) {
+            values.entry(key).or_default().insert(value);
+        }
+        let mut by: IndexMap<&Key, HashMap<&str, Vec<Shared>>> = IndexMap::new();
+        let mut rest = Vec::new();
+        for rule in &rules {
+            let left = rule.conditions.exact().filter(|(key, _)| !used.contains(key));
+            match left.max_by_key(|(key, _)| values.get(key).map_or(0, HashSet::len)) {
+                Some((key, value)) => by.entry(key).or_default().entry(value).or_default().push(rule.clone()),
+                None => rest.push(rule.clone()),
             }
         }
-        this
+        let indexed = by.into_iter().map(|(key, values)| {
+            let used: Vec<&Key> = used.iter().copied().chain([key]).collect();
+            (key.clone(), values.into_iter().map(|(value, rules)| (value.into(), Self::index(rules, &used))).collect())
+        });
+        Self { indexed: indexed.collect(), rest }
     }
 
     fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
-        let mut best: Option<&Shared> = None;
+        let mut best = None;
+        self.improve(&mut best, facts);
+        best.map(|rule| Found { route: rule.route, rule })
+    }
+
+    fn improve<'t>(&'t self, best: &mut Option<&'t Shared>, facts: &Facts<'_>) {
         for (key, values) in &self.indexed {
             key.each(facts, &mut |value| {
-                let Some(rules) = values.get(value) else { return };
-                better(&mut best, rules, facts);
+                if let Some(rules) = values.get(value) {
+                    rules.improve(best, facts);
+                }
             });
         }
-        better(&mut best, &self.rest, facts);
-        best.map(|rule| Found { route: rule.route, rule })
+        better(best, &self.rest, facts);
     }
 }
 
@@ -296,9 +338,33 @@ fn order(rule: &Rule) -> (super::matcher::Rank, usize) {
     (rule.conditions.rank(), rule.conditions.line)
 }
 
-impl Condition {
-    /// An exact value under a key, if the condition is one.
-    pub(super) fn exact(&self) -> Option<(Key, &str)> {
-        self.text.exact().map(|value| (self.key.clone(), value))
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+
+    #[test]
+    fn no_number_of_regular_expressions_loses_a_route() {
+        let rule = |i: usize| Rule {
+            route: i,
+            path: PathRule::Regex(Regex::new(&format!("^(?:/item-{i}/\\d+)$")).expect("a regex")),
+            conditions: Conditions { line: i, ..Conditions::default() },
+        };
+        let table = RouteTable::new((0..3000).map(|i| (Vec::new(), rule(i))).collect());
+        let headers = HeaderMap::new();
+        for i in [0, 1, 63, 64, 1500, 2999] {
+            let path = format!("/item-{i}/7");
+            let facts = Facts {
+                method: &Method::GET,
+                host: "a",
+                path: &path,
+                query: None,
+                headers: &headers,
+                grpc: false,
+                attributes: &[],
+            };
+            assert_eq!(table.find(&facts).map(|found| found.route), Some(i));
+        }
     }
 }

@@ -41,6 +41,17 @@ pub fn append(parts: &mut Parts, peer: IpAddr, tls: bool) {
 /// One line, whatever the number that came: many applications read the first line only.
 fn append_for(headers: &mut HeaderMap, peer: IpAddr) {
     const ADDRESS_BYTES_MAX: usize = 45;
+    if !headers.contains_key(FOR) {
+        let mut line = [0; ADDRESS_BYTES_MAX];
+        let mut rest = &mut line[..];
+        // The longest address fits.
+        let _ = write!(rest, "{}", peer.to_canonical());
+        let left = rest.len();
+        if let Ok(value) = HeaderValue::from_bytes(line.get(..ADDRESS_BYTES_MAX - left).unwrap_or_default()) {
+            headers.insert(FOR, value);
+        }
+        return;
+    }
     let known: usize = headers.get_all(FOR).iter().map(|line| line.len() + 2).sum();
     let mut line = Vec::with_capacity(known + ADDRESS_BYTES_MAX);
     for before in headers.get_all(FOR).iter().filter(|line| !line.is_empty()) {
