@@ -9,12 +9,11 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use crate::drain::Phase;
-use crate::error::Reason;
 use crate::net::accept::{Accepted, Socket};
 use crate::net::clock;
 use crate::net::io::Activity;
 use crate::net::socket;
-use crate::snapshot::{Kind, Listener};
+use crate::snapshot::Kind;
 use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
@@ -109,21 +108,15 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     });
     conn.activity.idle.set(*view.snapshot.config.root().defaults.stream_idle_timeout);
     let held = (accepted.permit, accepted.load);
+    let Some(listener) = view.snapshot.listeners.get(index) else { return };
+    let (config, tcp) = (listener.config.clone(), matches!(listener.kind, Kind::Tcp(_)));
     tokio::task::spawn_local(async move {
-        let Some(listener) = view.snapshot.listeners.get(index) else { return };
-        let reason = serve(&conn, stream, listener).await;
+        let reason = if tcp { tcp::run(&conn, stream).await } else { http::server::run(&conn, stream, &config).await };
         // A tunnel that was agreed to but never entered, for the client had left: it holds the connection itself.
         drop(conn.upgrade.take());
         conn.worker.counters.connections_closed.inc(reason);
         drop(held);
     });
-}
-
-async fn serve(conn: &Rc<Conn>, stream: TcpStream, listener: &Listener) -> Reason {
-    match listener.kind {
-        Kind::Tcp(_) => tcp::run(conn, stream).await,
-        Kind::Http { .. } => http::server::run(conn, stream, &listener.config).await,
-    }
 }
 
 #[cfg(test)]
@@ -137,8 +130,7 @@ mod tests {
         fn tcp<'a, A, B, R>(_: fn(&'a A, B) -> R) -> usize {
             size_of::<R>()
         }
-        let sizes =
-            [size(super::serve), size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
+        let sizes = [size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
         assert!(sizes.iter().all(|size| *size <= 1200), "{sizes:?}");
     }
 }

@@ -32,6 +32,7 @@ use crate::net::clock;
 use crate::net::io::Activity;
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::{Action, Forward, Route, Service, Target};
+use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
@@ -58,16 +59,19 @@ pub fn run(
             Ok(Begun::Sending(exchange, request)) => AssertUnwindSafe(exchange.finish(request)).catch_unwind().await,
             Err(panic) => Err(panic),
         };
-        let mut response = answered.unwrap_or_else(|_| {
-            conn.worker.counters.panics.inc();
-            let (parts, body) = reply::error(Reason::Panic, is_grpc).into_parts();
-            Response::from_parts(parts, Tracked::plain(Source::Full(body)))
-        });
+        let mut response = answered.unwrap_or_else(|_| survive(&conn.worker.counters, is_grpc));
         if version != Version::HTTP_2 && conn.is_closing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
     }
+}
+
+/// The answer after a panic. The record of the exchange has told of it while the stack unwound.
+fn survive(counters: &WorkerCounters, is_grpc: bool) -> Response<Tracked> {
+    counters.panics.inc();
+    let (parts, body) = reply::error(Reason::Panic, is_grpc).into_parts();
+    Response::from_parts(parts, Tracked::plain(Source::Full(body)))
 }
 
 /// A body up to this size has most likely come with its head: hyper reads past it, and the connection goes on.
@@ -451,6 +455,16 @@ mod tests {
 
     fn size<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
         size_of::<R>()
+    }
+
+    #[test]
+    fn a_panic_is_answered_and_counted() {
+        let counters = WorkerCounters::default();
+        let caught = catch_unwind(AssertUnwindSafe(|| -> Response<Tracked> { panic!("for the test") }));
+        let response = caught.unwrap_or_else(|_| survive(&counters, false));
+        assert_eq!((response.status(), counters.panics.get()), (StatusCode::INTERNAL_SERVER_ERROR, 1));
+        let response = survive(&counters, true);
+        assert_eq!((response.status(), grpc::status(response.headers())), (StatusCode::OK, Some(13)));
     }
 
     /// A future is moved several times before it is first polled, so that its size is time.

@@ -73,6 +73,8 @@ async fn first_bytes(
     let mut bytes = BytesMut::from(&**early);
     let verdict = poll_fn(|cx| {
         conn.place.attention.register(cx.waker());
+        // An idle connection does not keep an old snapshot alive.
+        drop(conn.view());
         loop {
             match detect::detect(&bytes) {
                 Verdict::More => {}

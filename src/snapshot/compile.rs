@@ -42,7 +42,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
         .map(|(index, listener)| {
             let first_series = index * width;
             let kind = compile_kind(listener, &config, &names, &routes, &implicit);
-            Listener { config: listener.clone(), name: listener.name.as_str().into(), kind, first_series }
+            Listener { config: Arc::new(listener.clone()), name: listener.name.as_str().into(), kind, first_series }
         })
         .collect();
     let trace = formats(&root.telemetry.tracing);

@@ -118,7 +118,8 @@ pub struct HeaderEdits {
 
 #[derive(Debug)]
 pub struct Listener {
-    pub config: schema::Listener,
+    /// Shared with the connections that were accepted under it, which may outlive the snapshot.
+    pub config: Arc<schema::Listener>,
     pub name: Arc<str>,
     pub kind: Kind,
     /// Number of its first series: one for requests without a route, then one for each side.
