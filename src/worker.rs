@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -180,7 +181,7 @@ impl Worker {
         Rc::new(Self {
             index,
             counters: shared.metrics.worker(index),
-            rng: RefCell::new(SmallRng::from_os_rng()),
+            rng: RefCell::new(SmallRng::try_from_os_rng().unwrap_or_else(|_| seeded())),
             view,
             clusters,
             connections: RefCell::default(),
@@ -312,6 +313,12 @@ impl Worker {
             *mailbox.pools.lock().unwrap_or_else(PoisonError::into_inner) = reports;
         }
     }
+}
+
+/// Without a source of randomness in sight (a static binary in a root without `/dev`): from what the standard library
+/// seeds its hash tables with.
+fn seeded() -> SmallRng {
+    SmallRng::seed_from_u64(RandomState::new().build_hasher().finish())
 }
 
 impl View {
