@@ -8,6 +8,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use outrigger::config;
 use outrigger::decide;
+use outrigger::policy::split;
 use outrigger::snapshot::matcher::Facts;
 use outrigger::snapshot::{self, Snapshot};
 use rand::SeedableRng;
@@ -68,7 +69,10 @@ fn decide_requests(c: &mut Criterion) {
             attributes: &snapshot.attributes,
         };
         group.bench_function(name, |b| {
-            b.iter(|| decide::decide(&snapshot, listener, black_box(&facts), &mut rng).map(|decision| decision.side()));
+            b.iter(|| {
+                let draw = || split::draw(&mut rng);
+                decide::decide(&snapshot, listener, black_box(&facts), draw).map(|decision| decision.side())
+            });
         });
     }
     group.finish();

@@ -1,13 +1,51 @@
 //! What happens to a request, from its head and the snapshot alone: pure, so that the data path, `explain` and the
 //! tests cannot disagree. Randomness is an argument.
 
-use rand::Rng;
+use http::header::CONTENT_LENGTH;
+use http::request;
 
 use crate::error::Reason;
+use crate::policy::guard::{Bound, Judgement};
 use crate::policy::split;
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::route::{PathRule, Rule};
 use crate::snapshot::{Action, Forward, Kind, Listener, Route, Snapshot, Target};
+use crate::wire::grpc;
+use crate::wire::head::{self, Authority};
+use crate::wire::path::{self, Path};
+
+/// What a head says, once it has been found sound.
+#[derive(Debug)]
+pub struct Understood<'p> {
+    pub authority: Authority<'p>,
+    pub path: Path<'p>,
+    pub grpc: bool,
+}
+
+/// Holds a head against the limits of its listener and the rules of HTTP.
+pub fn understand<'p>(listener: &Listener, parts: &'p request::Parts) -> Result<Understood<'p>, Reason> {
+    if parts.headers.len() > listener.config.max_headers as usize {
+        // The HTTP/1 codec has refused it by now; that of HTTP/2 counts bytes only.
+        return Err(Reason::HeadTooLarge);
+    }
+    let authority = head::check(parts)?;
+    let path = path::normalise(parts.uri.path())?;
+    Ok(Understood { authority, path, grpc: grpc::is_grpc(&parts.headers) })
+}
+
+impl Understood<'_> {
+    pub fn facts<'a>(&'a self, snapshot: &'a Snapshot, parts: &'a request::Parts) -> Facts<'a> {
+        Facts {
+            method: &parts.method,
+            host: &self.authority.host,
+            path: &self.path.text,
+            query: parts.uri.query(),
+            headers: &parts.headers,
+            grpc: self.grpc,
+            attributes: &snapshot.attributes,
+        }
+    }
+}
 
 #[derive(Debug)]
 pub struct Decision<'s> {
@@ -15,14 +53,30 @@ pub struct Decision<'s> {
     /// The match that won.
     pub rule: &'s Rule,
     pub verdict: Verdict<'s>,
+    /// How large the head says that the body is, where that breaks a limit in shadow mode.
+    pub would_refuse_body: Option<u64>,
 }
 
 #[derive(Debug)]
 pub enum Verdict<'s> {
-    /// To this side of the split, drawn or by its key.
-    Forward { forward: &'s Forward, target: Target, side: usize },
+    /// To this side of the split.
+    Forward {
+        forward: &'s Forward,
+        target: Target,
+        side: usize,
+        drawn: Option<Drawn>,
+    },
     /// Answered here: `Action::Redirect` or `Action::Respond`.
     Answer,
+    Refuse(Reason),
+}
+
+/// The place on the line of a split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drawn {
+    pub bucket: u32,
+    /// By its key, not by chance.
+    pub sticky: bool,
 }
 
 impl Decision<'_> {
@@ -31,7 +85,7 @@ impl Decision<'_> {
         self.route.first_side
             + match self.verdict {
                 Verdict::Forward { side, .. } => side,
-                Verdict::Answer => 0,
+                Verdict::Answer | Verdict::Refuse(_) => 0,
             }
     }
 
@@ -44,47 +98,66 @@ impl Decision<'_> {
     }
 }
 
-/// Decides about a request on an HTTP listener.
+/// Decides about a request on an HTTP listener. `draw` gives a bucket where chance is to decide.
 pub fn decide<'s>(
     snapshot: &'s Snapshot,
     listener: &'s Listener,
     facts: &Facts<'_>,
-    rng: &mut impl Rng,
+    draw: impl FnOnce() -> u32,
 ) -> Result<Decision<'s>, Reason> {
     let Kind::Http { table, fallback } = &listener.kind else { return Err(Reason::NoRoute) };
     let found = table.find(facts).or_else(|| fallback.find(facts)).ok_or(Reason::NoRoute)?;
     let route = snapshot.routes.get(found.route).ok_or(Reason::NoRoute)?;
-    let verdict = match &route.action {
-        Action::Forward(forward) => {
-            let side = side(route, forward, facts, rng);
-            let target = *forward.targets.get(side).ok_or(Reason::NoEndpoint)?;
-            Verdict::Forward { forward, target, side }
-        }
-        Action::Redirect(_) | Action::Respond(..) => Verdict::Answer,
-    };
-    Ok(Decision { route, rule: found.rule, verdict })
+    let mut decision = Decision { route, rule: found.rule, verdict: Verdict::Answer, would_refuse_body: None };
+    if let Action::Forward(forward) = &route.action {
+        let body = body(route.max_body, facts);
+        decision.verdict = match body {
+            Some((_, Judgement::Refuse)) => Verdict::Refuse(Reason::BodyTooLarge),
+            _ => to_side(route, forward, facts, draw),
+        };
+        decision.would_refuse_body = body.filter(|(_, judged)| *judged == Judgement::Would).map(|(length, _)| length);
+    }
+    Ok(decision)
 }
 
 /// Decides about a connection on a TCP listener.
 pub fn decide_tcp<'s>(
     snapshot: &'s Snapshot,
     listener: &Listener,
-    rng: &mut impl Rng,
+    draw: impl FnOnce() -> u32,
 ) -> Option<(&'s Route, usize, Target)> {
     let Kind::Tcp(route) = listener.kind else { return None };
     let route = snapshot.routes.get(route)?;
     let Action::Forward(forward) = &route.action else { return None };
-    let side = draw(forward, rng);
+    let (side, _) = chance(forward, draw);
     Some((route, side, *forward.targets.get(side)?))
 }
 
-fn side(route: &Route, forward: &Forward, facts: &Facts<'_>, rng: &mut impl Rng) -> usize {
-    match forward.sticky.as_ref().and_then(|key| key.first(facts)) {
-        Some(key) => split::side(&forward.edges, split::bucket(&route.name, &key)),
-        None => draw(forward, rng),
+fn to_side<'s>(route: &Route, forward: &'s Forward, facts: &Facts<'_>, draw: impl FnOnce() -> u32) -> Verdict<'s> {
+    let (side, drawn) = match forward.sticky.as_ref().and_then(|key| key.first(facts)) {
+        Some(key) => {
+            let bucket = split::bucket(&route.name, &key);
+            (split::side(&forward.edges, bucket), Some(Drawn { bucket, sticky: true }))
+        }
+        None => chance(forward, draw),
+    };
+    match forward.targets.get(side) {
+        Some(target) => Verdict::Forward { forward, target: *target, side, drawn },
+        None => Verdict::Refuse(Reason::NoEndpoint),
     }
 }
 
-fn draw(forward: &Forward, rng: &mut impl Rng) -> usize {
-    if forward.targets.len() == 1 { 0 } else { split::side(&forward.edges, rng.random_range(0..split::BUCKETS)) }
+fn chance(forward: &Forward, draw: impl FnOnce() -> u32) -> (usize, Option<Drawn>) {
+    if forward.targets.len() == 1 {
+        return (0, None);
+    }
+    let bucket = draw();
+    (split::side(&forward.edges, bucket), Some(Drawn { bucket, sticky: false }))
+}
+
+/// What the head says of the body's length, held against the limit. A body without a length is counted as it comes.
+fn body(limit: Option<Bound<u64>>, facts: &Facts<'_>) -> Option<(u64, Judgement)> {
+    let limit = limit?;
+    let length = facts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    Some((length, limit.judge(length)))
 }

@@ -12,6 +12,7 @@ use crate::error::Reason;
 use crate::inbound::Conn;
 use crate::net::dial;
 use crate::net::relay::{self, End, Relayed};
+use crate::policy::split;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::{Load, Pool};
@@ -48,7 +49,7 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
     let (view, index) = conn.view();
     let snapshot = &view.snapshot;
     let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
-    let decided = decide::decide_tcp(snapshot, listener, &mut *conn.worker.rng.borrow_mut());
+    let decided = decide::decide_tcp(snapshot, listener, || split::draw(&mut *conn.worker.rng.borrow_mut()));
     let Some((route, side, target)) = decided else { return Reason::NoRoute };
     facts.side = Some(route.first_side + side);
     let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))

@@ -23,8 +23,7 @@ pub struct Sound {
 
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["state", "identity", "policies", "authorization", "lint"]),
-    ("runtime", &["probation", "rollback"]),
+    ("", &["identity", "policies", "authorization"]),
     ("listeners[]", &["tls", "ports", "transparent", "unknownDestinations"]),
     ("listeners[].mode", &["inbound", "outbound"]),
     ("defaults.retry", &["on", "perTryTimeout", "backoff", "budget", "bufferLimit"]),

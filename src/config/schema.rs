@@ -6,11 +6,15 @@
 
 use std::collections::BTreeMap;
 
+mod telemetry;
+
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Duration, Pattern, Size};
+
+pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -27,6 +31,9 @@ pub struct Root {
     pub health: Health,
     #[serde(default)]
     pub runtime: Runtime,
+    /// Where the last good configurations are kept, for restarts and for going back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// Named values of a request: for matching, stickiness and logs.
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
@@ -71,6 +78,11 @@ pub struct Admin {
     /// Loopback address of the admin endpoints. Needs a restart to change.
     #[schemars(with = "String", extend("format" = "socketAddress"))]
     pub address: std::net::SocketAddr,
+    /// A request that carries this in `x-outrigger-explain` is explained in its answer, wherever it comes from. Without
+    /// it, one from loopback that carries `1` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 16))]
+    pub explain_token: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -95,13 +107,51 @@ pub struct ApplicationProbe {
     pub interval: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Runtime {
     /// Event loops: `auto` is one a CPU that the cgroup grants. Needs a restart to change.
     pub workers: Workers,
     /// How long a stopping proxy waits for what is in flight.
     pub drain_timeout: Duration,
+    /// How long routes that a reload has changed are watched after it; 0s turns it off.
+    pub probation: Duration,
+    pub rollback: Rollback,
+}
+
+/// What takes a reload back while it is on probation.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rollback {
+    /// Percentage points by which the share of failed, refused or unrouted requests may rise.
+    #[schemars(range(min = 0, max = 100))]
+    pub errors: f64,
+    /// Percent by which the 99th percentile of the duration may rise.
+    #[schemars(range(min = 0, max = 10000))]
+    pub p99: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct State {
+    /// A directory of our own. `--state-directory` and `OUTRIGGER_STATE_DIRECTORY` override it.
+    #[schemars(length(min = 1))]
+    pub directory: String,
+    /// Configurations that are kept.
+    #[serde(default = "default_keep")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep: u32,
+}
+
+/// What a rule does that could refuse a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RuleMode {
+    #[default]
+    Enforce,
+    /// Counts what it would have refused, and lets it pass.
+    Shadow,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -372,7 +422,7 @@ pub struct Route {
     pub sticky: Option<Sticky>,
     /// The whole request, instead of `defaults.timeout`; for a stream, up to the head of its answer. 0s is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Timeout>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -385,7 +435,48 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// Largest request body; 413 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_body: Option<Size>,
+    pub max_body: Option<MaxBody>,
+}
+
+/// `2s`, or with a mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Timeout {
+    After(Duration),
+    Rule(TimeoutRule),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TimeoutRule {
+    pub after: Duration,
+    #[serde(default)]
+    pub mode: RuleMode,
+}
+
+impl Timeout {
+    pub fn rule(self) -> TimeoutRule {
+        match self {
+            Self::After(after) => TimeoutRule { after, mode: RuleMode::Enforce },
+            Self::Rule(rule) => rule,
+        }
+    }
+}
+
+/// `10Mi`, or with a mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum MaxBody {
+    Size(Size),
+    Rule(MaxBodyRule),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MaxBodyRule {
+    pub size: Size,
+    #[serde(default)]
+    pub mode: RuleMode,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -537,95 +628,18 @@ pub struct HeaderEdits {
     pub add: IndexMap<String, String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Telemetry {
-    pub tracing: Tracing,
-    pub access_log: AccessLog,
-    pub metrics: Metrics,
-    pub log: Log,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Tracing {
-    /// Trace context that is continued where present, and begun (the first of these) where not.
-    pub propagate: Vec<Propagation>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Propagation {
-    /// W3C Trace Context.
-    Traceparent,
-    /// Zipkin's, the single header and the several.
-    B3,
-    /// W3C Baggage: passed on as it is; removed where not listed.
-    Baggage,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct AccessLog {
-    pub format: AccessFormat,
-    pub sample: Sample,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum AccessFormat {
-    Json,
-    Text,
-    Off,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Sample {
-    /// Percent of the exchanges that failed: status 5xx, gRPC status other than 0, or cut short.
-    #[schemars(range(min = 0, max = 100))]
-    pub errors: f64,
-    /// Percent of all others.
-    #[schemars(range(min = 0, max = 100))]
-    pub others: f64,
-    /// Lines a second, errors included; 0 is no limit.
-    pub max_per_second: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Metrics {
-    /// Time series of traffic; beyond them label values become `other`.
-    pub max_series: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Log {
-    pub level: Level,
-    pub format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum LogFormat {
-    Json,
-    Text,
+impl MaxBody {
+    pub fn rule(self) -> MaxBodyRule {
+        match self {
+            Self::Size(size) => MaxBodyRule { size, mode: RuleMode::Enforce },
+            Self::Rule(rule) => rule,
+        }
+    }
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: ([127, 0, 0, 1], 15000).into() }
+        Self { address: ([127, 0, 0, 1], 15000).into(), explain_token: None }
     }
 }
 
@@ -637,7 +651,18 @@ impl Default for Health {
 
 impl Default for Runtime {
     fn default() -> Self {
-        Self { workers: Workers::Auto(Auto::Auto), drain_timeout: Duration::from_secs(30) }
+        Self {
+            workers: Workers::Auto(Auto::Auto),
+            drain_timeout: Duration::from_secs(30),
+            probation: Duration::from_secs(120),
+            rollback: Rollback::default(),
+        }
+    }
+}
+
+impl Default for Rollback {
+    fn default() -> Self {
+        Self { errors: 5.0, p99: 50.0 }
     }
 }
 
@@ -659,42 +684,16 @@ impl Default for Connections {
     }
 }
 
-impl Default for Tracing {
-    fn default() -> Self {
-        Self { propagate: vec![Propagation::Traceparent, Propagation::Baggage] }
-    }
-}
-
-impl Default for AccessLog {
-    fn default() -> Self {
-        Self { format: AccessFormat::Json, sample: Sample::default() }
-    }
-}
-
-impl Default for Sample {
-    fn default() -> Self {
-        Self { errors: 100.0, others: 1.0, max_per_second: 100 }
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self { max_series: 5000 }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: Level::Info, format: LogFormat::Json }
-    }
-}
-
 fn one() -> u32 {
     1
 }
 
 fn yes() -> bool {
     true
+}
+
+fn default_keep() -> u32 {
+    10
 }
 
 fn default_probe_interval() -> Duration {

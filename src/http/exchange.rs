@@ -25,12 +25,12 @@ use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
 use crate::body::{Source, Upload};
 use crate::config::schema::Protocol;
-use crate::decide::{self, Decision, Verdict};
+use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::Reason;
 use crate::inbound::Conn;
 use crate::net::clock;
 use crate::net::io::Activity;
-use crate::snapshot::matcher::Facts;
+use crate::policy::split;
 use crate::snapshot::{Action, Forward, Route, Service, Target};
 use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::pool::{Limits, Load, Pool};
@@ -138,7 +138,7 @@ impl Exchange {
         let picked = cluster.pick(service, subset, &mut *self.0.record.conn.worker.rng.borrow_mut());
         let pool = picked.ok_or(Reason::NoEndpoint)?;
         self.0.record.endpoint = Some(pool.address);
-        self.check_body(&parts, &body, &chosen)?;
+        self.check_body(&body, &chosen)?;
         let request = self.outgoing(parts, body, &chosen, service, &pool)?;
         let mut plan = self.plan(&chosen, service, pool);
         if self.0.record.grpc {
@@ -154,7 +154,11 @@ impl Exchange {
     fn plan(&self, chosen: &Chosen<'_>, service: &Service, pool: Rc<Pool>) -> Upstream {
         let record = &self.0.record;
         let workers = record.conn.worker.shared.workers.len().max(1);
-        let bounds = chosen.route.timeout.filter(|_| !record.grpc || chosen.route.timeout_is_own);
+        let bounds = chosen
+            .route
+            .timeout
+            .and_then(|timeout| timeout.enforced())
+            .filter(|_| !record.grpc || chosen.route.timeout_is_own);
         Upstream {
             load: Load::new(&pool),
             pool,
@@ -182,28 +186,16 @@ impl Exchange {
         let rng = &mut *worker.rng.borrow_mut();
         let snapshot = &*view.snapshot;
         let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
-        if parts.headers.len() > listener.config.max_headers as usize {
-            // The HTTP/1 codec has refused it by now; that of HTTP/2 counts bytes only.
-            return Err(Reason::HeadTooLarge);
-        }
         record.request_id = Some(forwarded::request_id(&mut parts.headers, rng));
         record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
-        let authority = head::check(parts)?;
-        let path = path::normalise(parts.uri.path())?;
-        let facts = Facts {
-            method: &parts.method,
-            host: &authority.host,
-            path: &path.text,
-            query: parts.uri.query(),
-            headers: &parts.headers,
-            grpc: record.grpc,
-            attributes: &snapshot.attributes,
-        };
+        let understood = decide::understand(listener, parts)?;
+        let facts = understood.facts(snapshot, parts);
         for (index, attribute) in snapshot.attributes.iter().enumerate() {
             record.attributes.extend(attribute.value(&facts).map(|value| (index, value.into())));
         }
-        let decision = decide::decide(snapshot, listener, &facts, rng)?;
+        let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng))?;
         record.choose(Some(decision.side()));
+        let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
             (Verdict::Answer, Action::Redirect(redirect)) => {
@@ -221,8 +213,9 @@ impl Exchange {
                 return Ok(Decided::Answer(response));
             }
             (Verdict::Answer, Action::Forward(_)) => return Err(Reason::NoEndpoint),
+            (Verdict::Refuse(reason), _) => return Err(*reason),
         };
-        let new_path = edited_path(&decision, forward, &path);
+        let new_path = edited_path(&decision, forward, path);
         let hostless = authority.host.is_empty();
         let hop = hop::strip_request(parts.version, &mut parts.headers);
         let route = decision.route;
@@ -230,14 +223,12 @@ impl Exchange {
         Ok(Decided::Forward(Chosen { index, route, forward, target, path: new_path, hop, hostless }))
     }
 
-    fn check_body(&self, parts: &request::Parts, body: &Incoming, chosen: &Chosen<'_>) -> Result<(), Reason> {
+    fn check_body(&self, body: &Incoming, chosen: &Chosen<'_>) -> Result<(), Reason> {
         if chosen.hop.upgrade.is_some() && !body.is_end_stream() {
             // What comes after the head would be read as the new protocol by one side only.
             return Err(Reason::BadRequest);
         }
-        let Some(max) = chosen.route.max_body else { return Ok(()) };
-        let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > max) { Err(Reason::BodyTooLarge) } else { Ok(()) }
+        Ok(())
     }
 
     /// The request as the upstream gets it.
@@ -277,7 +268,13 @@ impl Exchange {
             Upload::empty()
         } else {
             let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
-            Upload::new(body, chosen.route.max_body, record.upload.clone(), watch, record.busy.clone())
+            Upload::new(
+                body,
+                chosen.route.max_body.and_then(|max| max.enforced()),
+                record.upload.clone(),
+                watch,
+                record.busy.clone(),
+            )
         };
         Ok(Request::from_parts(parts, upload))
     }

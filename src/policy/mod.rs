@@ -1,4 +1,5 @@
 //! Decisions without input or output: the time and the randomness that they need are arguments.
 
+pub mod guard;
 pub mod pick;
 pub mod split;

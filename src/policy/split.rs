@@ -4,6 +4,8 @@
 //! its left edge left or not at all and its right edge right or not at all, so that what was on it stays on it:
 //! a sticky key never moves back.
 
+use rand::Rng;
+
 pub const BUCKETS: u32 = 10_000;
 
 /// The end of each side on the line, the last one at `BUCKETS`. `None` where no side has weight.
@@ -18,6 +20,11 @@ pub fn edges(weights: impl Iterator<Item = f64> + Clone) -> Option<Vec<u32>> {
         (sum / total * f64::from(BUCKETS)).round() as u32
     };
     Some(weights.map(edge).collect())
+}
+
+/// A bucket by chance.
+pub fn draw(rng: &mut impl Rng) -> u32 {
+    rng.random_range(0..BUCKETS)
 }
 
 /// The side that a bucket lies on.

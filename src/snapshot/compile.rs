@@ -14,6 +14,7 @@ use super::{
 };
 use crate::config::{Config, schema};
 use crate::discovery::Spec;
+use crate::policy::guard::Bound;
 use crate::policy::split;
 use crate::wire::trace::Formats;
 
@@ -134,7 +135,6 @@ fn compile_route(
     defaults: &schema::Defaults,
     sides: &mut Vec<SideLabels>,
 ) -> Route {
-    let timeout = route.timeout.unwrap_or(defaults.timeout);
     let name: Arc<str> = route.name.as_str().into();
     let action = compile_action(route, names);
     let first_side = push_sides(&name, &action, names, sides);
@@ -142,13 +142,32 @@ fn compile_route(
         name,
         action,
         first_side,
-        timeout: (*timeout != Duration::ZERO).then_some(*timeout),
+        timeout: compile_timeout(route.timeout.unwrap_or(schema::Timeout::After(defaults.timeout))),
         timeout_is_own: route.timeout.is_some(),
         stream_idle: *defaults.stream_idle_timeout,
         tcp_idle: *defaults.tcp_idle_timeout,
-        max_body: route.max_body.map(|size| size.0),
+        max_body: route.max_body.and_then(compile_max_body),
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
+    }
+}
+
+/// 0s is no limit.
+fn compile_timeout(timeout: schema::Timeout) -> Option<Bound<Duration>> {
+    let schema::TimeoutRule { after, mode } = timeout.rule();
+    bound(*after, mode).filter(|bound| !bound.limit.is_zero())
+}
+
+fn compile_max_body(max: schema::MaxBody) -> Option<Bound<u64>> {
+    let schema::MaxBodyRule { size, mode } = max.rule();
+    bound(size.0, mode)
+}
+
+fn bound<T>(limit: T, mode: schema::RuleMode) -> Option<Bound<T>> {
+    match mode {
+        schema::RuleMode::Enforce => Some(Bound { limit, shadow: false }),
+        schema::RuleMode::Shadow => Some(Bound { limit, shadow: true }),
+        schema::RuleMode::Off => None,
     }
 }
 
@@ -257,7 +276,7 @@ fn compile_implicit(
             name,
             action,
             first_side,
-            timeout: (*root.defaults.timeout != Duration::ZERO).then_some(*root.defaults.timeout),
+            timeout: compile_timeout(schema::Timeout::After(root.defaults.timeout)),
             timeout_is_own: false,
             stream_idle: *root.defaults.stream_idle_timeout,
             tcp_idle: *root.defaults.tcp_idle_timeout,

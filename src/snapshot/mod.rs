@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::config::{Config, schema};
+use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
 use crate::wire::trace::Formats;
 
@@ -59,12 +60,12 @@ pub struct Route {
     /// Number of its first side over all routes.
     pub first_side: usize,
     /// `None` is no limit.
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Bound<Duration>>,
     /// The route says so itself: it then binds streams too, up to the head of the answer.
     pub timeout_is_own: bool,
     pub stream_idle: Duration,
     pub tcp_idle: Duration,
-    pub max_body: Option<u64>,
+    pub max_body: Option<Bound<u64>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
 }

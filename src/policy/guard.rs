@@ -1,0 +1,51 @@
+//! Rules that can refuse a request, and the one mechanism by which they do so, or only tell that they would have.
+
+/// Which rule. Also the label `rule` of `outrigger_shadow_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Guard {
+    MaxBody,
+    Timeout,
+}
+
+/// A limit, and what happens beyond it. `mode: off` compiles to no bound at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound<T> {
+    pub limit: T,
+    /// Tells, and lets pass.
+    pub shadow: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    Within,
+    /// Beyond a limit that is not enforced.
+    Would,
+    Refuse,
+}
+
+impl Guard {
+    pub const ALL: [Self; 2] = [Self::MaxBody, Self::Timeout];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MaxBody => "max_body",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl<T: Copy + PartialOrd> Bound<T> {
+    pub fn judge(&self, actual: T) -> Judgement {
+        match (actual > self.limit, self.shadow) {
+            (false, _) => Judgement::Within,
+            (true, true) => Judgement::Would,
+            (true, false) => Judgement::Refuse,
+        }
+    }
+
+    /// The limit, where it is enforced.
+    pub fn enforced(&self) -> Option<T> {
+        (!self.shadow).then_some(self.limit)
+    }
+}
