@@ -4,7 +4,7 @@
 //!
 //! - [`error`], [`wire`], [`policy`]: facts and decisions, without sockets or clocks
 //! - [`config`], [`telemetry`]: what we were told, and what we tell
-//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`body`], [`upstream`]: the machinery
+//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`explain`], [`body`], [`upstream`]: the machinery
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
 //! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
@@ -18,6 +18,7 @@ pub mod demo;
 pub mod discovery;
 pub mod drain;
 pub mod error;
+pub mod explain;
 pub mod http;
 pub mod inbound;
 pub mod net;

@@ -123,7 +123,7 @@ impl Ask {
 }
 
 fn rule(route: usize, path: PathRule) -> Rule {
-    Rule { route, path, conditions: Conditions { line: route, ..Conditions::default() } }
+    Rule { route, index: 0, path, conditions: Conditions { line: route, ..Conditions::default() } }
 }
 
 fn when(mut rule: Rule, header: &'static str, value: String) -> Rule {

@@ -28,6 +28,7 @@ use serde_json::Value as Json;
 
 pub use problem::{Place, Problem, Report};
 pub use substitute::Env;
+pub use tree::step;
 
 use schema::{Endpoint, Root};
 use tree::Node;
@@ -260,7 +261,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::new(format!("cannot read `{}`: {error}", path.display()))
 }
 
-fn is_secret(header: &str) -> bool {
+/// Whether values under this name are not to be shown or kept.
+pub fn is_secret(header: &str) -> bool {
     let header = header.to_ascii_lowercase();
     ["auth", "cookie", "token", "secret", "key", "password"].iter().any(|part| header.contains(part))
 }

@@ -45,6 +45,12 @@ fn as_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Er
     serializer.serialize_str(text)
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
 impl Problem {
     /// A problem without a place.
     pub fn new(message: impl Into<String>) -> Self {

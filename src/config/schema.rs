@@ -78,8 +78,8 @@ pub struct Admin {
     /// Loopback address of the admin endpoints. Needs a restart to change.
     #[schemars(with = "String", extend("format" = "socketAddress"))]
     pub address: std::net::SocketAddr,
-    /// A request that carries this in `x-outrigger-explain` is explained in its answer, wherever it comes from. Without
-    /// it, one from loopback that carries `1` is.
+    /// A request that carries this in `x-outrigger-explain` is explained in its answer, wherever it comes from. One from
+    /// loopback needs to carry `1` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 16))]
     pub explain_token: Option<String>,

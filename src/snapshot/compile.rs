@@ -24,11 +24,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
     let services: Vec<Service> =
         root.services.iter().map(|(name, service)| compile_service(name, service, root, previous)).collect();
-    let names = Names {
-        services: services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect(),
-        attributes: root.attributes.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
-        list: &services,
-    };
+    let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
     for route in &root.routes {
@@ -58,7 +54,15 @@ struct Names<'a> {
     list: &'a [Service],
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn new(services: &'a [Service], root: &'a schema::Root) -> Self {
+        Self {
+            services: services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect(),
+            attributes: root.attributes.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
+            list: services,
+        }
+    }
+
     /// `service` or `service/subset`.
     fn target(&self, to: &str) -> Option<Target> {
         let (service, subset) = match to.split_once('/') {
@@ -310,18 +314,47 @@ fn compile_kind(
     let mut line = 0;
     let mut rules = Vec::new();
     for (index, (route, _)) in written {
-        let all = schema::Match::default();
-        let matches = if route.matches.is_empty() { std::slice::from_ref(&all) } else { &route.matches };
-        for one in matches {
-            rules.push((route.hosts.clone(), compile_rule(one, index, line, names)));
-            line += 1;
+        rules.extend(compile_rules(route, index, &mut line, names));
+    }
+    let fallback = implicit.iter().map(|(hosts, index)| (hosts.clone(), implicit_rule(*index)));
+    Kind::Http { table: RouteTable::new(rules).into(), fallback: RouteTable::new(fallback.collect()).into() }
+}
+
+/// A rule for each match of a route, with the hosts that it is for. `line` counts the rules of a table.
+fn compile_rules(route: &schema::Route, index: usize, line: &mut usize, names: &Names<'_>) -> Vec<(Vec<String>, Rule)> {
+    let all = schema::Match::default();
+    let matches = if route.matches.is_empty() { std::slice::from_ref(&all) } else { &route.matches };
+    let rules = matches.iter().enumerate().map(|(number, one)| {
+        *line += 1;
+        let rule = Rule { index: number, ..compile_rule(one, index, *line - 1, names) };
+        (route.hosts.clone(), rule)
+    });
+    rules.collect()
+}
+
+fn implicit_rule(route: usize) -> Rule {
+    Rule { route, index: 0, path: PathRule::Any, conditions: Conditions::default() }
+}
+
+/// The rules of an HTTP listener in the order of the file, then those that the `hosts` of services imply: what its
+/// table was made of. For whoever wants to look at every rule; a table finds one, and does not show the others.
+pub fn rules(snapshot: &Snapshot, listener: &Listener) -> Vec<(Vec<String>, Rule)> {
+    let root = snapshot.config.root();
+    let names = Names::new(&snapshot.services, root);
+    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.config.name);
+    let mut line = 0;
+    let mut rules = Vec::new();
+    for (index, (written, route)) in root.routes.iter().zip(&snapshot.routes).enumerate() {
+        if applies(written) && !names.is_tcp(route) {
+            rules.extend(compile_rules(written, index, &mut line, &names));
         }
     }
-    let fallback = implicit.iter().map(|(hosts, index)| {
-        let rule = Rule { route: *index, path: PathRule::Any, conditions: Conditions::default() };
-        (hosts.clone(), rule)
-    });
-    Kind::Http { table: RouteTable::new(rules).into(), fallback: RouteTable::new(fallback.collect()).into() }
+    let implied = snapshot.routes.iter().enumerate().skip(root.routes.len());
+    rules.extend(implied.map(|(index, route)| {
+        let hosts = root.services.get(&*route.name).map(|service| service.hosts.clone());
+        (hosts.unwrap_or_default(), implicit_rule(index))
+    }));
+    rules
 }
 
 fn compile_rule(one: &schema::Match, route: usize, line: usize, names: &Names<'_>) -> Rule {
@@ -347,7 +380,7 @@ fn compile_rule(one: &schema::Match, route: usize, line: usize, names: &Names<'_
         (None, Some(grpc)) => compile_grpc(grpc),
         (None, None) => PathRule::Any,
     };
-    Rule { route, path, conditions: Conditions { methods, grpc: one.grpc.is_some(), all, line } }
+    Rule { route, index: 0, path, conditions: Conditions { methods, grpc: one.grpc.is_some(), all, line } }
 }
 
 fn compile_path(path: &schema::PathMatch) -> PathRule {

@@ -1,6 +1,7 @@
 //! The conditions of a rule besides host and path, and the facts of a request that they are held against.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
@@ -92,7 +93,7 @@ impl Conditions {
 
 impl Condition {
     /// Any of the values may fulfil it; `Absent` is fulfilled by none.
-    fn holds(&self, facts: &Facts<'_>) -> bool {
+    pub fn holds(&self, facts: &Facts<'_>) -> bool {
         let mut held = false;
         let mut present = false;
         self.key.each(facts, &mut |value| {
@@ -138,6 +139,19 @@ impl Text {
     }
 }
 
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => write!(f, "`{text}`"),
+            Self::Prefix(text) => write!(f, "prefix `{text}`"),
+            Self::Suffix(text) => write!(f, "suffix `{text}`"),
+            Self::Regex(regex) => write!(f, "regex `{}`", super::route::written_regex(regex)),
+            Self::Present => f.write_str("present"),
+            Self::Absent => f.write_str("absent"),
+        }
+    }
+}
+
 impl Key {
     /// Calls `f` with each value. Bytes that are no UTF-8 count as U+FFFD: present, and equal to nothing that is written.
     pub fn each(&self, facts: &Facts<'_>, f: &mut dyn FnMut(&str)) {
@@ -171,6 +185,18 @@ impl Key {
             Self::Cookie(name) => path::cookie_get(facts.headers, name).map(Cow::Borrowed),
             Self::Query(name) => path::query_get(facts.query?, name),
             Self::Attribute(index) => facts.attributes.get(*index)?.value(facts),
+        }
+    }
+
+    /// `header x-env`.
+    pub fn describe(&self, snapshot: &super::Snapshot) -> String {
+        match self {
+            Self::Header(name) => format!("header {name}"),
+            Self::Cookie(name) => format!("cookie {name}"),
+            Self::Query(name) => format!("query {name}"),
+            Self::Attribute(index) => {
+                format!("attribute {}", snapshot.attributes.get(*index).map_or("", |attribute| &*attribute.name))
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
 use crate::wire::trace::Formats;
 
-pub use compile::compile;
+pub use compile::{compile, rules};
 pub use upstream::Upstream;
 
 #[derive(Debug)]

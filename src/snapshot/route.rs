@@ -23,6 +23,8 @@ use super::matcher::{Conditions, Facts, Key};
 pub struct Rule {
     /// Index of the route in the snapshot.
     pub route: usize,
+    /// Which match of the route.
+    pub index: usize,
     pub path: PathRule,
     pub conditions: Conditions,
 }
@@ -235,6 +237,12 @@ impl PathRule {
     }
 }
 
+/// As it stands in the configuration, without the anchors that compiling puts around it.
+pub fn written_regex(regex: &Regex) -> &str {
+    let compiled = regex.as_str();
+    compiled.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or(compiled)
+}
+
 /// The node of a prefix or template, made where it is missing.
 fn insert(tree: &mut Vec<(Node, Vec<Shared>, Vec<Shared>)>, path: &str) -> usize {
     let mut at = 0;
@@ -348,6 +356,7 @@ mod tests {
     fn no_number_of_regular_expressions_loses_a_route() {
         let rule = |i: usize| Rule {
             route: i,
+            index: 0,
             path: PathRule::Regex(Regex::new(&format!("^(?:/item-{i}/\\d+)$")).expect("a regex")),
             conditions: Conditions { line: i, ..Conditions::default() },
         };

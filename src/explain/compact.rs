@@ -1,0 +1,101 @@
+//! The same in one line: the answer header of a request that asks to be explained.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::sides;
+use crate::decide::Drawn;
+use crate::snapshot::{Route, Snapshot, Target};
+
+pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-outrigger-explain");
+
+/// Whether the request asks, and may: from loopback with `1`, or from anywhere with the configured token.
+pub fn wants(headers: &HeaderMap, peer: IpAddr, token: Option<&str>) -> bool {
+    let Some(asked) = headers.get(REQUEST_HEADER) else { return false };
+    let local = peer.to_canonical().is_loopback() && asked.as_bytes() == b"1";
+    local || token.is_some_and(|token| same(asked.as_bytes(), token.as_bytes()))
+}
+
+/// Takes as long wherever the first difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+/// What an exchange knows of its own decision.
+pub struct Known<'a> {
+    pub snapshot: &'a Snapshot,
+    pub listener: &'a str,
+    pub route: Option<(&'a Route, usize, usize)>,
+    pub target: Option<Target>,
+    pub drawn: Option<Drawn>,
+    pub endpoint: Option<std::net::SocketAddr>,
+    pub reason: &'a str,
+    pub attributes: &'a [(usize, Box<str>)],
+}
+
+/// `key=value` pairs with `; ` between them.
+pub fn compact(known: &Known<'_>) -> Option<HeaderValue> {
+    let snapshot = known.snapshot;
+    let mut line = String::new();
+    let mut say = |key: &str, value: &dyn std::fmt::Display| {
+        let separator = if line.is_empty() { "" } else { "; " };
+        // Writing to a string does not fail.
+        let _ = write!(line, "{separator}{key}={value}");
+    };
+    say("listener", &known.listener);
+    if let Some((route, index, rule)) = known.route {
+        say("route", &route.name);
+        let written = snapshot.config.root().routes.get(index);
+        if written.is_some_and(|written| !written.matches.is_empty()) {
+            say("match", &rule);
+        }
+        let path = written.map(|_| format!("routes[{index}]"));
+        if let Some(place) = path.and_then(|path| super::place(snapshot, &path)) {
+            say("at", &place);
+        }
+        if let Some(timeout) = route.timeout {
+            let shadow = if timeout.shadow { " (shadow)" } else { "" };
+            say("timeout", &format_args!("{}{shadow}", crate::config::units::Duration(timeout.limit)));
+        }
+    }
+    if let Some(target) = known.target {
+        say("to", &sides::name(snapshot, target));
+    }
+    if let Some(Drawn { bucket, sticky }) = known.drawn {
+        say("bucket", &format_args!("{bucket} ({})", if sticky { "sticky" } else { "chance" }));
+    }
+    if let Some(endpoint) = known.endpoint {
+        say("endpoint", &endpoint);
+    }
+    for (index, value) in known.attributes {
+        if let Some(attribute) = snapshot.attributes.get(*index) {
+            say(&format!("attribute.{}", attribute.name), &super::shown(&attribute.name, value));
+        }
+    }
+    if !known.reason.is_empty() {
+        say("reason", &known.reason);
+    }
+    say("generation", &snapshot.generation);
+    // What a peer has sent may hold anything; a header may not.
+    let clean: String = line.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
+    HeaderValue::from_str(&clean).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_or_the_token_may_ask() {
+        let asked = |value: &'static str| HeaderMap::from_iter([(REQUEST_HEADER, HeaderValue::from_static(value))]);
+        let (local, remote) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 0, 0, 1]));
+        let mapped = "::ffff:127.0.0.1".parse::<IpAddr>().unwrap();
+        let token = Some("0123456789abcdef");
+        assert!(wants(&asked("1"), local, None) && wants(&asked("1"), mapped, token));
+        assert!(!wants(&asked("1"), remote, None) && !wants(&asked("1"), remote, token));
+        assert!(wants(&asked("0123456789abcdef"), remote, token) && !wants(&asked("0123456789abcdeg"), remote, token));
+        assert!(!wants(&asked("yes"), local, None) && !wants(&HeaderMap::new(), local, token));
+    }
+}

@@ -1,0 +1,326 @@
+//! `explain` tells what the data path does: over random configurations and requests, and for each part by example.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::*;
+use crate::config;
+
+fn compile(text: &str) -> Snapshot {
+    let config = config::parse("t.yaml", text, &|_| None).unwrap_or_else(|report| panic!("{report}\n{text}"));
+    crate::snapshot::compile(Arc::new(config), 1, None)
+}
+
+fn asked(method: &str, url: &str, headers: &[&str]) -> Ask {
+    let headers = headers.iter().map(|line| (*line).to_owned()).collect();
+    Ask { method: method.to_owned(), url: url.to_owned(), headers, ..Ask::default() }
+}
+
+const HEAD: &str = r#"apiVersion: outrigger/v1
+attributes:
+  env: { from: [{ header: x-env }, { cookie: env }, { query: env }], lowercase: true, values: [canary, prod] }
+  user: { from: [{ header: x-user }] }
+listeners: [{ name: edge, mode: proxy, address: "127.0.0.1:8080" }]
+services:
+  app:
+    endpoints:
+      static:
+        - { address: "127.0.0.1:1", labels: { v: "1" } }
+        - { address: "127.0.0.1:2", labels: { v: "2" } }
+        - { address: "127.0.0.1:3", labels: { v: "2" }, weight: 0 }
+    subsets: { v1: { labels: { v: "1" } }, v2: { labels: { v: "2" } } }
+  named: { hosts: [named.test], endpoints: { static: ["127.0.0.1:4"] } }
+"#;
+
+/// The text of a valid configuration with what is valid of these routes.
+fn valid(mut routes: Vec<String>) -> String {
+    loop {
+        let mut text = format!("{HEAD}routes:\n");
+        for (index, route) in routes.iter().enumerate() {
+            writeln!(text, "  - {{ name: r{index}, {route} }}").expect("a string");
+        }
+        if routes.is_empty() {
+            text = format!("{HEAD}routes: [{{ name: last, to: app }}]\n");
+        }
+        let Err(report) = config::parse("t.yaml", &text, &|_| None) else { return text };
+        let named = |problem: &config::Problem| {
+            let index = problem.path.strip_prefix("routes[")?.split(']').next()?.parse::<usize>().ok();
+            index.filter(|index| *index < routes.len())
+        };
+        let mut wrong: Vec<usize> = report.problems().iter().filter_map(named).collect();
+        assert!(!wrong.is_empty(), "{report}\n{text}");
+        wrong.sort_unstable();
+        wrong.dedup();
+        wrong.into_iter().rev().for_each(|index| drop(routes.remove(index)));
+    }
+}
+
+fn one_match() -> impl Strategy<Value = String> {
+    let path = select(vec![
+        "",
+        "path: { exact: /a }",
+        "path: { exact: /a/b }",
+        "path: { prefix: / }",
+        "path: { prefix: /a }",
+        "path: { prefix: /a/b }",
+        "path: { template: \"/{x}\" }",
+        "path: { template: \"/a/{x}\" }",
+        "path: { template: \"/{x}/b\" }",
+        "path: { template: \"/{x}/{y}\" }",
+        "path: { regex: \"/a.*\" }",
+        "path: { regex: \"/[ab]/.\" }",
+        "grpc: { service: a, method: b }",
+        "grpc: { service: a }",
+        "grpc: { method: b }",
+    ]);
+    let others = vec![
+        "methods: [GET]",
+        "methods: [GET, POST]",
+        "headers: { x-a: \"1\" }",
+        "headers: { X-A: \"2\", x-b: { present: true } }",
+        "headers: { x-b: { prefix: p } }",
+        "headers: { x-b: { present: false } }",
+        "cookies: { c: \"1\" }",
+        "cookies: { c: { suffix: s } }",
+        "query: { q: \"1\" }",
+        "query: { q: { regex: \"[0-9]+\" } }",
+        "attributes: { env: canary }",
+        "attributes: { env: { present: false } }",
+    ];
+    (path, subsequence(others, 0..3)).prop_map(|(path, others)| {
+        let mut keys: Vec<&str> = Vec::new();
+        // A key stands in a mapping once.
+        for part in std::iter::once(path).chain(others).filter(|part| !part.is_empty()) {
+            let key = part.split(':').next();
+            if keys.iter().all(|known| known.split(':').next() != key) {
+                keys.push(part);
+            }
+        }
+        format!("{{ {} }}", keys.join(", "))
+    })
+}
+
+fn route() -> impl Strategy<Value = String> {
+    let hosts = select(vec![
+        "",
+        "",
+        "hosts: [a.test], ",
+        "hosts: [b.a.test, a.test], ",
+        "hosts: [\"*.test\"], ",
+        "hosts: [\"*.a.test\", \"*.test\"], ",
+    ]);
+    let action = select(vec![
+        "to: app",
+        "to: app/v1",
+        "split: [{ to: app/v1, weight: 30 }, { to: app/v2, weight: 70 }], sticky: { header: x-user }",
+        "split: [{ to: app/v1, weight: 1 }, { to: named, weight: 1 }], sticky: { attribute: user }",
+        "split: [{ to: app/v1, weight: 1 }, { to: app/v2, weight: 3 }]",
+        "redirect: { host: other.test }",
+        "respond: { status: 418 }",
+        "to: app, maxBody: 10",
+        "to: app, maxBody: { size: 10, mode: shadow }",
+    ]);
+    (hosts, prop::collection::vec(one_match(), 0..4), action).prop_map(|(hosts, matches, action)| {
+        let matches = if matches.is_empty() { String::new() } else { format!("match: [{}], ", matches.join(", ")) };
+        format!("{hosts}{matches}{action}")
+    })
+}
+
+fn request() -> impl Strategy<Value = Ask> {
+    let host = select(vec!["a.test", "b.a.test", "c.test", "A.TEST:80", "named.test", "x", "test"]);
+    let paths = vec![
+        "/",
+        "/a",
+        "/a/",
+        "/a/b",
+        "/a/b/c",
+        "/b/b",
+        "/b/",
+        "/x/../a/b",
+        "//a",
+        "/a?q=1",
+        "/a/b?q=x&env=PROD",
+        "/a?env=canary",
+    ];
+    let headers = subsequence(
+        vec![
+            "x-a: 1",
+            "x-a: 2",
+            "x-b: pq",
+            "cookie: c=1; env=canary",
+            "cookie: c=ss",
+            "x-env: Canary",
+            "x-env: blue",
+            "x-user: ada",
+            "x-user: bob",
+            "content-type: application/grpc",
+            "content-length: 11",
+            "content-length: 9",
+        ],
+        0..6,
+    );
+    (select(vec!["GET", "POST", "PUT"]), host, select(paths), headers)
+        .prop_map(|(method, host, path, headers)| asked(method, &format!("http://{host}{path}"), &headers))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// The list of candidates is made the slow way, from the configuration; the decision by the route table.
+    #[test]
+    fn explain_and_the_data_path_agree(
+        routes in prop::collection::vec(route(), 1..10),
+        requests in prop::collection::vec(request(), 12),
+        bucket in 0..split::BUCKETS,
+    ) {
+        let text = valid(routes);
+        let snapshot = compile(&text);
+        for ask in requests {
+            let explained = explain(&snapshot, &ask).map_err(TestCaseError::fail)?;
+            let parts = ask.parts().map_err(TestCaseError::fail)?;
+            let listener = &snapshot.listeners[0];
+            let understood = match decide::understand(listener, &parts) {
+                Ok(understood) => understood,
+                Err(reason) => {
+                    prop_assert_eq!(explained.reason.map(|because| because.code), Some(reason.code().to_owned()));
+                    continue;
+                }
+            };
+            let facts = understood.facts(&snapshot, &parts);
+            let decided = decide::decide(&snapshot, listener, &facts, || bucket);
+            let winner = explained.candidates.iter().find(|candidate| candidate.standing == Standing::Wins);
+            let Ok(decision) = decided else {
+                prop_assert_eq!(explained.outcome, Outcome::NoRoute, "{}\n{:?}", &text, &ask);
+                prop_assert!(winner.is_none(), "{winner:?} wins, and nothing is found\n{text}\n{ask:?}");
+                continue;
+            };
+            let winner = winner.ok_or_else(|| TestCaseError::fail(format!("nothing wins\n{text}\n{ask:?}")))?;
+            prop_assert_eq!(
+                (&*winner.route, winner.rule.unwrap_or_default()),
+                (&*decision.route.name, decision.rule.index),
+                "{}\n{:?}", &text, &ask
+            );
+            prop_assert_eq!(explained.route.map(|route| route.name), Some(decision.route.name.to_string()));
+            match decision.verdict {
+                Verdict::Forward { side, drawn, .. } => {
+                    prop_assert_eq!(explained.outcome, Outcome::Forward);
+                    prop_assert!(explained.sides[side].possible, "side {side} of {:?}", explained.sides);
+                    let certain = drawn.is_none_or(|drawn| drawn.sticky);
+                    let possible = explained.sides.iter().filter(|side| side.possible).count();
+                    prop_assert_eq!(certain, possible == 1, "{:?}", explained.sides);
+                }
+                Verdict::Answer => prop_assert!([Outcome::Redirect, Outcome::Respond].contains(&explained.outcome)),
+                Verdict::Refuse(reason) => {
+                    prop_assert_eq!(explained.outcome, Outcome::Refuse);
+                    prop_assert_eq!(explained.reason.map(|because| because.code), Some(reason.code().to_owned()));
+                }
+            }
+        }
+    }
+}
+
+const TOUR: &str = r#"routes:
+  - name: canary
+    match: [{ attributes: { env: canary } }]
+    to: app/v2
+  - name: api
+    hosts: [reviews]
+    match:
+      - { path: { prefix: /api }, methods: [POST] }
+      - { path: { prefix: /api }, headers: { x-ab: { regex: "user-[0-9]+" } } }
+    to: app/v1
+  - name: all
+    split: [{ to: app/v1, weight: 90 }, { to: app/v2, weight: 10 }]
+    sticky: { header: x-user }
+    timeout: 2s
+    maxBody: { size: 1Ki, mode: shadow }
+    requestHeaders: { set: { authorization: Bearer abc, x-mesh: "on" }, remove: [x-internal] }
+"#;
+
+fn toured(url: &str, headers: &[&str]) -> Explanation {
+    explain(&compile(&format!("{HEAD}{TOUR}")), &asked("GET", url, headers)).expect("an explanation")
+}
+
+#[test]
+fn each_candidate_says_what_failed_first_and_where() {
+    let explained = toured("http://reviews/api/x", &["x-ab: nobody"]);
+    let said: Vec<String> = explained
+        .candidates
+        .iter()
+        .map(|one| {
+            let failed = one.failed.as_ref().map(|failed| {
+                let place = failed.place.as_deref().unwrap_or_default();
+                format!("{} {} {} {place}", failed.condition, failed.wanted, failed.found)
+            });
+            format!("{} {:?} {:?} {}", one.route, one.rule, one.standing, failed.unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "api Some(0) Fails method `POST` `GET` t.yaml:22",
+            "api Some(1) Fails header x-ab regex `user-[0-9]+` `nobody` t.yaml:23",
+            "canary Some(0) Fails attribute env `canary` none t.yaml:17",
+            "all None Wins ",
+            "named None NotTried ",
+        ]
+    );
+}
+
+#[test]
+fn every_value_says_where_it_comes_from() {
+    let explained = toured("http://reviews/", &["x-user: ada", "x-env: blue", "content-length: 5000"]);
+    let policy = |name: &str| {
+        let one = explained.policy.iter().find(|policy| policy.name == name).expect("a policy");
+        format!("{} {} {}", one.value, one.from, one.place.as_deref().unwrap_or_default())
+    };
+    assert_eq!(policy("timeout"), "2s route t.yaml:28");
+    assert_eq!(policy("connectTimeout"), "1s built in ");
+    assert_eq!(policy("maxBody"), "1Ki (shadow) route t.yaml:29");
+    assert_eq!(policy("loadBalancer.policy"), "leastRequest built in ");
+    assert_eq!(policy("maxHeaders"), "100 built in ");
+    let env = &explained.attributes[0];
+    assert_eq!((env.value.as_deref(), env.from.as_deref()), (None, Some("header x-env")));
+    assert!(env.note.as_deref().is_some_and(|note| note.contains("`blue` is not one of its values")), "{env:?}");
+    let split = explained.split.expect("a split");
+    let bucket = split.bucket.expect("a bucket");
+    assert_eq!(bucket, split::bucket("all", "ada"));
+    assert_eq!(explained.sides.iter().map(|side| side.share).collect::<Vec<_>>(), [90.0, 10.0]);
+    assert_eq!(explained.sides[usize::from(bucket >= 9000)].possible, true);
+    let edits: Vec<String> = explained.edits.iter().map(|edit| format!("{} {:?}", edit.name, edit.value)).collect();
+    assert_eq!(edits, ["x-internal None", "authorization Some(\"[redacted]\")", "x-mesh Some(\"on\")"]);
+}
+
+#[test]
+fn endpoints_that_cannot_be_chosen_say_why() {
+    let explained = toured("http://a.test/?env=canary", &[]);
+    let side = &explained.sides[0];
+    assert_eq!(side.endpoints.iter().map(|one| one.address.port()).collect::<Vec<_>>(), [2]);
+    let why: Vec<&str> = side.excluded.iter().map(|one| &*one.why).collect();
+    assert_eq!(why, ["label v is `1`, and subset v2 wants `2`", "its weight is 0"]);
+    assert_eq!(explained.attributes[0].from.as_deref(), Some("query env"));
+}
+
+#[test]
+fn what_only_the_body_or_chance_decides_is_unknown() {
+    let explained = toured("http://a.test/", &[]);
+    assert_eq!(explained.unknown.len(), 2, "{:?}", explained.unknown);
+    assert!(explained.unknown[0].contains("no header x-user"), "{:?}", explained.unknown);
+    assert!(explained.sides.iter().all(|side| side.possible));
+}
+
+#[test]
+fn a_request_that_is_refused_or_goes_nowhere_says_so() {
+    let text = format!("{HEAD}routes: [{{ name: one, hosts: [a.test], to: app, maxBody: 10 }}]\n");
+    let snapshot = compile(&text);
+    let lost = explain(&snapshot, &asked("GET", "http://x.test/", &[])).expect("an explanation");
+    assert_eq!((lost.outcome, lost.reason.map(|because| because.status)), (Outcome::NoRoute, Some(404)));
+    assert_eq!(lost.candidates[0].failed.as_ref().map(|failed| &*failed.wanted), Some("`a.test`"));
+    let refused = explain(&snapshot, &asked("POST", "http://a.test/", &["content-length: 11"])).expect("one");
+    assert_eq!((refused.outcome, refused.reason.map(|because| because.status)), (Outcome::Refuse, Some(413)));
+    let bad = explain(&snapshot, &asked("GET", "http://a.test/", &["content-length: x"])).expect("one");
+    assert_eq!((bad.outcome, bad.reason.map(|because| because.status)), (Outcome::Refuse, Some(400)));
+}
