@@ -27,6 +27,7 @@ use crate::body::{Source, Upload};
 use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::Reason;
+use crate::explain;
 use crate::inbound::Conn;
 use crate::net::clock;
 use crate::net::io::Activity;
@@ -188,13 +189,19 @@ impl Exchange {
         let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
         record.request_id = Some(forwarded::request_id(&mut parts.headers, rng));
         record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
+        let token = snapshot.config.root().admin.explain_token.as_deref();
+        if explain::wants(&parts.headers, record.conn.peer.ip(), token) {
+            record.explain = true;
+            // For us alone: a token is nobody else's business.
+            parts.headers.remove(explain::REQUEST_HEADER);
+        }
         let understood = decide::understand(listener, parts)?;
         let facts = understood.facts(snapshot, parts);
         for (index, attribute) in snapshot.attributes.iter().enumerate() {
             record.attributes.extend(attribute.value(&facts).map(|value| (index, value.into())));
         }
         let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng))?;
-        record.choose(Some(decision.side()));
+        record.decided(&decision);
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
@@ -335,6 +342,7 @@ impl Exchange {
         }
         record.reason = Reason::None;
         record.status = parts.status.as_u16();
+        explain_in(record, &mut parts.headers);
         Ok(Answer::Body(parts, body))
     }
 
@@ -357,6 +365,7 @@ impl Exchange {
         parts.version = Version::HTTP_11;
         self.0.record.reason = Reason::None;
         self.0.record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        explain_in(&self.0.record, &mut parts.headers);
         Ok(Answer::Tunnel(Response::from_parts(parts, ()), socket))
     }
 
@@ -388,7 +397,17 @@ impl Exchange {
             self.0.record.grpc_status = grpc::status(&parts.headers);
         }
         self.0.record.response_bytes = body.len() as u64;
+        explain_in(&self.0.record, &mut parts.headers);
         Response::from_parts(parts, Tracked::new(Source::Full(body), self.0))
+    }
+}
+
+/// Appended, not set: another proxy on the way may have explained itself as well.
+fn explain_in(record: &Record, headers: &mut http::HeaderMap) {
+    if record.explain
+        && let Some(explanation) = record.explanation()
+    {
+        headers.append(explain::REQUEST_HEADER, explanation);
     }
 }
 

@@ -10,9 +10,12 @@ use http::header::{HOST, USER_AGENT};
 use http::{HeaderValue, Method, Uri, Version, request};
 
 use crate::body::Progress;
+use crate::decide::{Decision, Drawn, Verdict};
 use crate::error::Reason;
+use crate::explain;
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
+use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
 use crate::telemetry::block::{Block, GrpcSide};
 use crate::wire::trace::Context;
@@ -26,6 +29,10 @@ pub struct Record {
     pub listener: usize,
     /// Number of the chosen side over all routes; none before a route was found.
     pub side: Option<usize>,
+    /// What was decided, and by which rule.
+    pub chosen: Option<Chosen>,
+    /// The client asked for an explanation, and may have it.
+    pub explain: bool,
     pub block: Option<Arc<Block>>,
     pub start: Instant,
     pub status: u16,
@@ -51,6 +58,27 @@ pub struct Record {
     user_agent: Option<HeaderValue>,
 }
 
+/// Of a decision, what outlives the borrow of its snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen {
+    /// Index of the route in the snapshot.
+    pub route: usize,
+    /// Which of its matches.
+    pub rule: usize,
+    pub target: Option<Target>,
+    pub drawn: Option<Drawn>,
+}
+
+impl Chosen {
+    fn new(decision: &Decision<'_>) -> Self {
+        let (target, drawn) = match decision.verdict {
+            Verdict::Forward { target, drawn, .. } => (Some(target), drawn),
+            Verdict::Answer | Verdict::Refuse(_) => (None, None),
+        };
+        Self { route: decision.rule.route, rule: decision.rule.index, target, drawn }
+    }
+}
+
 impl Record {
     pub fn new(conn: Rc<Conn>, view: Rc<View>, listener: usize, parts: &request::Parts) -> Self {
         Self {
@@ -58,6 +86,8 @@ impl Record {
             view,
             listener,
             side: None,
+            chosen: None,
+            explain: false,
             block: None,
             start: clock::recent(),
             // Until there is an answer: what is told if the client leaves before.
@@ -90,14 +120,37 @@ impl Record {
         listener.is_some_and(|listener| listener.config.preserve_header_case)
     }
 
+    pub fn decided(&mut self, decision: &Decision<'_>) {
+        self.chosen = Some(Chosen::new(decision));
+        self.choose(Some(decision.side()));
+    }
+
     /// The metrics that this exchange counts in, from now on.
-    pub fn choose(&mut self, side: Option<usize>) {
+    fn choose(&mut self, side: Option<usize>) {
         self.side = side;
         let series = self.view.snapshot.series(self.listener, side);
         self.block = self.conn.worker.block(&self.view, series);
         if let Some(block) = &self.block {
             block.active(1);
         }
+    }
+
+    /// For the answer to a client that asked; what is known by now.
+    pub fn explanation(&self) -> Option<HeaderValue> {
+        let snapshot = &self.view.snapshot;
+        let route = self.chosen.and_then(|chosen| {
+            Some((snapshot.routes.get(chosen.route)?, chosen.route, chosen.rule))
+        });
+        explain::compact(&explain::Known {
+            snapshot,
+            listener: snapshot.listeners.get(self.listener).map_or("", |listener| &*listener.name),
+            route,
+            target: self.chosen.and_then(|chosen| chosen.target),
+            drawn: self.chosen.and_then(|chosen| chosen.drawn),
+            endpoint: self.endpoint,
+            reason: self.reason.code(),
+            attributes: &self.attributes,
+        })
     }
 
     /// What the access log calls an error: 5xx, a gRPC status other than 0, or an answer cut short.
