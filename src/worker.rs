@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::admin::health::Health;
 use crate::drain::{Drain, Phase};
@@ -77,6 +77,33 @@ pub struct PoolReport {
     pub pending: u64,
 }
 
+/// Longest that an answer of a worker is waited for: one that is stuck must not hold up who asks.
+const ANSWER: Duration = Duration::from_secs(2);
+
+impl Shared {
+    /// The answers of those workers that answer.
+    pub async fn ask<T: Send + 'static>(&self, question: impl Fn(&Worker) -> T + Clone + Send + 'static) -> Vec<T> {
+        let asked: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|worker| {
+                let (answer, answered) = oneshot::channel();
+                let question = question.clone();
+                let order = Order::Ask(Box::new(move |worker| drop(answer.send(question(worker)))));
+                worker.sender.try_send(order).ok().map(|()| answered)
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        let deadline = tokio::time::Instant::now() + ANSWER;
+        for answered in asked {
+            if let Ok(Ok(answer)) = tokio::time::timeout_at(deadline, answered).await {
+                answers.push(answer);
+            }
+        }
+        answers
+    }
+}
+
 impl Mailbox {
     pub fn new(sender: mpsc::Sender<Order>) -> Self {
         Self { sender, load: AtomicUsize::new(0), pools: Mutex::default() }
@@ -94,6 +121,8 @@ pub enum Order {
     Serve(std::net::TcpStream, Accepted),
     /// The phase of the drain, or the snapshot, is a new one.
     Look,
+    /// Something that only the worker knows.
+    Ask(Box<dyn FnOnce(&Worker) + Send>),
 }
 
 pub struct Worker {
@@ -202,6 +231,7 @@ impl Worker {
                     Some(Order::Listen(socket)) => accept::spawn(&self, socket),
                     Some(Order::Serve(stream, accepted)) => self.serve(stream, accepted),
                     Some(Order::Look) => self.look(),
+                    Some(Order::Ask(question)) => question(&self),
                     None => return,
                 },
                 _ = tick.tick() => self.tick(),

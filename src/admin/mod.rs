@@ -3,6 +3,7 @@
 
 pub mod health;
 pub mod probe;
+pub mod question;
 pub mod routes;
 pub mod server;
 

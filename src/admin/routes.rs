@@ -1,5 +1,6 @@
 //! What each path answers, as a function of the request's head: no socket, no waiting.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,8 +11,10 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::health::Health;
+use super::question::{self, Answering, Change, Form, Question};
 use crate::config::schema::Level;
 use crate::telemetry::metrics::Metrics;
+use crate::wire::path::decode_segment;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -30,6 +33,8 @@ pub trait Provider: Send + Sync {
     fn drain(&self);
     fn level(&self) -> Level;
     fn set_level(&self, level: Level);
+    /// What takes a while. `peer` is who asks.
+    fn ask(&self, question: Question, peer: SocketAddr) -> Answering;
 }
 
 pub struct Admin {
@@ -58,30 +63,55 @@ enum Endpoint {
     Config,
     ConfigStatus,
     Clusters,
+    Explain,
+    Why,
+    Recent,
+    Shadow,
+    History,
+    Show,
+    Changes,
+    Rollback,
+    Pin,
+    Unpin,
+    Diff,
     Drain,
     LogLevel,
 }
 
+/// What a request comes to, from its head alone.
+pub enum Routed {
+    Answer(Response<Bytes>),
+    Ask(Question),
+    /// The question is in the body.
+    Read(Form),
+}
+
 impl Admin {
-    pub fn answer(&self, surface: Surface, request: &Parts) -> Response<Bytes> {
+    pub fn route(&self, surface: Surface, request: &Parts) -> Routed {
         if surface == Surface::Admin
             && let Err(why) = trusted(request)
         {
-            return reply(StatusCode::FORBIDDEN, JSON, json!({ "error": why }).to_string());
+            return Routed::Answer(reply(StatusCode::FORBIDDEN, JSON, json!({ "error": why }).to_string()));
         }
         let path = request.uri.path();
-        let Some(endpoint) = Endpoint::of(surface).find(|endpoint| endpoint.path() == path) else {
+        let found = Endpoint::of(surface).find_map(|endpoint| Some((endpoint, endpoint.matches(path)?)));
+        let Some((endpoint, rest)) = found else {
             let known = Endpoint::of(surface).map(Endpoint::path).collect::<Vec<_>>();
-            return json_reply(StatusCode::NOT_FOUND, &json!({ "error": "no such endpoint", "endpoints": known }));
+            let error = json!({ "error": "no such endpoint", "endpoints": known });
+            return Routed::Answer(json_reply(StatusCode::NOT_FOUND, &error));
         };
         // HEAD is GET; the server leaves out the body.
         let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
         if !endpoint.methods().split(", ").any(|allowed| allowed == method.as_str()) {
             let mut refusal = json_reply(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "method not allowed" }));
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(endpoint.methods()));
-            return refusal;
+            return Routed::Answer(refusal);
         }
-        self.run(endpoint, surface, request)
+        match endpoint.asks(rest, request) {
+            Some(Ok(routed)) => routed,
+            Some(Err(why)) => Routed::Answer(json_reply(StatusCode::BAD_REQUEST, &json!({ "error": why }))),
+            None => Routed::Answer(self.run(endpoint, surface, request)),
+        }
     }
 
     fn run(&self, endpoint: Endpoint, surface: Surface, request: &Parts) -> Response<Bytes> {
@@ -110,6 +140,8 @@ impl Admin {
                 json_reply(StatusCode::ACCEPTED, &json!({ "status": "draining" }))
             }
             Endpoint::LogLevel => self.log_level(request),
+            // The others are questions.
+            _ => json_reply(StatusCode::NOT_FOUND, &json!({ "error": "no such endpoint" })),
         }
     }
 
@@ -138,7 +170,7 @@ impl Admin {
 }
 
 impl Endpoint {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 22] = [
         Self::Livez,
         Self::Readyz,
         Self::Startupz,
@@ -148,9 +180,51 @@ impl Endpoint {
         Self::Config,
         Self::ConfigStatus,
         Self::Clusters,
+        Self::Explain,
+        Self::Why,
+        Self::Recent,
+        Self::Shadow,
+        Self::History,
+        Self::Show,
+        Self::Changes,
+        Self::Rollback,
+        Self::Pin,
+        Self::Unpin,
+        Self::Diff,
         Self::Drain,
         Self::LogLevel,
     ];
+
+    /// The rest of the path, where the endpoint takes one.
+    fn matches(self, path: &str) -> Option<&str> {
+        match self.path().split_once('{') {
+            Some((before, _)) => path.strip_prefix(before).filter(|rest| !rest.is_empty()),
+            None => (self.path() == path).then_some(""),
+        }
+    }
+
+    /// The question that an endpoint stands for; `None` where it is answered at once.
+    fn asks(self, rest: &str, request: &Parts) -> Option<Result<Routed, String>> {
+        let uri = &request.uri;
+        let number = |name: &str| {
+            question::number(uri, name).ok_or_else(|| format!("say ?{name}= and the number of a generation"))
+        };
+        let question = match self {
+            Self::Explain => return Some(Ok(Routed::Read(Form::Explain))),
+            Self::Diff => return Some(Ok(Routed::Read(Form::Diff))),
+            Self::Why => Ok(Question::Why(decode_segment(rest))),
+            Self::Recent => Ok(question::recent(uri)),
+            Self::Shadow => Ok(Question::Shadow),
+            Self::History => Ok(Question::History),
+            Self::Show => rest.parse().map(Question::Show).map_err(|_| format!("`{rest}` is not a generation")),
+            Self::Changes => number("from").and_then(|from| Ok(Question::Changes { from, to: number("to")? })),
+            Self::Rollback => number("to").map(|to| Question::Change(Change::Rollback(to))),
+            Self::Pin => number("generation").map(|to| Question::Change(Change::Pin(to))),
+            Self::Unpin => Ok(Question::Change(Change::Unpin)),
+            _ => return None,
+        };
+        Some(question.map(Routed::Ask))
+    }
 
     fn of(surface: Surface) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |endpoint| surface == Surface::Admin || endpoint.is_public())
@@ -171,6 +245,17 @@ impl Endpoint {
             Self::Config => "/config",
             Self::ConfigStatus => "/config/status",
             Self::Clusters => "/clusters",
+            Self::Explain => "/explain",
+            Self::Why => "/why/{id}",
+            Self::Recent => "/why",
+            Self::Shadow => "/shadow",
+            Self::History => "/config/history",
+            Self::Show => "/config/history/{generation}",
+            Self::Changes => "/config/diff",
+            Self::Rollback => "/config/rollback",
+            Self::Pin => "/config/pin",
+            Self::Unpin => "/config/unpin",
+            Self::Diff => "/diff",
             Self::Drain => "/drain",
             Self::LogLevel => "/loglevel",
         }
@@ -179,7 +264,7 @@ impl Endpoint {
     /// As the `Allow` header says it.
     const fn methods(self) -> &'static str {
         match self {
-            Self::Drain => "POST",
+            Self::Explain | Self::Rollback | Self::Pin | Self::Unpin | Self::Diff | Self::Drain => "POST",
             Self::LogLevel => "GET, HEAD, POST",
             Self::Livez
             | Self::Readyz
@@ -189,7 +274,13 @@ impl Endpoint {
             | Self::Index
             | Self::Config
             | Self::ConfigStatus
-            | Self::Clusters => "GET, HEAD",
+            | Self::Clusters
+            | Self::Why
+            | Self::Recent
+            | Self::Shadow
+            | Self::History
+            | Self::Show
+            | Self::Changes => "GET, HEAD",
         }
     }
 
@@ -204,6 +295,17 @@ impl Endpoint {
             Self::Config => "the active configuration, redacted",
             Self::ConfigStatus => "generation and digest of the active configuration, and the last attempt",
             Self::Clusters => "services: endpoints, health, pools",
+            Self::Explain => "POST a request: why it would go where it goes",
+            Self::Why => "what happened to the request with this id",
+            Self::Recent => "recent exchanges: ?failed, ?slow, ?limit=",
+            Self::Shadow => "what rules in shadow mode would have refused",
+            Self::History => "configurations that went live",
+            Self::Show => "one of them",
+            Self::Changes => "?from=&to=: what changed between two of them",
+            Self::Rollback => "POST ?to=: make a former configuration live again",
+            Self::Pin => "POST ?generation=: the same, and take no change of the file",
+            Self::Unpin => "POST: take the file again",
+            Self::Diff => "POST a configuration: what it would change, over recent traffic",
             Self::Drain => "POST: stop as on SIGTERM",
             Self::LogLevel => "level of the log; POST ?level=debug sets it until the next reload",
         }
@@ -243,7 +345,7 @@ fn probe(outcome: Result<(), String>) -> Response<Bytes> {
     }
 }
 
-fn json_reply(status: StatusCode, value: &Value) -> Response<Bytes> {
+pub fn json_reply(status: StatusCode, value: &Value) -> Response<Bytes> {
     reply(status, JSON, format!("{value:#}\n"))
 }
 

@@ -1,19 +1,23 @@
 //! The HTTP/1 server of the admin thread: bounded in connections, in time, and in what it reads.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::body::Whole;
-use super::routes::{Admin, Surface};
+use super::question::Question;
+use super::routes::{Admin, Routed, Surface, json_reply};
 use crate::net::tokio_io::{TokioIo, TokioTimer};
 
 /// Connections at a time, per address; more wait in the kernel's queue.
@@ -34,12 +38,12 @@ pub async fn serve(listener: TcpListener, surface: Surface, admin: Arc<Admin>) {
     // Fails only if the semaphore is closed, which nobody does.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 failing = false;
                 let admin = Arc::clone(&admin);
                 tokio::spawn(async move {
                     let _place = place;
-                    if timeout(LIFETIME, connection(stream, surface, admin)).await.is_err() {
+                    if timeout(LIFETIME, connection(stream, peer, surface, admin)).await.is_err() {
                         tracing::debug!(?surface, "connection was open for too long");
                     }
                 });
@@ -55,11 +59,21 @@ pub async fn serve(listener: TcpListener, surface: Surface, admin: Arc<Admin>) {
     }
 }
 
-async fn connection(stream: TcpStream, surface: Surface, admin: Arc<Admin>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, surface: Surface, admin: Arc<Admin>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        // Bodies are not read: no endpoint takes one, and hyper closes the connection after one that is not small.
-        let answer = admin.answer(surface, &request.into_parts().0).map(Whole::new);
-        async move { Ok::<Response<Whole>, Infallible>(answer) }
+        let admin = Arc::clone(&admin);
+        async move {
+            let (head, body) = request.into_parts();
+            let answer = match admin.route(surface, &head) {
+                Routed::Answer(answer) => answer,
+                Routed::Ask(question) => asked(&admin, question, peer).await,
+                Routed::Read(form) => match read(body, form.limit()).await.and_then(|body| form.question(&body)) {
+                    Ok(question) => asked(&admin, question, peer).await,
+                    Err(why) => json_reply(StatusCode::BAD_REQUEST, &json!({ "error": why })),
+                },
+            };
+            Ok::<Response<Whole>, Infallible>(answer.map(Whole::new))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer)
@@ -73,12 +87,33 @@ async fn connection(stream: TcpStream, surface: Surface, admin: Arc<Admin>) {
     }
 }
 
+async fn asked(admin: &Admin, question: Question, peer: SocketAddr) -> Response<Bytes> {
+    let (status, value) = admin.provider.ask(question, peer).await;
+    json_reply(status, &value)
+}
+
+/// A body, up to a size. Bodies of other requests are not read: hyper closes the connection after one that is not small.
+async fn read(body: Incoming, limit: usize) -> Result<Vec<u8>, String> {
+    let mut body = std::pin::pin!(body);
+    let mut bytes = Vec::new();
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let frame = frame.map_err(|error| format!("the body broke off: {error}"))?;
+        let data = frame.into_data().unwrap_or_default();
+        if bytes.len() + data.len() > limit {
+            return Err(format!("the body is larger than {limit} bytes"));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::super::health::Health;
+    use super::super::question::Answering;
     use super::super::routes::Provider;
     use super::*;
     use crate::config::schema::Level;
@@ -101,6 +136,9 @@ mod tests {
             Level::Info
         }
         fn set_level(&self, _: Level) {}
+        fn ask(&self, question: Question, _: SocketAddr) -> Answering {
+            Box::pin(async move { (StatusCode::OK, json!(format!("{question:?}"))) })
+        }
     }
 
     /// All that the server sends to a client that says this and no more.

@@ -138,9 +138,8 @@ impl Record {
     /// For the answer to a client that asked; what is known by now.
     pub fn explanation(&self) -> Option<HeaderValue> {
         let snapshot = &self.view.snapshot;
-        let route = self.chosen.and_then(|chosen| {
-            Some((snapshot.routes.get(chosen.route)?, chosen.route, chosen.rule))
-        });
+        let route =
+            self.chosen.and_then(|chosen| Some((snapshot.routes.get(chosen.route)?, chosen.route, chosen.rule)));
         explain::compact(&explain::Known {
             snapshot,
             listener: snapshot.listeners.get(self.listener).map_or("", |listener| &*listener.name),

@@ -104,6 +104,12 @@ pub fn query_values<'a, 'n>(query: &'a str, name: &'n str) -> impl Iterator<Item
     })
 }
 
+/// Decodes one segment of a path (RFC 3986, section 2.1). What is not an encoding stands for itself.
+pub fn decode_segment(text: &str) -> String {
+    // Unlike in a form, a plus is a plus.
+    decode_form(&text.replace('+', "%2B")).into_owned()
+}
+
 /// Decodes a part of `application/x-www-form-urlencoded`. What is not an encoding stands for itself.
 fn decode_form(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();

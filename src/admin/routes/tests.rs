@@ -28,6 +28,9 @@ impl Provider for Fixed {
     fn set_level(&self, level: Level) {
         *self.level.lock().unwrap() = level;
     }
+    fn ask(&self, _: Question, _: SocketAddr) -> Answering {
+        Box::pin(std::future::ready((StatusCode::OK, Value::Null)))
+    }
 }
 
 fn admin() -> (Admin, Arc<Fixed>) {
@@ -41,7 +44,10 @@ fn ask(admin: &Admin, surface: Surface, method: &str, uri: &str, headers: &[(&st
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    admin.answer(surface, &request.body(()).unwrap().into_parts().0)
+    match admin.route(surface, &request.body(()).unwrap().into_parts().0) {
+        Routed::Answer(answer) => answer,
+        Routed::Ask(_) | Routed::Read(_) => panic!("{method} {uri} is a question"),
+    }
 }
 
 fn value(response: &Response<Bytes>) -> Value {

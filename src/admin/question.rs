@@ -1,0 +1,117 @@
+//! What is asked of the process as a whole, and takes a while to answer: decisions, recent exchanges, the history of
+//! the configuration. A question is made here from a path, a query or a body; `app` answers it.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use http::{StatusCode, Uri};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::explain::Ask;
+use crate::wire::path::query_get;
+
+/// Entries of a list, unless told.
+const LIMIT: usize = 50;
+const LIMIT_MAX: usize = 1000;
+
+/// Status of the answer, and its body.
+pub type Reply = (StatusCode, Value);
+pub type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// Why a request would go where it goes.
+    Explain(Box<Ask>),
+    /// What happened to the request with this id.
+    Why(String),
+    Recent {
+        which: Which,
+        limit: usize,
+    },
+    /// What rules in shadow mode would have refused.
+    Shadow,
+    History,
+    /// One generation.
+    Show(u64),
+    /// What changed from one generation to the other.
+    Changes {
+        from: u64,
+        to: u64,
+    },
+    /// What another configuration would change, over recent traffic.
+    Diff(Vec<(String, String)>),
+    Change(Change),
+}
+
+/// Of the live configuration, by an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Rollback(u64),
+    Pin(u64),
+    Unpin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    All,
+    Failed,
+    Slow,
+}
+
+/// Bodies that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Explain,
+    Diff,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Files {
+    files: Vec<File>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    text: String,
+}
+
+impl Form {
+    /// Largest body, in bytes.
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::Explain => 256 << 10,
+            Self::Diff => 64 << 20,
+        }
+    }
+
+    pub fn question(self, body: &[u8]) -> Result<Question, String> {
+        let wrong = |error: serde_json::Error| format!("the body is not what is expected: {error}");
+        match self {
+            Self::Explain => serde_json::from_slice(body).map(|ask| Question::Explain(Box::new(ask))).map_err(wrong),
+            Self::Diff => {
+                let files: Files = serde_json::from_slice(body).map_err(wrong)?;
+                Ok(Question::Diff(files.files.into_iter().map(|file| (file.name, file.text)).collect()))
+            }
+        }
+    }
+}
+
+pub fn recent(uri: &Uri) -> Question {
+    let query = uri.query().unwrap_or_default();
+    let flag = |name: &str| query.split('&').any(|part| part == name || part.strip_prefix(name) == Some("=true"));
+    let which = match (flag("failed"), flag("slow")) {
+        (true, _) => Which::Failed,
+        (false, true) => Which::Slow,
+        (false, false) => Which::All,
+    };
+    Question::Recent { which, limit: number(uri, "limit").map_or(LIMIT, |limit| limit as usize).min(LIMIT_MAX) }
+}
+
+/// A number of the query.
+pub fn number(uri: &Uri, name: &str) -> Option<u64> {
+    query_get(uri.query()?, name)?.parse().ok()
+}
