@@ -35,9 +35,8 @@ impl Control {
     pub fn accepted(&self, config: &Config, generation: u64) {
         let at = Rfc3339(SystemTime::now()).to_string();
         let files: Vec<String> = config.files().iter().map(|file| file.display().to_string()).collect();
-        let digest = format!("{:016x}", config.digest());
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.live = json!({ "generation": generation, "digest": digest, "loadedAt": at, "files": files });
+        status.live = json!({ "generation": generation, "digest": config.digest(), "loadedAt": at, "files": files });
         status.last_attempt = json!({ "at": at, "result": "success", "problems": [] });
     }
 

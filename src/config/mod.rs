@@ -4,12 +4,14 @@
 //! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
 
 mod check;
+pub mod digest;
 mod format;
 mod merge;
 mod problem;
 mod reach;
 pub mod schema;
 pub mod source;
+mod storable;
 mod substitute;
 mod tree;
 pub mod units;
@@ -27,18 +29,20 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 pub use problem::{Place, Problem, Report};
+pub use storable::Storable;
 pub use substitute::Env;
 pub use tree::step;
 
 use schema::{Endpoint, Root};
 use tree::Node;
 
-/// A configuration in which nothing is wrong. Only [`load`] and [`parse`] make one.
+/// A configuration in which nothing is wrong. Only [`load`], [`parse`] and [`parse_all`] make one.
 #[derive(Debug, Clone)]
 pub struct Config {
     root: Root,
     tree: Node,
-    digest: u64,
+    digest: String,
+    sources: Arc<[Source]>,
     files: Vec<PathBuf>,
     tcp_listeners: Vec<String>,
 }
@@ -53,6 +57,7 @@ pub struct ResolvedEndpoint {
 }
 
 /// A text to be read, and what to call it.
+#[derive(Debug)]
 struct Source {
     file: Arc<str>,
     text: String,
@@ -78,6 +83,16 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Config, Report> {
 /// The same for one text, called `name` in problems.
 pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Report> {
     compile(vec![Source { file: name.into(), text: text.to_owned() }], Vec::new(), vec![name.into()], env)
+}
+
+/// The same for several texts with their names, such as those of a configuration that was stored.
+pub fn parse_all(texts: &[(String, String)], env: Env<'_>) -> Result<Config, Report> {
+    if texts.is_empty() {
+        return Err(Problem::new("there is no text").remedy("name at least one").into());
+    }
+    let sources =
+        texts.iter().map(|(name, text)| Source { file: name.as_str().into(), text: text.clone() }).collect();
+    compile(sources, Vec::new(), texts.iter().map(|(name, _)| name.into()).collect(), env)
 }
 
 /// Reads the list in a service's `endpoints.file`; `port` is the service's.
@@ -134,9 +149,20 @@ impl Config {
         &self.root
     }
 
-    /// Of what the configuration means: comments, order of keys and spelling of defaults do not count.
-    pub fn digest(&self) -> u64 {
-        self.digest
+    /// SHA-256, in 64 hex digits, of what the configuration means: comments, order of keys and spelling of defaults do
+    /// not count; what the environment filled in does.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Name and text of each file, as it was read: references to the environment are still there.
+    pub fn sources(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.sources.iter().map(|source| (&*source.file, source.text.as_str()))
+    }
+
+    /// The same, as it may be written to disk: without the secrets that [`Config::dump`] hides.
+    pub fn storable(&self) -> Storable {
+        storable::storable(&self.sources)
     }
 
     /// Where something stands, such as `routes[2]`, in the merged configuration.
@@ -153,21 +179,27 @@ impl Config {
         self.tcp_listeners.iter().any(|listener| listener == name)
     }
 
-    /// With all defaults filled in, and without the secrets that header edits may carry.
+    /// With all defaults filled in, and without secrets: `explainToken`, and those that header edits may carry.
     pub fn dump(&self) -> Json {
         let mut json = serde_json::to_value(&self.root).unwrap_or_default();
+        if let Some(token) = json.pointer_mut("/admin/explainToken") {
+            *token = Json::from(REDACTED);
+        }
         for route in json.get_mut("routes").and_then(Json::as_array_mut).into_iter().flatten() {
             for edits in ["/requestHeaders/set", "/requestHeaders/add", "/responseHeaders/set", "/responseHeaders/add"]
             {
                 let values = route.pointer_mut(edits).and_then(Json::as_object_mut).into_iter().flatten();
                 for (_, value) in values.filter(|(name, _)| is_secret(name)) {
-                    *value = Json::from("[redacted]");
+                    *value = Json::from(REDACTED);
                 }
             }
         }
         json
     }
 }
+
+/// Stands where a secret was.
+const REDACTED: &str = "[redacted]";
 
 impl Deref for Config {
     type Target = Root;
@@ -215,9 +247,9 @@ fn compile(
     if !problems.is_empty() {
         return Err(report(problems, Some(&tree), &sources));
     }
-    let digest = serde_json::to_vec(&root).map_or(0, |bytes| source::fnv(source::FNV_START, &bytes));
+    let digest = digest::sha256(&serde_json::to_vec(&root).unwrap_or_default());
     let tcp_listeners = root.listeners.iter().filter(|l| reach::is_tcp(&root, l)).map(|l| l.name.clone()).collect();
-    Ok(Config { root, tree, digest, files, tcp_listeners })
+    Ok(Config { root, tree, digest, sources: sources.into(), files, tcp_listeners })
 }
 
 /// Adds the source lines, and gives list items the index that they have in their own file.

@@ -24,7 +24,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_secs(2);
 const POLL_ALONE: Duration = Duration::from_millis(500);
 
-pub const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// Watches as long as it lives.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// FNV-1a: the same on every machine and in every version.
-pub fn fnv(start: u64, bytes: &[u8]) -> u64 {
+fn fnv(start: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -81,6 +81,36 @@ fn replace(text: &str, env: Env<'_>) -> Result<(String, bool), (String, String)>
     Ok((result, substituted))
 }
 
+/// What is written in a text with references, and not fetched by them.
+pub struct Written {
+    /// What stands around the references, with `$${` as it is, and their defaults.
+    pub texts: Vec<String>,
+    pub references: usize,
+}
+
+/// Takes a text apart that [`substitute`] takes; where that would report something, the rest is text.
+pub fn written(text: &str) -> Written {
+    let mut written = Written { texts: Vec::new(), references: 0 };
+    let (mut around, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("${") {
+        if before.ends_with('$') {
+            around.push_str(before);
+            around.push_str("${");
+            rest = after;
+            continue;
+        }
+        let Some((reference, after)) = after.split_once('}') else { break };
+        around.push_str(before);
+        written.texts.push(std::mem::take(&mut around));
+        written.texts.extend(reference.split_once(":-").map(|(_, default)| default.to_owned()));
+        written.references += 1;
+        rest = after;
+    }
+    around.push_str(rest);
+    written.texts.push(around);
+    written
+}
+
 fn is_name(name: &str) -> bool {
     !name.starts_with(|c: char| c.is_ascii_digit())
         && !name.is_empty()
@@ -121,6 +151,20 @@ mod tests {
     fn broken_references() {
         for text in ["${", "${A", "${}", "${A-b}", "${1}", "${ A }", "${B}", "${:-x}", "${A:}"] {
             assert!(replace(text, &env).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written() {
+        for (text, texts, references) in [
+            ("plain", &["plain"][..], 0),
+            ("a${A}b${B:-c}", &["a", "b", "c", ""], 2),
+            ("$${A}${A}", &["$${A}", ""], 1),
+            ("${B:-}", &["", "", ""], 1),
+            ("x$${y${", &["x$${y${"], 0),
+        ] {
+            let written = written(text);
+            assert_eq!((written.texts, written.references), (texts.iter().map(|t| (*t).to_owned()).collect(), references));
         }
     }
 

@@ -97,7 +97,10 @@ routes: [{ name: all, to: app }]
     assert_eq!(config.place("routes[0].to").map(|place| (place.line, place.column)), Some((4, 27)));
     assert!(!config.is_tcp_listener("edge"));
     let again = parse("u.yaml", &text.replace("[{ name: all", "  # why\n  [{ timeout: , name: all"), &no_env);
-    assert_eq!(again.map(|again| again.digest()).ok(), Some(config.digest()));
+    assert_eq!(again.map(|again| again.digest().to_owned()).ok().as_deref(), Some(config.digest()));
+    assert!(config.digest().len() == 64 && config.digest().bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+    let other = parse("t.yaml", &text.replace("3000", "3001"), &no_env).expect("a configuration");
+    assert_ne!(other.digest(), config.digest());
 }
 
 #[test]
@@ -573,8 +576,10 @@ fn endpoint_files() {
 fn secrets_are_not_dumped() {
     let text =
         format!("{HEAD}routes: [{{ name: a, to: app, requestHeaders: {{ set: {{ Authorization: s3, x-a: b }} }} }}]\n");
+    let text = format!("{text}admin: {{ explainToken: 0123456789abcdef }}\n");
     let dump = parse("t.yaml", &text, &no_env).expect("a configuration").dump().to_string();
     assert!(!dump.contains("s3") && dump.contains("\"x-a\":\"b\""), "{dump}");
+    assert!(!dump.contains("0123456789") && dump.contains("\"explainToken\":\"[redacted]\""), "{dump}");
 }
 
 proptest! {
