@@ -1,20 +1,26 @@
 //! The process: start, reload, stop, and in which order. Everything here runs on the admin thread.
 
 mod control;
+mod first;
+mod history;
+mod operate;
+mod recent;
 mod reload;
+mod trial;
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::health::{Component, Health, Status};
+use crate::admin::question::{Change, Reply};
 use crate::admin::routes::{Admin, Surface};
 use crate::admin::{probe, server};
 use crate::config::{self, Config, Report};
@@ -23,10 +29,14 @@ use crate::net::accept::Socket;
 use crate::runtime;
 use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::audit::Audit;
+use crate::telemetry::baseline::Baseline;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::{DrainPhase, Metrics};
 use crate::worker::{Mailbox, Order, Shared};
 use control::Control;
+use history::History;
+use trial::Trial;
 
 /// Exit codes, as documented in `docs/cli.md`. 2 is clap's, for wrong usage.
 pub const EXIT_CONFIG: u8 = 1;
@@ -63,6 +73,14 @@ impl Origin {
         Self::Text { name: "command line", text }
     }
 
+    /// For the log and the audit.
+    fn name(&self) -> String {
+        match self {
+            Self::Path(path) => format!("file {}", path.display()),
+            Self::Text { name, .. } => (*name).to_owned(),
+        }
+    }
+
     pub fn load(&self) -> Result<Config, Report> {
         let env = |name: &str| std::env::var(name).ok();
         match self {
@@ -72,8 +90,15 @@ impl Origin {
     }
 }
 
+/// What the command line says besides the configuration.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Overrides `state.directory`, and is known even if the configuration cannot be read.
+    pub state_directory: Option<PathBuf>,
+}
+
 /// Runs the proxy until it has drained.
-pub fn run(origin: Origin) -> ExitCode {
+pub fn run(origin: Origin, options: Options) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -82,7 +107,7 @@ pub fn run(origin: Origin) -> ExitCode {
         }
     };
     runtime.block_on(async {
-        match App::start(origin).await {
+        match App::start(origin, options).await {
             Ok(app) => app.serve().await,
             Err(code) => ExitCode::from(code),
         }
@@ -102,8 +127,28 @@ pub struct App {
     /// Keeps the watch on the configuration alive.
     _watcher: Option<config::source::Watcher>,
     changes: mpsc::Receiver<()>,
+    commands: mpsc::Receiver<Command>,
     signals: Signals,
+    audit: Audit,
+    history: Arc<Mutex<History>>,
+    baseline: Baseline,
+    trial: Option<Trial>,
+    /// Why what is live is not what the file says.
+    stale: Option<String>,
 }
+
+/// What an operator wants changed.
+pub struct Command {
+    pub change: Change,
+    /// Who asks.
+    pub source: String,
+    pub answer: oneshot::Sender<Reply>,
+}
+
+/// Commands that may wait.
+const COMMANDS: usize = 16;
+/// Between two looks at how the routes do.
+const LOOK: Duration = Duration::from_secs(1);
 
 struct Signals {
     terminate: Signal,
@@ -123,7 +168,7 @@ impl Signals {
 
 impl App {
     /// Everything up to the first accepted connection; an error has been told and is the exit code.
-    pub async fn start(origin: Origin) -> Result<Self, u8> {
+    pub async fn start(origin: Origin, options: Options) -> Result<Self, u8> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             eprintln!("error: {what}: {error}");
             EXIT_RUNTIME
@@ -131,11 +176,8 @@ impl App {
         let signals = Signals::new().map_err(|error| failed("signals", &error))?;
         // The watch begins before the first reading, so that no change falls between the two.
         let (watcher, changes) = watch(&origin).map_err(|error| failed("cannot watch the configuration", &error))?;
-        let config = origin.load().map_err(|report| {
-            eprintln!("{report}");
-            EXIT_CONFIG
-        })?;
-        let config = Arc::new(config);
+        let first = first::choose(&origin, options.state_directory)?;
+        let config = first.config.clone();
         let root = config.root();
         let logs = crate::telemetry::logs::init(&root.telemetry.log).map_err(|error| failed("log", &error))?;
         let workers = runtime::worker_count(root.runtime.workers);
@@ -150,9 +192,17 @@ impl App {
             .await
             .map_err(|error| failed(&format!("health address {}", root.health.address), &error))?;
         let (mailboxes, mail): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox()).unzip();
-        let shared =
-            Arc::new(Shared::new(compile(config.clone(), 1, None), metrics, access, health.clone(), mailboxes));
-        let control = Arc::new(Control::new(shared.clone(), logs.clone()));
+        let shared = Arc::new(Shared::new(
+            compile(config.clone(), first.generation, None),
+            metrics,
+            access,
+            health.clone(),
+            mailboxes,
+        ));
+        let audit = Audit::open(root.telemetry.audit.as_deref()).map_err(|error| failed("audit", &error))?;
+        let history = Arc::new(Mutex::new(first.history));
+        let (commander, commands) = mpsc::channel(COMMANDS);
+        let control = Arc::new(Control::new(shared.clone(), logs.clone(), history.clone(), commander));
         let mut app = Self {
             origin,
             health,
@@ -162,7 +212,13 @@ impl App {
             probe: None,
             _watcher: watcher,
             changes,
+            commands,
             signals,
+            audit,
+            history,
+            baseline: Baseline::default(),
+            trial: None,
+            stale: first.stale,
             control,
             shared,
         };
@@ -171,7 +227,7 @@ impl App {
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
         app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
         app.install(bound);
-        app.accepted(&config);
+        app.began(&config, &first.cause, first.stored, &first.told, first.report.as_ref()).await;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, "ready");
         Ok(app)
     }
@@ -207,10 +263,16 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn serve(mut self) -> ExitCode {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let shared = self.shared.clone();
         loop {
             tokio::select! {
-                Some(()) = self.changes.recv() => self.reload("the configuration has changed").await,
+                Some(()) = self.changes.recv() => self.reload(&self.origin.name()).await,
                 Some(()) = self.signals.hangup.recv() => self.reload("SIGHUP").await,
+                Some(command) = self.commands.recv() => self.obey(command).await,
+                _ = looks.tick() => self.observe().await,
+                () = shared.alarm.rung() => self.alarmed().await,
                 Some(()) = self.signals.terminate.recv() => return self.stop(true).await,
                 () = self.control.drain.notified() => return self.stop(true).await,
                 Some(()) = self.signals.interrupt.recv() => return self.stop(false).await,
@@ -294,10 +356,23 @@ impl App {
         if self.probe.is_none() {
             self.health.remove(Component::Application);
         }
+        if let Err(error) = self.audit.retarget(root.telemetry.audit.as_deref()) {
+            tracing::error!(%error, "audit");
+        }
         let generation = self.shared.snapshot.load().generation;
         process.config_accepted(generation, std::time::SystemTime::now());
-        self.control.accepted(config, generation);
-        self.health.set(Component::Config, Status::Ok, format!("generation {generation}"));
+        self.control.accepted(config, generation, self.stale.as_deref());
+        self.tell_stale();
+    }
+
+    /// Whether what is live is what the file says, wherever one would look for it.
+    fn tell_stale(&self) {
+        self.shared.metrics.process.set_stale(self.stale.is_some());
+        let generation = self.shared.snapshot.load().generation;
+        match &self.stale {
+            Some(why) => self.health.set(Component::Config, Status::Degraded, why.clone()),
+            None => self.health.set(Component::Config, Status::Ok, format!("generation {generation}")),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::app::{self, EXIT_CONFIG, EXIT_RUNTIME, Origin};
+use crate::app::{self, EXIT_CONFIG, EXIT_RUNTIME, Options, Origin};
 use crate::config::schema::Root;
 use crate::discovery::Spec;
 use crate::net::socket;
@@ -40,7 +40,7 @@ pub fn run(file: Option<PathBuf>) -> ExitCode {
     if let Err(error) = company {
         return ExitCode::from(told(&format!("no thread for the demo: {error}")));
     }
-    let code = app::run(Origin::Path(file));
+    let code = app::run(Origin::Path(file), Options::default());
     if code == ExitCode::SUCCESS {
         say("Drained and stopped. Goodbye.\n");
     }

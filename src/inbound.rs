@@ -24,6 +24,8 @@ pub struct Conn {
     pub socket: Arc<Socket>,
     pub place: Place,
     pub activity: Rc<Activity>,
+    /// When it was accepted; taken by its first request.
+    pub accepted: Cell<Option<Instant>>,
     /// Requests in progress.
     pub busy: Cell<usize>,
     /// The body of the last request was not read.
@@ -98,6 +100,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         peer: accepted.peer,
         place: worker.place(),
         activity: Activity::new(Instant::now()),
+        accepted: Cell::new(Some(Instant::now())),
         busy: Cell::new(0),
         unread: Cell::new(false),
         upgrade: RefCell::new(None),

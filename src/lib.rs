@@ -25,6 +25,7 @@ pub mod net;
 pub mod policy;
 pub mod runtime;
 pub mod snapshot;
+pub mod state;
 pub mod tcp;
 pub mod telemetry;
 pub mod upstream;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use outrigger::app::{self, EXIT_CONFIG, Origin};
+use outrigger::app::{self, EXIT_CONFIG, Options, Origin};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -63,6 +63,9 @@ struct Run {
     /// … and forward there (ip:port or name:port)
     #[arg(long, value_name = "ADDR", group = "what", requires = "listen")]
     upstream: Option<String>,
+    /// Where the last good configurations are kept; overrides `state.directory`
+    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIRECTORY")]
+    state_directory: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -74,7 +77,10 @@ struct Demo {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(run) => app::run(origin(run)),
+        Command::Run(mut run) => {
+            let state_directory = run.state_directory.take();
+            app::run(origin(run), Options { state_directory })
+        }
         Command::Check(place) => check(&place),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {

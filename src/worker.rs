@@ -1,6 +1,8 @@
 //! One event loop, and what belongs to it alone: its view of the snapshot, its connections to upstreams, its random
 //! numbers, its counters. Workers share nothing on the path of a request; they get their orders by mail.
 
+mod alarm;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
@@ -24,7 +26,11 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::block::Block;
 use crate::telemetry::metrics::{Metrics, WorkerCounters};
+use crate::telemetry::recent::Ring;
+use crate::telemetry::shadow::Examples;
 use crate::upstream::Cluster;
+
+pub use alarm::Alarm;
 
 /// Heartbeat, and the sweep of unused upstream connections.
 const TICK: Duration = Duration::from_millis(500);
@@ -40,6 +46,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub access: Arc<AccessLog>,
     pub health: Arc<Health>,
+    pub alarm: Alarm,
     pub workers: Vec<Mailbox>,
 }
 
@@ -53,7 +60,16 @@ impl Shared {
     ) -> Self {
         let generation = AtomicU64::new(snapshot.generation);
         let snapshot = ArcSwap::from_pointee(snapshot);
-        Self { snapshot, generation, drain: Drain::default(), metrics, access, health, workers }
+        Self {
+            snapshot,
+            generation,
+            drain: Drain::default(),
+            metrics,
+            access,
+            health,
+            alarm: Alarm::default(),
+            workers,
+        }
     }
 }
 
@@ -130,6 +146,10 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub counters: Arc<WorkerCounters>,
     pub rng: RefCell<SmallRng>,
+    /// Its last exchanges.
+    pub recent: RefCell<Ring>,
+    /// What rules in shadow mode would have refused.
+    pub shadow: RefCell<Examples>,
     view: RefCell<Rc<View>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     connections: RefCell<HashMap<u64, Weak<Attention>>>,
@@ -206,11 +226,14 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         let snapshot = shared.snapshot.load_full();
         let clusters = RefCell::default();
+        let recent = snapshot.config.root().telemetry.recent.0 / shared.workers.len().max(1) as u64;
         let view = RefCell::new(Rc::new(View::new(snapshot, &clusters)));
         Rc::new(Self {
             index,
             counters: shared.metrics.worker(index),
             rng: RefCell::new(SmallRng::try_from_os_rng().unwrap_or_else(|_| seeded())),
+            recent: RefCell::new(Ring::new(usize::try_from(recent).unwrap_or(usize::MAX))),
+            shadow: RefCell::default(),
             view,
             clusters,
             connections: RefCell::default(),

@@ -21,6 +21,8 @@ pub enum Component {
     Workers,
     /// The application behind us, where a probe is configured.
     Application,
+    /// The state directory, where one is configured.
+    State,
     /// `Ok` unless the proxy is stopping.
     Drain,
 }
@@ -181,7 +183,8 @@ pub async fn beat(health: Arc<Health>, worker: usize) {
 }
 
 impl Component {
-    pub const ALL: [Self; 5] = [Self::Config, Self::Listeners, Self::Workers, Self::Application, Self::Drain];
+    pub const ALL: [Self; 6] =
+        [Self::Config, Self::Listeners, Self::Workers, Self::Application, Self::State, Self::Drain];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -189,6 +192,7 @@ impl Component {
             Self::Listeners => "listeners",
             Self::Workers => "workers",
             Self::Application => "application",
+            Self::State => "state",
             Self::Drain => "drain",
         }
     }

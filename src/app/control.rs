@@ -1,14 +1,21 @@
 //! What the admin endpoints show of the running process, and may ask of it.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::Command;
+use super::history::History;
+use super::trial::Trial;
+use crate::admin::question::{Answering, Change, Question, Reply};
 use crate::admin::routes::Provider;
-use crate::config::Config;
 use crate::config::schema::Level;
+use crate::config::{self, Config, diff};
+use crate::explain::{self, Ask, Live};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::worker::{PoolReport, Shared};
@@ -19,31 +26,50 @@ pub struct Control {
     /// Somebody asked to drain.
     pub drain: Notify,
     status: Mutex<Status>,
+    history: Arc<Mutex<History>>,
+    commands: mpsc::Sender<Command>,
 }
 
 #[derive(Default)]
 struct Status {
     live: Value,
     last_attempt: Value,
+    stale: Option<String>,
+    probation: Value,
 }
 
 impl Control {
-    pub fn new(shared: Arc<Shared>, logs: Logs) -> Self {
-        Self { shared, logs, drain: Notify::new(), status: Mutex::default() }
+    pub fn new(shared: Arc<Shared>, logs: Logs, history: Arc<Mutex<History>>, commands: mpsc::Sender<Command>) -> Self {
+        Self { shared, logs, drain: Notify::new(), status: Mutex::default(), history, commands }
     }
 
-    pub fn accepted(&self, config: &Config, generation: u64) {
+    pub fn accepted(&self, config: &Config, generation: u64, stale: Option<&str>) {
         let at = Rfc3339(SystemTime::now()).to_string();
         let files: Vec<String> = config.files().iter().map(|file| file.display().to_string()).collect();
+        let digest = config.digest();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.live = json!({ "generation": generation, "digest": config.digest(), "loadedAt": at, "files": files });
+        status.live = json!({ "generation": generation, "digest": digest, "loadedAt": at, "files": files });
         status.last_attempt = json!({ "at": at, "result": "success", "problems": [] });
+        status.stale = stale.map(str::to_owned);
     }
 
     pub fn refused(&self, problems: Value) {
         let at = Rfc3339(SystemTime::now()).to_string();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.last_attempt = json!({ "at": at, "result": "failure", "problems": problems });
+    }
+
+    pub fn stale(&self, stale: Option<&str>) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).stale = stale.map(str::to_owned);
+    }
+
+    pub fn trial(&self, trial: Option<&Trial>) {
+        let probation = trial.map(|trial| {
+            let left = trial.until.saturating_duration_since(std::time::Instant::now());
+            let until = Rfc3339(SystemTime::now() + left).to_string();
+            json!({ "until": until, "routes": trial.routes, "previousGeneration": trial.previous_generation })
+        });
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).probation = probation.unwrap_or_default();
     }
 }
 
@@ -54,32 +80,34 @@ impl Provider for Control {
 
     fn config_status(&self) -> Value {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        json!({ "live": status.live, "lastAttempt": status.last_attempt })
+        let pinned = self.history.lock().unwrap_or_else(PoisonError::into_inner).pinned();
+        json!({
+            "live": status.live,
+            "stale": status.stale,
+            "pinned": pinned,
+            "probation": status.probation,
+            "lastAttempt": status.last_attempt,
+        })
     }
 
     fn clusters(&self) -> Value {
-        let reports: Vec<PoolReport> = self.shared.workers.iter().flat_map(|worker| worker.pools()).collect();
+        let reports = reports(&self.shared);
         let snapshot = self.shared.snapshot.load();
         let services = snapshot.services.iter().map(|service| {
             let endpoints = service.upstream.endpoints().borrow().clone();
             let endpoints: Vec<Value> = endpoints
                 .iter()
                 .map(|endpoint| {
-                    let sum = |value: fn(&PoolReport) -> u64| -> u64 {
-                        let same = |report: &&PoolReport| {
-                            report.address == endpoint.address && *report.service == *service.name
-                        };
-                        reports.iter().filter(same).map(value).sum()
-                    };
+                    let live = live(&reports, &service.name, endpoint.address);
                     json!({
                         "address": endpoint.address.to_string(),
                         "labels": endpoint.labels,
                         "zone": endpoint.zone.as_deref(),
                         "weight": endpoint.weight,
-                        "connections": sum(|report| report.open),
-                        "idle": sum(|report| report.idle),
-                        "inFlight": sum(|report| report.in_flight),
-                        "pending": sum(|report| report.pending),
+                        "connections": live.connections,
+                        "idle": live.idle,
+                        "inFlight": live.in_flight,
+                        "pending": live.pending,
                     })
                 })
                 .collect();
@@ -100,4 +128,105 @@ impl Provider for Control {
     fn set_level(&self, level: Level) {
         self.logs.set_level(level);
     }
+
+    fn ask(&self, question: Question, peer: SocketAddr) -> Answering {
+        let shared = self.shared.clone();
+        // Disks are read without the lock.
+        let history = || self.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match question {
+            Question::Explain(ask) => Box::pin(async move { explain(&shared, &ask) }),
+            Question::Why(id) => Box::pin(async move { super::recent::why(&shared, id).await }),
+            Question::Recent { which, limit } => {
+                Box::pin(async move { super::recent::list(&shared, which, limit).await })
+            }
+            Question::Shadow => Box::pin(async move { super::recent::shadow(&shared).await }),
+            Question::History => {
+                let history = history();
+                off_thread(move || Ok(history.report()))
+            }
+            Question::Show(generation) => {
+                let history = history();
+                off_thread(move || history.show(generation))
+            }
+            Question::Changes { from, to } => {
+                let history = history();
+                off_thread(move || {
+                    let changes = diff::changes(&*history.find(from)?, &*history.find(to)?);
+                    Ok(json!({ "from": from, "to": to, "summary": diff::summary(&changes), "changes": changes }))
+                })
+            }
+            Question::Diff(files) => Box::pin(async move { radius(&shared, files).await }),
+            Question::Change(change) => self.command(change, format!("admin {peer}")),
+        }
+    }
+}
+
+impl Control {
+    fn command(&self, change: Change, source: String) -> Answering {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.try_send(Command { change, source, answer });
+        Box::pin(async move {
+            let busy = json!({ "error": "the proxy is busy, or stopping" });
+            match sent {
+                Ok(()) => answered.await.unwrap_or((StatusCode::SERVICE_UNAVAILABLE, busy)),
+                Err(_) => (StatusCode::SERVICE_UNAVAILABLE, busy),
+            }
+        })
+    }
+}
+
+/// Work that may wait for a disk, or takes its time.
+fn off_thread(work: impl FnOnce() -> Result<Value, String> + Send + 'static) -> Answering {
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(value)) => (StatusCode::OK, value),
+            Ok(Err(why)) => (StatusCode::NOT_FOUND, json!({ "error": why })),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": error.to_string() })),
+        }
+    })
+}
+
+fn explain(shared: &Shared, ask: &Ask) -> Reply {
+    let snapshot = shared.snapshot.load();
+    match explain::explain(&snapshot, ask) {
+        Ok(mut explanation) => {
+            let reports = reports(shared);
+            for side in &mut explanation.sides {
+                let service = side.to.split('/').next().unwrap_or_default();
+                for endpoint in &mut side.endpoints {
+                    endpoint.live = Some(live(&reports, service, endpoint.address));
+                }
+            }
+            (StatusCode::OK, serde_json::to_value(&explanation).unwrap_or_default())
+        }
+        Err(why) => (StatusCode::BAD_REQUEST, json!({ "error": why })),
+    }
+}
+
+/// What another configuration would change, in words and in traffic.
+async fn radius(shared: &Shared, files: Vec<(String, String)>) -> Reply {
+    let parsed = tokio::task::spawn_blocking(move || config::parse_all(&files, &|name| std::env::var(name).ok()));
+    let new = match parsed.await {
+        Ok(Ok(new)) => Arc::new(new),
+        Ok(Err(report)) => return (StatusCode::UNPROCESSABLE_ENTITY, json!({ "problems": report })),
+        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": error.to_string() })),
+    };
+    let old = shared.snapshot.load_full();
+    let changes = diff::changes(&old.config, &new);
+    (StatusCode::OK, json!({ "summary": diff::summary(&changes), "changes": changes }))
+}
+
+fn reports(shared: &Shared) -> Vec<PoolReport> {
+    shared.workers.iter().flat_map(|worker| worker.pools()).collect()
+}
+
+/// An endpoint, over all workers.
+fn live(reports: &[PoolReport], service: &str, address: SocketAddr) -> Live {
+    let same = |report: &&PoolReport| report.address == address && *report.service == *service;
+    reports.iter().filter(same).fold(Live::default(), |sum, report| Live {
+        connections: sum.connections + report.open,
+        idle: sum.idle + report.idle,
+        in_flight: sum.in_flight + report.in_flight,
+        pending: sum.pending + report.pending,
+    })
 }

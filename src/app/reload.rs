@@ -1,18 +1,27 @@
-//! Reload: parse, validate, compile, bind, swap. All or nothing; whatever fails leaves what runs as it is.
+//! Reload: parse, validate, compile, bind, swap. All or nothing; whatever fails leaves what runs as it is. And the
+//! probation after it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
 
 use super::App;
+use super::history::{History, Version};
+use super::trial::{Before, Trial};
 use crate::admin::health::{Component, Status};
-use crate::config::Config;
+use crate::config::{Config, Report, diff};
 use crate::net::accept::Socket;
 use crate::snapshot::{Snapshot, compile};
+use crate::telemetry::audit::Event;
 use crate::telemetry::metrics::Labels;
 use crate::worker::Order;
+
+/// Longest that a disk is waited for.
+const DISK: Duration = Duration::from_secs(5);
 
 /// The sockets of a configuration: those that stay, and those that are new.
 pub struct Bound {
@@ -46,8 +55,23 @@ pub fn bind(config: &Config, old: &[Arc<Socket>]) -> io::Result<Bound> {
     Ok(bound)
 }
 
+/// Why a configuration goes live, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Cause<'a> {
+    /// `reload`, `rollback` …
+    pub action: &'a str,
+    pub source: &'a str,
+}
+
 impl App {
-    pub(super) async fn reload(&mut self, why: &str) {
+    /// Takes what the file says now.
+    pub(super) async fn reload(&mut self, source: &str) {
+        let cause = Cause { action: "reload", source };
+        let pinned = self.history().pinned();
+        if let Some(pinned) = pinned {
+            let why = format!("generation {pinned} is pinned: `outrigger config unpin` takes the file again");
+            return self.refused(cause, &why, json!([{ "message": why }]));
+        }
         let config = match self.origin.load() {
             Ok(config) => Arc::new(config),
             Err(report) => {
@@ -55,17 +79,36 @@ impl App {
                     tracing::error!(%problem, "configuration refused");
                 }
                 let first = report.problems().first().map(ToString::to_string).unwrap_or_default();
-                return self.refused(&first, serde_json::to_value(&report).unwrap_or_default());
+                return self.refused(cause, &first, serde_json::to_value(&report).unwrap_or_default());
             }
         };
-        let bound = match bind(&config, &self.sockets) {
-            Ok(bound) => bound,
-            Err(error) => {
-                tracing::error!(%error, "configuration refused");
-                let text = error.to_string();
-                return self.refused(&text, serde_json::json!([{ "message": text }]));
-            }
-        };
+        let bad = self.history().bad(config.digest()).map(|bad| bad.why.clone());
+        if let Some(bad) = bad {
+            let why = format!("it was taken back before, and has not changed since: {bad}");
+            tracing::error!(why, "configuration refused");
+            return self.refused(cause, &why, json!([{ "message": why }]));
+        }
+        let old = self.shared.snapshot.load_full();
+        let before = self.before();
+        let mut routes = diff::changed_routes(&old.config, &config);
+        routes.extend(diff::removed_routes(&old.config, &config));
+        let stale = self.stale.take();
+        if let Err(error) = self.go_live(config.clone(), cause).await {
+            self.stale = stale;
+            tracing::error!(error, "configuration refused");
+            return self.refused(cause, &error, json!([{ "message": error }]));
+        }
+        // Another configuration than those that were taken back: whoever wrote it has seen that.
+        if self.history().forget_bad() {
+            self.keep_marks().await;
+        }
+        self.begin_trial(before, &old, &config, routes);
+    }
+
+    /// Makes a configuration live, as a new generation; or tells why that cannot be.
+    pub(super) async fn go_live(&mut self, config: Arc<Config>, cause: Cause<'_>) -> Result<u64, String> {
+        self.end_trial();
+        let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
         let snapshot = compile(config.clone(), old.generation + 1, Some(&old));
@@ -80,14 +123,202 @@ impl App {
         if !restart.is_empty() {
             tracing::warn!(keys = restart.join(", "), "changed, and needs a restart to take effect");
         }
-        tracing::info!(generation, why, "configuration is live");
+        let summary = diff::summary(&diff::changes(&old.config, &config));
+        tracing::info!(generation, action = cause.action, source = cause.source, summary, "configuration is live");
+        self.remember(generation, &config, cause, &summary, false).await;
+        self.tell(cause, "live", &summary, 0, Some(old.generation));
+        Ok(generation)
     }
 
-    fn refused(&self, first: &str, problems: serde_json::Value) {
+    /// The same for the configuration that the process began with.
+    pub(super) async fn began(
+        &mut self,
+        config: &Arc<Config>,
+        action: &str,
+        stored: bool,
+        told: &[String],
+        report: Option<&Report>,
+    ) {
+        self.accepted(config);
+        if self.history().store().is_some() {
+            self.health.set(Component::State, Status::Ok, "");
+        }
+        told.iter().for_each(|line| self.state_failed(line));
+        let cause = Cause { action, source: &self.origin.name() };
+        for problem in report.map(Report::problems).unwrap_or_default() {
+            tracing::error!(%problem, "configuration refused");
+        }
+        if let Some(report) = report {
+            let problems = serde_json::to_value(report).unwrap_or_default();
+            self.control.refused(problems);
+        }
+        if let Some(stale) = &self.stale {
+            tracing::error!(stale, "not running on what the file says");
+        }
+        let generation = self.shared.snapshot.load().generation;
+        self.remember(generation, config, cause, "", stored).await;
+        let summary = self.stale.clone().unwrap_or_default();
+        self.tell(cause, "live", &summary, report.map_or(0, |report| report.problems().len()), None);
+    }
+
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn remember(&mut self, generation: u64, config: &Arc<Config>, cause: Cause<'_>, summary: &str, stored: bool) {
+        let (store, entry) = {
+            let mut history = self.history();
+            history.push(Version {
+                generation,
+                at: SystemTime::now(),
+                cause: format!("{} by {}", cause.action, cause.source),
+                summary: summary.to_owned(),
+                digest: config.digest().to_owned(),
+                config: config.clone(),
+            });
+            (history.store(), history.entry())
+        };
+        if let (Some(store), Some(entry), false) = (store, entry, stored) {
+            if !entry.complete {
+                tracing::warn!(
+                    generation,
+                    "secrets are written in the configuration: what is kept of it cannot be used"
+                );
+            }
+            self.on_disk(move || store.save(&entry)).await;
+        }
+    }
+
+    /// Keeps what was said about configurations.
+    pub(super) async fn keep_marks(&mut self) {
+        let (store, marks) = {
+            let history = self.history();
+            (history.store(), history.marks())
+        };
+        if let Some(store) = store {
+            self.on_disk(move || store.set_marks(&marks)).await;
+        }
+    }
+
+    /// A file system can hang, and fail: this thread must not.
+    async fn on_disk(&self, work: impl FnOnce() -> io::Result<()> + Send + 'static) {
+        match tokio::time::timeout(DISK, tokio::task::spawn_blocking(work)).await {
+            Ok(Ok(Ok(()))) => self.health.set(Component::State, Status::Ok, ""),
+            Ok(Ok(Err(error))) => self.state_failed(&error.to_string()),
+            Ok(Err(error)) => self.state_failed(&error.to_string()),
+            Err(_) => self.state_failed(&format!("the disk has not answered for {} s", DISK.as_secs())),
+        }
+    }
+
+    fn state_failed(&self, why: &str) {
+        tracing::error!(why, "state directory");
+        self.shared.metrics.process.state_errors.inc();
+        self.health.set(Component::State, Status::Degraded, why);
+    }
+
+    pub(super) fn tell(&self, cause: Cause<'_>, result: &str, summary: &str, problems: usize, previous: Option<u64>) {
+        let live = self.shared.snapshot.load();
+        self.audit.write(&Event {
+            at: SystemTime::now(),
+            action: cause.action,
+            source: cause.source,
+            generation: Some(live.generation),
+            digest: Some(live.config.digest()),
+            previous,
+            result,
+            summary,
+            problems,
+        });
+    }
+
+    fn refused(&mut self, cause: Cause<'_>, first: &str, problems: serde_json::Value) {
         self.shared.metrics.process.config_refused(SystemTime::now());
+        self.shared.metrics.process.set_stale(true);
+        let count = problems.as_array().map_or(1, Vec::len);
         self.control.refused(problems);
         let detail = format!("the last change was refused, the one before is live: {first}");
         self.health.set(Component::Config, Status::Degraded, detail);
+        let line = first.lines().next().unwrap_or_default();
+        self.tell(cause, "refused", line, count, None);
+    }
+
+    /// How the routes did until now.
+    fn before(&mut self) -> Before {
+        let (now, counters) = (Instant::now(), self.shared.metrics.observe());
+        if self.trial.is_none() {
+            self.baseline.tick(now, counters.clone());
+        }
+        Before { seen: self.baseline.before(now), counters }
+    }
+
+    fn begin_trial(&mut self, before: Before, old: &Snapshot, config: &Config, routes: BTreeSet<String>) {
+        let previous = (old.config.clone(), old.generation);
+        let live = (config, self.shared.snapshot.load().generation);
+        self.trial = Trial::new(before, previous, live, routes, Instant::now());
+        let on = self.trial.is_some();
+        self.shared.alarm.arm(on);
+        self.shared.metrics.process.set_probation(on);
+        self.control.trial(self.trial.as_ref());
+        if let Some(trial) = &self.trial {
+            tracing::info!(routes = trial.routes.len(), time = %config.root().runtime.probation, "on probation");
+        }
+    }
+
+    fn end_trial(&mut self) {
+        self.trial = None;
+        self.shared.alarm.arm(false);
+        self.shared.metrics.process.set_probation(false);
+        self.control.trial(None);
+    }
+
+    /// Once a second.
+    pub(super) async fn observe(&mut self) {
+        if self.trial.is_some() {
+            return self.judge().await;
+        }
+        if !self.shared.snapshot.load().config.root().runtime.probation.is_zero() {
+            self.baseline.tick(Instant::now(), self.shared.metrics.observe());
+        }
+    }
+
+    /// Requests fail while a reload is on probation.
+    pub(super) async fn alarmed(&mut self) {
+        let Some(next) = self.trial.as_ref().map(Trial::next) else { return };
+        tokio::time::sleep_until(next.into()).await;
+        self.judge().await;
+    }
+
+    async fn judge(&mut self) {
+        let now = Instant::now();
+        let counters = self.shared.metrics.observe();
+        let Some(trial) = &mut self.trial else { return };
+        let finding = trial.judge(&counters, now);
+        let (over, previous, back_to) = (trial.is_over(now), trial.previous.clone(), trial.previous_generation);
+        let undone = trial.generation;
+        let Some(finding) = finding else {
+            if over {
+                self.end_trial();
+                self.baseline.tick(now, counters);
+                tracing::info!(generation = undone, "probation is over, and nothing got worse");
+                self.tell(Cause { action: "probation", source: "probation" }, "passed", "", 0, None);
+            }
+            return;
+        };
+        let why = finding.to_string();
+        tracing::error!(generation = undone, back_to, why, "taken back");
+        let digest = self.shared.snapshot.load().config.digest().to_owned();
+        self.stale = Some(format!("generation {undone} was taken back to generation {back_to}: {why}"));
+        let cause = Cause { action: "rollback", source: "probation" };
+        if let Err(error) = self.go_live(previous, cause).await {
+            self.stale = None;
+            tracing::error!(error, "cannot go back");
+            return self.tell(cause, "failed", &error, 1, None);
+        }
+        self.baseline.skip(self.shared.metrics.observe());
+        self.shared.metrics.process.rollbacks.inc();
+        self.history().mark_bad(&digest, &why);
+        self.keep_marks().await;
+        self.tell(cause, "undone", &why, 0, Some(undone));
     }
 
     /// Makes the bound sockets those that are accepted on.
@@ -124,6 +355,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin.address", old.admin.address != new.admin.address),
         ("health.address", old.health.address != new.health.address),
         ("runtime.workers", old.runtime.workers != new.runtime.workers),
+        ("state", old.state != new.state),
+        ("telemetry.recent", old.telemetry.recent != new.telemetry.recent),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

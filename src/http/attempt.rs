@@ -2,7 +2,7 @@
 //! is sent again, on another connection, without anybody noticing.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, TE};
 use http::{HeaderName, HeaderValue, Request, Response, Version, request};
@@ -10,8 +10,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::tracked::{Lease, Upstream};
+use super::tries::Tries;
 use crate::body::{Progress, Upload};
 use crate::error::Reason;
+use crate::net::clock;
+use crate::telemetry::recent::{NotAgain, Outcome};
 use crate::upstream::{h1, h2};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::Hop;
@@ -26,6 +29,7 @@ pub struct Plan<'a> {
     pub worker: &'a Rc<Worker>,
     pub upstream: &'a Upstream,
     pub upload: &'a Progress,
+    pub tries: &'a Tries,
 }
 
 /// Why one try came to nothing.
@@ -50,18 +54,43 @@ pub async fn run(plan: &Plan<'_>, mut request: Request<Upload>) -> Result<(Respo
             Err(failure) => failure,
         };
         let again = match (failure, &spare) {
-            (Failure::Final(reason), _) => return Err(reason),
+            (Failure::Final(reason), _) => {
+                plan.tries.not_again.set(Some(why_final(reason)));
+                return Err(reason);
+            }
             (Failure::Unsent(request), _) => Some(request),
             (Failure::NotHttp2(request), _) => Some(downgrade(request)?),
             (Failure::Refused, Some(spare)) => Some(rebuild(spare)),
             // What may have been handled is sent again only where that makes no difference.
             (Failure::Stale, Some(spare)) if spare.method.is_idempotent() => Some(rebuild(spare)),
-            (Failure::Refused | Failure::Stale, _) => None,
+            (Failure::Refused | Failure::Stale, spare) => {
+                let why = if spare.is_some() { NotAgain::NotIdempotent } else { NotAgain::BodyGone };
+                plan.tries.not_again.set(Some(why));
+                None
+            }
         };
-        request = again.filter(|_| redo < REDO_MAX).ok_or(Reason::UpstreamReset)?;
+        request = match again {
+            Some(_) if redo >= REDO_MAX => {
+                plan.tries.not_again.set(Some(NotAgain::TooOften));
+                return Err(Reason::UpstreamReset);
+            }
+            Some(request) => request,
+            None => return Err(Reason::UpstreamReset),
+        };
         plan.worker.counters.upstream_redo.inc();
     }
     Err(Reason::UpstreamReset)
+}
+
+fn why_final(reason: Reason) -> NotAgain {
+    match reason {
+        Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Overflow | Reason::NoEndpoint => {
+            NotAgain::NoConnection
+        }
+        Reason::ClientReset => NotAgain::ClientGone,
+        Reason::UpstreamReset => NotAgain::PerhapsHandled,
+        _ => NotAgain::NotOfTheConnection,
+    }
 }
 
 /// The head of a request without a body, to be sent again from.
@@ -93,28 +122,62 @@ fn rebuild(spare: &request::Parts) -> Request<Upload> {
     Request::from_parts(spare.clone(), Upload::empty())
 }
 
+/// One try, and what is told of it.
 async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
-    let Upstream { pool, limits, .. } = plan.upstream;
-    if request.version() == Version::HTTP_2 {
-        let lease = match h2::checkout(pool, limits, plan.worker).await {
-            Ok(lease) => lease,
-            Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
-                pool.refuses_http2();
-                return Err(Failure::NotHttp2(request));
-            }
-            Err(reason) => return Err(Failure::Final(reason)),
+    plan.tries.begin(plan.upstream.pool.address, request.version());
+    let mut sent = None;
+    let tried = match request.version() {
+        Version::HTTP_2 => once_http2(plan, request, &mut sent).await,
+        _ => once_http1(plan, request, &mut sent).await,
+    };
+    // Without a connection, that has been told.
+    if let Some(sent) = sent {
+        let outcome = match &tried {
+            Ok(_) => Outcome::Answered,
+            Err(failure) => failure.outcome(),
         };
-        let reused = lease.reused;
-        let sent = lease.sender().try_send_request(request).await;
-        let response = sent.map_err(|error| classify(plan, error, reused))?;
-        return Ok((response, Lease::Http2(lease)));
+        plan.tries.ended(outcome, Some(clock::recent().saturating_duration_since(sent)));
     }
+    tried
+}
+
+async fn once_http2(
+    plan: &Plan<'_>,
+    request: Request<Upload>,
+    sent: &mut Option<Instant>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let Upstream { pool, limits, .. } = plan.upstream;
+    let begun = clock::recent();
+    let lease = match h2::checkout(pool, limits, plan.worker).await {
+        Ok(lease) => lease,
+        Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
+            pool.refuses_http2();
+            plan.tries.ended(Outcome::NotHttp2, None);
+            return Err(Failure::NotHttp2(request));
+        }
+        Err(reason) => return Err(unconnected(plan, reason, begun)),
+    };
+    *sent = Some(connected(plan, lease.reused, lease.connecting, begun));
+    let reused = lease.reused;
+    let answered = lease.sender().try_send_request(request).await;
+    let response = answered.map_err(|error| classify(plan, error, reused))?;
+    Ok((response, Lease::Http2(lease)))
+}
+
+async fn once_http1(
+    plan: &Plan<'_>,
+    request: Request<Upload>,
+    sent: &mut Option<Instant>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let Upstream { pool, limits, .. } = plan.upstream;
+    let begun = clock::recent();
     let lease = if plan.upstream.upgrade.is_some() {
         Box::pin(h1::connect(pool, limits, plan.worker)).await
     } else {
         h1::checkout(pool, limits, plan.worker).await
     };
-    let mut lease = lease.map_err(Failure::Final)?;
+    let mut lease = lease.map_err(|reason| unconnected(plan, reason, begun))?;
+    *sent = Some(connected(plan, lease.reused, lease.connecting, begun));
     if plan.upstream.upgrade.is_some() {
         lease.want_upgrade();
     }
@@ -128,6 +191,30 @@ async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Inc
         Err(error) => {
             let stale = lease.reused && lease.is_silent();
             Err(classify(plan, error, stale))
+        }
+    }
+}
+
+/// The moment at which the request goes out.
+fn connected(plan: &Plan<'_>, reused: bool, connecting: Duration, begun: Instant) -> Instant {
+    let now = if reused { clock::recent() } else { clock::tick() };
+    plan.tries.connected(reused, now.saturating_duration_since(begun), connecting);
+    now
+}
+
+fn unconnected(plan: &Plan<'_>, reason: Reason, begun: Instant) -> Failure {
+    plan.tries.unconnected(reason, clock::tick().saturating_duration_since(begun));
+    Failure::Final(reason)
+}
+
+impl Failure {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unsent(_) => Outcome::Unsent,
+            Self::Refused => Outcome::Refused,
+            Self::Stale => Outcome::Stale,
+            Self::NotHttp2(_) => Outcome::NotHttp2,
+            Self::Final(reason) => Outcome::Failed(*reason),
         }
     }
 }

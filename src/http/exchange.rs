@@ -295,18 +295,24 @@ impl Exchange {
         let tried = {
             let worker = self.0.record.conn.worker.clone();
             let upload = self.0.record.upload.clone();
-            let plan = Plan { worker: &worker, upstream, upload: &upload };
+            let plan = Plan { worker: &worker, upstream, upload: &upload, tries: &self.0.record.tries };
             let tried = pin!(attempt::run(&plan, request));
             within(upstream.deadline, route.stream_idle, &self.0.activity, tried).await
         };
-        self.0.record.attempts = 1;
-        self.0.record.upstream = Some(clock::recent().saturating_duration_since(sent));
+        let now = clock::recent();
+        self.0.record.upstream = Some(now.saturating_duration_since(sent));
         match tried {
             Ok((response, lease)) => {
+                self.0.record.answered = Some(now);
                 self.0.lease = lease;
                 self.answered(response, route)
             }
-            Err(reason) => self.fail(reason),
+            Err(reason) => {
+                if matches!(reason, Reason::RequestTimeout | Reason::IdleTimeout) {
+                    self.0.record.out_of_time(reason, now.saturating_duration_since(sent));
+                }
+                self.fail(reason)
+            }
         }
     }
 
@@ -337,7 +343,8 @@ impl Exchange {
             record.grpc_status = grpc::status(&parts.headers);
         }
         // Streams are bound by their pauses alone.
-        if !record.grpc && !is_event_stream(&parts.headers) {
+        record.streams = record.grpc || is_event_stream(&parts.headers);
+        if !record.streams {
             self.0.activity.deadline.set(self.0.upstream.as_ref().and_then(|upstream| upstream.deadline));
         }
         record.reason = Reason::None;
@@ -364,6 +371,7 @@ impl Exchange {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.version = Version::HTTP_11;
         self.0.record.reason = Reason::None;
+        self.0.record.streams = true;
         self.0.record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
         explain_in(&self.0.record, &mut parts.headers);
         Ok(Answer::Tunnel(Response::from_parts(parts, ()), socket))

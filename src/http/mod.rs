@@ -7,4 +7,5 @@ pub mod record;
 pub mod reply;
 pub mod server;
 pub mod tracked;
+mod tries;
 pub mod upgrade;

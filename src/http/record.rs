@@ -9,15 +9,21 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderValue, Method, Uri, Version, request};
 
+use super::tries::Tries;
 use crate::body::Progress;
 use crate::decide::{Decision, Drawn, Verdict};
 use crate::error::Reason;
 use crate::explain;
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
+use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
 use crate::telemetry::block::{Block, GrpcSide};
+use crate::telemetry::recent::{
+    ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Outcome, Phases, Producer, Would,
+};
+use crate::telemetry::shadow::Example;
 use crate::wire::trace::Context;
 use crate::worker::View;
 
@@ -44,8 +50,16 @@ pub struct Record {
     pub grpc: bool,
     pub grpc_status: Option<u8>,
     pub endpoint: Option<SocketAddr>,
-    pub attempts: u32,
+    pub tries: Tries,
     pub upstream: Option<Duration>,
+    /// When the head of the answer came.
+    pub answered: Option<Instant>,
+    /// The answer goes on for as long as it likes: timeouts bind its head.
+    pub streams: bool,
+    /// For the first request of a connection: since it was accepted.
+    accept: Option<Duration>,
+    /// How large the head said that the body is, where a limit in shadow mode would have refused that.
+    announced: Option<u64>,
     pub upload: Rc<Progress>,
     pub response_bytes: u64,
     pub trace: Option<Context>,
@@ -98,8 +112,12 @@ impl Record {
             grpc: false,
             grpc_status: None,
             endpoint: None,
-            attempts: 0,
+            tries: Tries::default(),
             upstream: None,
+            answered: None,
+            streams: false,
+            accept: conn.accepted.take().map(|accepted| clock::recent().saturating_duration_since(accepted)),
+            announced: None,
             upload: Rc::default(),
             response_bytes: 0,
             trace: None,
@@ -122,6 +140,7 @@ impl Record {
 
     pub fn decided(&mut self, decision: &Decision<'_>) {
         self.chosen = Some(Chosen::new(decision));
+        self.announced = decision.would_refuse_body;
         self.choose(Some(decision.side()));
     }
 
@@ -160,6 +179,126 @@ impl Record {
             || matches!(self.reason, ClientReset | Drained | IdleTimeout | RequestTimeout | UpstreamReset)
     }
 
+    fn host(&self) -> &[u8] {
+        match (self.uri.authority(), &self.host) {
+            (Some(authority), _) => authority.as_str().as_bytes(),
+            (None, Some(host)) => host.as_bytes(),
+            (None, None) => b"",
+        }
+    }
+
+    /// The deadline has passed before an answer came.
+    pub fn out_of_time(&self, reason: Reason, waited: Duration) {
+        self.tries.ended(Outcome::Failed(reason), Some(waited));
+        self.tries.not_again.set(Some(NotAgain::OutOfTime));
+    }
+
+    /// What rules in shadow mode would have refused, by now.
+    fn would_refuse(&self, now: Instant) -> impl Iterator<Item = Would> {
+        let route = self.chosen.and_then(|chosen| self.view.snapshot.routes.get(chosen.route));
+        let body = route.and_then(|route| {
+            let bound = route.max_body?;
+            let actual = self.upload.bytes.get().max(self.announced.unwrap_or_default());
+            let would = bound.judge(actual) == Judgement::Would;
+            would.then_some(Would { guard: Guard::MaxBody, limit: bound.limit, actual })
+        });
+        let time = route.and_then(|route| {
+            let bound = route.timeout.filter(|_| !self.grpc || route.timeout_is_own)?;
+            let end = self.answered.filter(|_| self.streams).unwrap_or(now);
+            let actual = end.saturating_duration_since(self.start);
+            let would = bound.judge(actual) == Judgement::Would;
+            let micros = |time: Duration| Micros::from(time).0;
+            would.then(|| Would { guard: Guard::Timeout, limit: micros(bound.limit), actual: micros(actual) })
+        });
+        body.into_iter().chain(time)
+    }
+
+    fn tell_shadow(&self, would: Would) {
+        if let Some(block) = &self.block {
+            block.would_refuse(would.guard);
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let Some(side) = self.view.snapshot.side(self.side) else { return };
+        self.conn.worker.shadow.borrow_mut().push(Example {
+            time: SystemTime::now(),
+            id: self.request_id.as_ref().map(|id| text(id.as_bytes())).unwrap_or_default(),
+            route: side.route.clone(),
+            guard: would.guard,
+            limit: would.limit,
+            actual: would.actual,
+            method: self.method.to_string(),
+            path: self.uri.path().to_owned(),
+            peer: self.conn.peer,
+        });
+    }
+
+    /// For `why`.
+    fn keep(&self, now: Instant, shadow: &[Would]) {
+        let mut recent = self.conn.worker.recent.borrow_mut();
+        if !recent.is_on() {
+            return;
+        }
+        let snapshot = &self.view.snapshot;
+        let side = snapshot.side(self.side);
+        let tries = self.tries.list();
+        let count = tries.iter().flatten().count();
+        let attempts = tries.map(|attempt| attempt.unwrap_or(NONE_TRIED));
+        let mut attributes: [(&str, &[u8]); ATTRIBUTES_MAX] = [("", b""); ATTRIBUTES_MAX];
+        let mut named = 0;
+        for (slot, (index, value)) in attributes.iter_mut().zip(&self.attributes) {
+            *slot = (snapshot.attributes.get(*index).map_or("", |known| &known.name), value.as_bytes());
+            named += 1;
+        }
+        let sum = |step: fn(&Attempt) -> Option<Micros>| {
+            tries.iter().flatten().filter_map(step).reduce(|sum, more| Micros(sum.0 + more.0))
+        };
+        let total = now.saturating_duration_since(self.start);
+        let failed = self.failed();
+        let not_again = match self.tries.not_again.get() {
+            None if failed && self.answered.is_some() => Some(NotAgain::Answered),
+            known => known,
+        };
+        recent.push(&Exchange {
+            id: self.request_id.as_ref().map_or(b"", HeaderValue::as_bytes),
+            time: SystemTime::now().checked_sub(total).unwrap_or(SystemTime::UNIX_EPOCH),
+            generation: snapshot.generation,
+            listener: snapshot.listeners.get(self.listener).map_or("", |listener| &listener.name),
+            route: side.map_or("", |side| &side.route),
+            rule: self.chosen.map(|chosen| u32::try_from(chosen.rule).unwrap_or(u32::MAX)),
+            service: side.map_or("", |side| &side.service),
+            subset: side.map_or("", |side| &side.subset),
+            bucket: self
+                .chosen
+                .and_then(|chosen| chosen.drawn)
+                .map(|drawn| Bucket { number: drawn.bucket, sticky: drawn.sticky }),
+            method: self.method.as_str(),
+            host: self.host(),
+            path: self.uri.path().as_bytes(),
+            protocol: self.version,
+            status: self.status,
+            grpc_status: self.grpc_status,
+            reason: self.reason,
+            producer: Producer::Application,
+            peer: self.conn.peer,
+            request_bytes: self.upload.bytes.get(),
+            response_bytes: self.response_bytes,
+            failed,
+            attempts: attempts.get(..count).unwrap_or_default(),
+            not_again,
+            phases: Phases {
+                accept: self.accept.map(Micros::from),
+                tls: None,
+                queue: sum(|attempt| attempt.queue),
+                connect: sum(|attempt| attempt.connect),
+                first_byte: sum(|attempt| attempt.first_byte),
+                body: self.answered.map(|answered| now.saturating_duration_since(answered).into()),
+                total: total.into(),
+            },
+            attributes: attributes.get(..named).unwrap_or_default(),
+            shadow,
+        });
+    }
+
     fn count(&mut self, now: Instant) {
         if self.block.is_none() {
             self.choose(None);
@@ -172,7 +311,7 @@ impl Record {
         if self.grpc {
             let code = self.grpc_status.unwrap_or(2);
             block.grpc(GrpcSide::Server, code);
-            if self.attempts > 0 {
+            if self.tries.count() > 0 {
                 block.grpc(GrpcSide::Client, code);
             }
         }
@@ -183,11 +322,6 @@ impl Record {
         let series = snapshot.series(self.listener, self.side);
         let labels = snapshot.labels(series);
         let duration = now.duration_since(self.start);
-        let host = match (self.uri.authority(), &self.host) {
-            (Some(authority), _) => authority.as_str().as_bytes(),
-            (None, Some(host)) => host.as_bytes(),
-            (None, None) => b"",
-        };
         let attributes: Vec<(&str, &[u8])> = self
             .attributes
             .iter()
@@ -201,7 +335,7 @@ impl Record {
             subset: &labels.subset,
             endpoint: self.endpoint,
             method: self.method.as_str(),
-            host,
+            host: self.host(),
             path: self.uri.path_and_query().map_or(b"", |path| path.as_str().as_bytes()),
             protocol: protocol(self.version),
             status: self.status,
@@ -216,7 +350,7 @@ impl Record {
             trace_id: self.trace.map_or(0, |trace| u128::from_be_bytes(trace.trace_id)),
             span_id: self.trace.map_or(0, |trace| u64::from_be_bytes(trace.span_id)),
             user_agent: self.user_agent.as_ref().map_or(b"", HeaderValue::as_bytes),
-            attempts: self.attempts,
+            attempts: u32::try_from(self.tries.count()).unwrap_or(u32::MAX),
             attributes: &attributes,
         });
     }
@@ -230,6 +364,17 @@ impl Drop for Record {
             self.status = Reason::Panic.status().as_u16();
         }
         self.count(now);
+        let mut shadow = [NOTHING; Guard::ALL.len()];
+        let mut refusals = 0;
+        for (slot, would) in shadow.iter_mut().zip(self.would_refuse(now)) {
+            self.tell_shadow(would);
+            *slot = would;
+            refusals += 1;
+        }
+        self.keep(now, shadow.get(..refusals).unwrap_or_default());
+        if self.failed() || self.chosen.is_none() {
+            self.conn.worker.shared.alarm.failed();
+        }
         let wanted = {
             let worker = &self.conn.worker;
             worker.shared.access.wants(self.failed(), now, &mut *worker.rng.borrow_mut())
@@ -239,6 +384,18 @@ impl Drop for Record {
         }
     }
 }
+
+/// Fills a place that is not looked at.
+const NONE_TRIED: Attempt = Attempt {
+    endpoint: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+    outcome: Outcome::Unsent,
+    protocol: Version::HTTP_11,
+    connection: None,
+    queue: None,
+    connect: None,
+    first_byte: None,
+};
+const NOTHING: Would = Would { guard: Guard::MaxBody, limit: 0, actual: 0 };
 
 pub fn protocol(version: Version) -> &'static str {
     match version {

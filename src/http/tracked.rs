@@ -15,6 +15,7 @@ use crate::body::{Error, Source};
 use crate::error::Reason;
 use crate::net::clock;
 use crate::net::io::Activity;
+use crate::telemetry::recent::NotAgain;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::upstream::{h1, h2};
 use crate::wire::{grpc, head};
@@ -84,6 +85,7 @@ impl Tracked {
         let mut end = self.end.take()?;
         let reason = Reason::UpstreamReset;
         end.record.reason = reason;
+        end.record.tries.not_again.set(Some(NotAgain::AnswerBegun));
         if !(end.record.grpc && end.record.version == Version::HTTP_2) {
             return Some(Err(error));
         }

@@ -1,7 +1,7 @@
 //! Rules that can refuse a request, and the one mechanism by which they do so, or only tell that they would have.
 
 /// Which rule. Also the label `rule` of `outrigger_shadow_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Guard {
     MaxBody,
@@ -31,6 +31,16 @@ impl Guard {
         match self {
             Self::MaxBody => "max_body",
             Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl Guard {
+    /// A limit or what broke it, with its unit.
+    pub fn shown(self, value: u64) -> String {
+        match self {
+            Self::MaxBody => format!("{value} bytes"),
+            Self::Timeout => format!("{} ms", value as f64 / 1e3),
         }
     }
 }

@@ -161,6 +161,10 @@ impl Snapshot {
         first + side.map_or(0, |side| 1 + side)
     }
 
+    pub fn side(&self, side: Option<usize>) -> Option<&SideLabels> {
+        self.sides.get(side?)
+    }
+
     pub fn labels(&self, series: usize) -> Labels {
         let width = 1 + self.sides.len();
         let listener = self.listeners.get(series / width).map(|listener| listener.name.clone());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::counter::{Counter, Gauge};
 use super::histogram::{DURATION, Histogram, SIZE, nanos};
 use crate::error::Reason;
+use crate::policy::guard::Guard;
 
 const SLOTS: usize = 48;
 pub const GRPC_CODES: usize = 17;
@@ -53,6 +54,7 @@ pub struct Block {
     pub(super) response_size: Histogram<8>,
     grpc_server: [Counter; GRPC_CODES],
     grpc_client: [Counter; GRPC_CODES],
+    shadow: [Counter; Guard::ALL.len()],
     active: Gauge,
 }
 
@@ -78,6 +80,17 @@ impl Block {
         if let Some(counter) = self.codes(side).get(code) {
             counter.inc();
         }
+    }
+
+    /// A rule in shadow mode would have refused.
+    pub fn would_refuse(&self, guard: Guard) {
+        if let Some(counter) = self.shadow.get(guard as usize) {
+            counter.inc();
+        }
+    }
+
+    pub(super) fn shadows(&self) -> &[Counter; Guard::ALL.len()] {
+        &self.shadow
     }
 
     /// Exchanges in flight.
@@ -140,6 +153,7 @@ impl Default for Block {
             response_size: Histogram::default(),
             grpc_server: Default::default(),
             grpc_client: Default::default(),
+            shadow: Default::default(),
             active: Gauge::default(),
         }
     }

@@ -14,6 +14,7 @@ use super::counter::{Counter, Gauge, PerReason};
 use super::histogram::{DURATION, SIZE, Totals};
 use super::metrics::{DrainPhase, Labels, Metrics, WorkerCounters};
 use super::process::Usage;
+use crate::policy::guard::Guard;
 
 pub(super) fn open_metrics(metrics: &Arc<Metrics>) -> String {
     let mut registry = Registry::default();
@@ -59,6 +60,7 @@ struct Sum {
     response_size: Totals<8>,
     grpc_server: [u64; GRPC_CODES],
     grpc_client: [u64; GRPC_CODES],
+    shadow: [u64; Guard::ALL.len()],
     in_flight: i64,
 }
 
@@ -72,6 +74,7 @@ impl Collector for Scrape {
         traffic(out, &sums)?;
         grpc(out, "grpc_server_handled", "gRPC calls answered", &sums, |sum| &sum.grpc_server)?;
         grpc(out, "grpc_client_handled", "gRPC calls sent upstream", &sums, |sum| &sum.grpc_client)?;
+        shadow(out, &sums)?;
         self.connections(out)?;
         self.upstream(out)?;
         self.own(out, sums.len())?;
@@ -160,6 +163,10 @@ impl Scrape {
         for phase in DrainPhase::ALL {
             phases.encode_family(&[("phase", phase.name())])?.encode_gauge(&u64::from(phase == now))?;
         }
+        let help = "Configurations that were taken back, by probation or by an operator";
+        total(out, "outrigger_config_rollbacks", help, process.rollbacks.get())?;
+        let help = "Times that the state directory could not be written or read";
+        total(out, "outrigger_state_errors", help, process.state_errors.get())?;
         gauge(out, "outrigger_metrics_label_sets", "Sets of labels that traffic is counted by", label_sets as u64)?;
         let help = "Sets of labels that were counted as `other`, for want of series";
         total(out, "outrigger_metrics_series_overflow", help, self.0.overflowed.get())?;
@@ -241,6 +248,18 @@ fn grpc(
         for (code, count) in GRPC_NAMES.into_iter().zip(counts(sum)).filter(|(_, count)| **count > 0) {
             let more = [("grpc_code", code)];
             family.encode_family(&With(labels, &more))?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn shadow(out: &mut DescriptorEncoder, sums: &BTreeMap<Labels, Sum>) -> fmt::Result {
+    let help = "Requests that a rule in shadow mode would have refused";
+    let mut family = out.encode_descriptor("outrigger_shadow", help, None, MetricType::Counter)?;
+    for (labels, sum) in sums {
+        for (guard, count) in Guard::ALL.into_iter().zip(sum.shadow).filter(|(_, count)| *count > 0) {
+            let more = [("rule", guard.name())];
+            family.encode_family(&With(labels, &more))?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
     }
     Ok(())
@@ -332,6 +351,7 @@ impl Sum {
         for (side, totals) in sides {
             totals.iter_mut().zip(block.codes(side)).for_each(|(total, count)| *total += count.get());
         }
+        self.shadow.iter_mut().zip(block.shadows()).for_each(|(total, count)| *total += count.get());
         self.in_flight += block.in_flight();
         self
     }

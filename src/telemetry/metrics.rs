@@ -3,7 +3,7 @@
 //! A worker asks for its block when a snapshot is compiled and keeps it; a request hashes no label and takes no lock.
 //! The blocks of one set of labels are summed over the workers when somebody scrapes (`expose`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +12,7 @@ pub use super::block::{Block, GrpcSide, Method};
 pub use super::counter::{Counter, Gauge, PerReason, Shared};
 use super::expose;
 use super::histogram::{DURATION, SIZE};
+use crate::policy::guard::Guard;
 
 /// How long the series of a removed route are still shown, so that the last scrape does not miss its end.
 const GRACE: Duration = Duration::from_mins(10);
@@ -99,6 +100,12 @@ pub struct ProcessCounters {
     pub access_log_limited: Shared,
     /// Lines that found the queue full, or standard output closed.
     pub access_log_dropped: Shared,
+    /// Configurations that were taken back, by probation or by an operator.
+    pub rollbacks: Shared,
+    /// What could not be kept in the state directory.
+    pub state_errors: Shared,
+    config_stale: Gauge,
+    probation: Gauge,
     reload_successful: Gauge,
     reload_timestamp: Gauge,
     config_generation: Gauge,
@@ -163,6 +170,19 @@ impl Metrics {
                 series.retired.get_or_insert(now);
             }
         }
+    }
+
+    /// What rules in shadow mode would have refused, by listener, route and rule.
+    pub fn shadows(&self) -> BTreeMap<(Arc<str>, Arc<str>, Guard), u64> {
+        let mut counts = BTreeMap::new();
+        for (labels, series) in self.series().iter() {
+            for block in series.blocks.iter().flatten() {
+                for (guard, counter) in Guard::ALL.into_iter().zip(block.shadows()).filter(|(_, one)| one.get() > 0) {
+                    *counts.entry((labels.listener.clone(), labels.route.clone(), guard)).or_default() += counter.get();
+                }
+            }
+        }
+        counts
     }
 
     /// OpenMetrics text.
@@ -261,7 +281,16 @@ impl ProcessCounters {
         self.workload.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn config(&self) -> [(&'static str, &'static str, i64); 3] {
+    /// What is live is not what the file says.
+    pub fn set_stale(&self, stale: bool) {
+        self.config_stale.set(stale.into());
+    }
+
+    pub fn set_probation(&self, on: bool) {
+        self.probation.set(on.into());
+    }
+
+    pub(super) fn config(&self) -> [(&'static str, &'static str, i64); 5] {
         [
             (
                 "outrigger_config_last_reload_successful",
@@ -273,6 +302,8 @@ impl ProcessCounters {
                 "When a configuration was last accepted",
                 self.reload_timestamp.get(),
             ),
+            ("outrigger_config_stale", "Whether what is live is not what the file says", self.config_stale.get()),
+            ("outrigger_config_probation", "Whether the last change is on probation", self.probation.get()),
             ("outrigger_config_generation", "Number of the active configuration", self.config_generation.get()),
         ]
     }

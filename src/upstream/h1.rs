@@ -64,6 +64,8 @@ pub struct Lease {
     state: Rc<State>,
     /// Others used the connection before.
     pub reused: bool,
+    /// Time that making the connection took.
+    pub connecting: Duration,
     /// The socket itself, after an answer 101.
     pub upgraded: Option<oneshot::Receiver<(TcpStream, Bytes)>>,
 }
@@ -114,6 +116,7 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
             pool: pool.clone(),
             state: idle.state,
             reused: true,
+            connecting: Duration::ZERO,
             upgraded: None,
         });
     }
@@ -121,6 +124,7 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
 
 /// A connection that is not on the stack.
 pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
+    let begun = Instant::now();
     let open = Open::new(pool);
     let counters = worker.counters.clone();
     counters.upstream_connects.inc();
@@ -144,7 +148,7 @@ pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> R
         counters.upstream_connections_active.dec();
         drop(open);
     });
-    Ok(Lease { sender, pool: pool.clone(), state, reused: false, upgraded: None })
+    Ok(Lease { sender, pool: pool.clone(), state, reused: false, connecting: begun.elapsed(), upgraded: None })
 }
 
 async fn drive(mut connection: http1::Connection<Io, Upload>, state: &State, pool: &Pool, address: SocketAddr) {

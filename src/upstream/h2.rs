@@ -59,6 +59,8 @@ pub struct Lease {
     shared: Rc<Shared>,
     pool: Rc<Pool>,
     pub reused: bool,
+    /// Time that making the connection took.
+    pub connecting: Duration,
 }
 
 impl Drop for Lease {
@@ -83,11 +85,12 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
         }
         // One handshake for all who wait, not one for each.
         if !pool.connecting.get() && pool.open() < limits.max {
+            let begun = Instant::now();
             let mut connecting = Connecting::begin(pool);
             let connected = Box::pin(connect(pool, limits, worker)).await;
             connecting.word = connected.as_ref().map(drop).map_err(|reason| *reason);
             drop(connecting);
-            return Ok(lend(&connected?, pool, false));
+            return Ok(lend(&connected?, pool, Some(begun.elapsed())));
         }
         if !pool.connecting.get() {
             h1::evict(pool);
@@ -142,14 +145,15 @@ async fn reuse(pool: &Rc<Pool>) -> Option<Lease> {
                 continue;
             }
         }
-        return Some(lend(&shared, pool, true));
+        return Some(lend(&shared, pool, None));
     }
 }
 
-fn lend(shared: &Rc<Shared>, pool: &Rc<Pool>, reused: bool) -> Lease {
+/// `made` is how long it took to make the connection, where that has just been done.
+fn lend(shared: &Rc<Shared>, pool: &Rc<Pool>, made: Option<Duration>) -> Lease {
     shared.streams.set(shared.streams.get() + 1);
     shared.uses.set(shared.uses.get() + 1);
-    Lease { shared: shared.clone(), pool: pool.clone(), reused }
+    Lease { shared: shared.clone(), pool: pool.clone(), reused: made.is_none(), connecting: made.unwrap_or_default() }
 }
 
 async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Rc<Shared>, Reason> {

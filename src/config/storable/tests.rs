@@ -151,7 +151,10 @@ fn all_files_are_searched_for_the_secrets_of_each() {
     let storable = config.storable();
     assert!(!storable.complete && storable.files.len() == 2);
     assert!(storable.files[0].0.ends_with("a.yaml") && storable.files[1].0.ends_with("b.yaml"), "{storable:?}");
-    assert_eq!(storable.files[1].1, format!("apiVersion: outrigger/v1\n{}# [redacted]\n", route.replace("id=hunter2", "[redacted]")));
+    assert_eq!(
+        storable.files[1].1,
+        format!("apiVersion: outrigger/v1\n{}# [redacted]\n", route.replace("id=hunter2", "[redacted]"))
+    );
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! What the workers remember of recent exchanges, put together.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::admin::question::{Reply, Which};
+use crate::telemetry::recent::Filter;
+use crate::telemetry::shadow;
+use crate::worker::Shared;
+
+/// The exchange with this id. Where several had it, the newest of the first worker that knows it.
+pub async fn why(shared: &Shared, id: String) -> Reply {
+    let asked = shared.ask(move |worker| {
+        let recent = worker.recent.borrow();
+        (worker.index, recent.find(id.as_bytes()), recent.kept())
+    });
+    let answers = asked.await;
+    let kept = answers.iter().map(|(_, _, kept)| kept.clone()).reduce(|sum, kept| sum.and(kept));
+    match answers.into_iter().find_map(|(index, found, _)| Some((index, found?))) {
+        Some((index, mut found)) => {
+            found["worker"] = index.into();
+            (StatusCode::OK, found)
+        }
+        None => {
+            let kept = kept.map(|kept| kept.json()).unwrap_or_default();
+            (StatusCode::NOT_FOUND, json!({ "error": "no longer kept, or never seen", "kept": kept }))
+        }
+    }
+}
+
+pub async fn list(shared: &Shared, which: Which, limit: usize) -> Reply {
+    let filter = match which {
+        Which::All => Filter::All,
+        Which::Failed => Filter::Failed,
+        Which::Slow => Filter::Slow,
+    };
+    let answers = shared.ask(move |worker| {
+        let recent = worker.recent.borrow();
+        (recent.list(filter, limit), recent.kept())
+    });
+    let (mut all, mut kept) = (Vec::new(), None);
+    for (some, of) in answers.await {
+        all.extend(some);
+        kept = Some(match kept {
+            Some(sum) => of.and(sum),
+            None => of,
+        });
+    }
+    all.sort_by(|a: &Value, b| b["time"].as_str().cmp(&a["time"].as_str()));
+    all.truncate(limit);
+    (StatusCode::OK, json!({ "exchanges": all, "kept": kept.map(|kept| kept.json()).unwrap_or_default() }))
+}
+
+pub async fn shadow(shared: &Shared) -> Reply {
+    let examples = shared.ask(|worker| worker.shadow.borrow().all()).await.into_iter().flatten().collect();
+    (StatusCode::OK, shadow::report(&shared.metrics, examples))
+}
