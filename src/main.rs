@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use outrigger::app::{self, EXIT_CONFIG, Options, Origin};
+use outrigger::cli;
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -36,6 +37,12 @@ enum Command {
     Run(Run),
     /// Report every problem of a configuration; exit 1 if there is any
     Check(Where),
+    /// Tell why a request would go where it goes
+    Explain(Box<cli::explain::Explain>),
+    /// Tell what happened to a request, by its id
+    Why(cli::why::Why),
+    /// The configurations that went live: list, compare, go back, pin
+    Config(cli::config::Config),
     /// Run the proxy with an embedded service in two versions, to try things out
     Demo(Demo),
     /// Print the JSON Schema of the configuration, for editors
@@ -82,6 +89,9 @@ fn main() -> ExitCode {
             app::run(origin(run), Options { state_directory })
         }
         Command::Check(place) => check(&place),
+        Command::Explain(explain) => cli::explain::run(*explain),
+        Command::Why(why) => cli::why::run(why),
+        Command::Config(config) => cli::config::run(config),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
             // Whoever reads only the beginning may close the pipe.

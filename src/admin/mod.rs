@@ -7,4 +7,4 @@ pub mod question;
 pub mod routes;
 pub mod server;
 
-mod body;
+pub(crate) mod body;

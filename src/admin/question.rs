@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::explain::Ask;
+use crate::telemetry::recent::{Filter, LIST_MAX};
 use crate::wire::path::query_get;
 
 /// Entries of a list, unless told.
 const LIMIT: usize = 50;
-const LIMIT_MAX: usize = 1000;
 
 /// Status of the answer, and its body.
 pub type Reply = (StatusCode, Value);
@@ -26,7 +26,7 @@ pub enum Question {
     /// What happened to the request with this id.
     Why(String),
     Recent {
-        which: Which,
+        filter: Filter,
         limit: usize,
     },
     /// What rules in shadow mode would have refused.
@@ -50,13 +50,6 @@ pub enum Change {
     Rollback(u64),
     Pin(u64),
     Unpin,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    All,
-    Failed,
-    Slow,
 }
 
 /// Bodies that are read.
@@ -100,15 +93,12 @@ impl Form {
     }
 }
 
-pub fn recent(uri: &Uri) -> Question {
-    let query = uri.query().unwrap_or_default();
-    let flag = |name: &str| query.split('&').any(|part| part == name || part.strip_prefix(name) == Some("=true"));
-    let which = match (flag("failed"), flag("slow")) {
-        (true, _) => Which::Failed,
-        (false, true) => Which::Slow,
-        (false, false) => Which::All,
-    };
-    Question::Recent { which, limit: number(uri, "limit").map_or(LIMIT, |limit| limit as usize).min(LIMIT_MAX) }
+pub fn recent(uri: &Uri) -> Result<Question, String> {
+    let filter = uri.query().and_then(|query| query_get(query, "filter"));
+    let filter = filter.map_or(Ok(Filter::Notable), |filter| filter.parse());
+    let filter = filter.map_err(|()| "say ?filter=failed, slow, notable or all".to_owned())?;
+    let limit = number(uri, "limit").map_or(LIMIT, |limit| usize::try_from(limit).unwrap_or(LIST_MAX));
+    Ok(Question::Recent { filter, limit: limit.min(LIST_MAX) })
 }
 
 /// A number of the query.

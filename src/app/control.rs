@@ -136,8 +136,8 @@ impl Provider for Control {
         match question {
             Question::Explain(ask) => Box::pin(async move { explain(&shared, &ask) }),
             Question::Why(id) => Box::pin(async move { super::recent::why(&shared, id).await }),
-            Question::Recent { which, limit } => {
-                Box::pin(async move { super::recent::list(&shared, which, limit).await })
+            Question::Recent { filter, limit } => {
+                Box::pin(async move { super::recent::list(&shared, filter, limit).await })
             }
             Question::Shadow => Box::pin(async move { super::recent::shadow(&shared).await }),
             Question::History => {

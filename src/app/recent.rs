@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::question::{Reply, Which};
+use crate::admin::question::Reply;
 use crate::telemetry::recent::Filter;
 use crate::telemetry::shadow;
 use crate::worker::Shared;
@@ -28,12 +28,7 @@ pub async fn why(shared: &Shared, id: String) -> Reply {
     }
 }
 
-pub async fn list(shared: &Shared, which: Which, limit: usize) -> Reply {
-    let filter = match which {
-        Which::All => Filter::All,
-        Which::Failed => Filter::Failed,
-        Which::Slow => Filter::Slow,
-    };
+pub async fn list(shared: &Shared, filter: Filter, limit: usize) -> Reply {
     let answers = shared.ask(move |worker| {
         let recent = worker.recent.borrow();
         (recent.list(filter, limit), recent.kept())

@@ -1,0 +1,152 @@
+//! `outrigger config`: the configurations that went live in a running proxy, and which of them is to be live.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::client;
+use super::paint::{Format, Paint, harmless};
+
+const EXIT_REFUSED: u8 = 1;
+const EXIT_UNREACHABLE: u8 = 3;
+/// Digits of a digest that tell configurations apart.
+const DIGEST: usize = 12;
+
+#[derive(Debug, Args)]
+pub struct Config {
+    #[command(subcommand)]
+    what: What,
+    /// Admin address of the proxy
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000", global = true)]
+    admin: SocketAddr,
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum What {
+    /// The configurations that went live, newest first
+    History,
+    /// The texts of one, without secrets
+    Show { generation: u64 },
+    /// What changed from one to the other, in words
+    Diff { from: u64, to: u64 },
+    /// Make a former one live again, until the file changes
+    Rollback { generation: u64 },
+    /// The same, and take no change of the file until it is unpinned
+    Pin { generation: u64 },
+    /// Take the file again
+    Unpin,
+}
+
+/// Exit codes: 0 done, 1 refused or not kept, 3 no proxy answers.
+pub fn run(args: Config) -> ExitCode {
+    let answer = match args.what {
+        What::History => client::get(args.admin, "/config/history"),
+        What::Show { generation } => client::get(args.admin, &format!("/config/history/{generation}")),
+        What::Diff { from, to } => client::get(args.admin, &format!("/config/diff?from={from}&to={to}")),
+        What::Rollback { generation } => {
+            client::post(args.admin, &format!("/config/rollback?to={generation}"), &Value::Null)
+        }
+        What::Pin { generation } => {
+            client::post(args.admin, &format!("/config/pin?generation={generation}"), &Value::Null)
+        }
+        What::Unpin => client::post(args.admin, "/config/unpin", &Value::Null),
+    };
+    let (status, answer) = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(EXIT_UNREACHABLE);
+        }
+    };
+    if status != 200 {
+        eprintln!("error: {}", harmless(answer["error"].as_str().unwrap_or("the proxy refused")));
+        return ExitCode::from(EXIT_REFUSED);
+    }
+    let out = match args.format {
+        Format::Json => format!("{answer:#}\n"),
+        Format::Text => text(args.what, &answer, Paint::stdout()),
+    };
+    // Whoever reads only the beginning may close the pipe.
+    let _ = std::io::stdout().write_all(out.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn text(what: What, answer: &Value, paint: Paint) -> String {
+    match what {
+        What::History => history(answer, paint),
+        What::Show { .. } => show(answer),
+        What::Diff { from, to } => changes(answer, &format!("generation {from} -> {to}")),
+        What::Rollback { .. } | What::Pin { .. } | What::Unpin => {
+            let mut out = changes(answer, &format!("generation {} is live", answer["generation"]));
+            if let Some(stale) = answer["stale"].as_str() {
+                let _ = writeln!(out, "{}", harmless(stale));
+            }
+            if answer["survivesRestart"] == false {
+                out.push_str("there is no state directory: a restart takes the file\n");
+            }
+            out
+        }
+    }
+}
+
+fn history(answer: &Value, paint: Paint) -> String {
+    let mut out = String::new();
+    for row in answer["generations"].as_array().into_iter().flatten() {
+        let field = |name: &str| row[name].as_str().unwrap_or_default();
+        let digest: String = field("digest").chars().take(DIGEST).collect();
+        let mut marks = Vec::new();
+        for (name, mark) in [("live", "live"), ("pinned", "pinned")] {
+            marks.extend((row[name] == true).then(|| mark.to_owned()));
+        }
+        marks.extend(row["bad"].as_str().map(|why| format!("taken back: {why}")));
+        marks.extend(row["damaged"].as_str().map(|why| format!("damaged: {why}")));
+        marks.extend((row["complete"] == false).then(|| "secrets left out: cannot be used again".to_owned()));
+        let line = format!(
+            "{:>6}  {:<24}  {digest:<DIGEST$}  {}  {}",
+            row["generation"].to_string(),
+            field("at"),
+            harmless(field("cause")),
+            harmless(field("summary")),
+        );
+        let line = line.trim_end().to_owned();
+        let line = if row["live"] == true { paint.green(line).to_string() } else { line };
+        let _ = writeln!(out, "{line}");
+        for mark in marks {
+            let _ = writeln!(out, "        {}", paint.yellow(harmless(&mark)));
+        }
+    }
+    match answer["directory"].as_str() {
+        Some(directory) => drop(writeln!(out, "kept in {}", harmless(directory))),
+        None => out.push_str("kept in memory only: `state.directory` would keep them over restarts\n"),
+    }
+    out
+}
+
+fn show(answer: &Value) -> String {
+    let mut out = String::new();
+    for file in answer["files"].as_array().into_iter().flatten() {
+        let text = file["text"].as_str().unwrap_or_default();
+        let _ = writeln!(out, "# {}", harmless(file["name"].as_str().unwrap_or_default()));
+        let lines = text.lines().map(harmless);
+        lines.for_each(|line| drop(writeln!(out, "{line}")));
+    }
+    if answer["complete"] == false {
+        out.push_str("# secrets were written in it, and are left out\n");
+    }
+    out
+}
+
+/// A head line, then each change.
+fn changes(answer: &Value, head: &str) -> String {
+    let mut out = format!("{head}: {}\n", harmless(answer["summary"].as_str().unwrap_or_default()));
+    for change in answer["changes"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "  {}", harmless(change["text"].as_str().unwrap_or_default()));
+    }
+    out
+}

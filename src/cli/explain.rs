@@ -1,0 +1,129 @@
+//! `outrigger explain`: why a request would go where it goes, by a configuration or by a running proxy.
+
+mod text;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::client;
+use super::paint::{Format, Paint};
+use crate::app::Origin;
+use crate::explain::{self, Ask, Explanation, Outcome};
+use crate::snapshot;
+
+const EXIT_REFUSED: u8 = 1;
+/// Wrong usage, and no route.
+const EXIT_NO_ROUTE: u8 = 2;
+const EXIT_UNREACHABLE: u8 = 3;
+/// For endpoints that have to be looked up.
+const LOOK_UP: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The request, as curl takes it: [METHOD] URL
+    #[arg(value_name = "[METHOD] URL", required = true, num_args = 1..=2)]
+    request: Vec<String>,
+    /// By this file or directory; nothing has to run
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// By the proxy with this admin address, with what is going on there now
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    admin: SocketAddr,
+    /// A header of the request, `name: value`
+    #[arg(short = 'H', long = "header", value_name = "LINE")]
+    headers: Vec<String>,
+    /// The listener that it comes to
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// The port that it comes to
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// SPIFFE id of the caller
+    #[arg(long, value_name = "ID")]
+    from: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// What cannot be explained, and the exit code for it.
+struct Failed(String, u8);
+
+/// Exit codes: 0 explained, 1 the configuration is refused, 2 no route matches or wrong usage, 3 no proxy answers.
+pub fn run(args: Explain) -> ExitCode {
+    let ask = ask(&args);
+    let explained = match &args.config {
+        Some(path) => offline(path, &ask),
+        None => live(args.admin, &ask),
+    };
+    let explanation = match explained {
+        Ok(explanation) => explanation,
+        Err(Failed(why, code)) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(code);
+        }
+    };
+    let out = match args.format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(&explanation).unwrap_or_default()),
+        Format::Text => text::render(&explanation, Paint::stdout()),
+    };
+    // Whoever reads only the beginning may close the pipe.
+    let _ = std::io::stdout().write_all(out.as_bytes());
+    match explanation.outcome {
+        Outcome::NoRoute => ExitCode::from(EXIT_NO_ROUTE),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn ask(args: &Explain) -> Ask {
+    let (method, url) = match args.request.as_slice() {
+        [method, url, ..] => (method.clone(), url.clone()),
+        [url] => (String::new(), url.clone()),
+        [] => (String::new(), String::new()),
+    };
+    Ask {
+        method,
+        url,
+        headers: args.headers.clone(),
+        listener: args.listener.clone(),
+        port: args.port,
+        from: args.from.clone(),
+    }
+}
+
+fn offline(path: &Path, ask: &Ask) -> Result<Explanation, Failed> {
+    let loaded = Origin::Path(path.to_owned()).load();
+    let config = Arc::new(loaded.map_err(|report| Failed(report.to_string(), EXIT_REFUSED))?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failed(format!("no event loop: {error}"), EXIT_UNREACHABLE))?;
+    runtime.block_on(async {
+        let snapshot = snapshot::compile(config, 0, None);
+        let settled = async {
+            for service in &snapshot.services {
+                service.upstream.settled().await;
+            }
+        };
+        // What is not found by then is shown as it is: without endpoints, and with the error of the look-up.
+        let _ = tokio::time::timeout(LOOK_UP, settled).await;
+        explain::explain(&snapshot, ask).map_err(|why| Failed(why, EXIT_NO_ROUTE))
+    })
+}
+
+fn live(admin: SocketAddr, ask: &Ask) -> Result<Explanation, Failed> {
+    let body = serde_json::to_value(ask).unwrap_or_default();
+    let unreachable = |error: &dyn std::fmt::Display| Failed(error.to_string(), EXIT_UNREACHABLE);
+    let (status, answer) = client::post(admin, "/explain", &body).map_err(|error| unreachable(&error))?;
+    match status {
+        200 => serde_json::from_value(answer).map_err(|error| unreachable(&error)),
+        _ => {
+            let why = answer.get("error").and_then(Value::as_str).unwrap_or("it does not explain").to_owned();
+            Err(Failed(why, if status == 400 { EXIT_NO_ROUTE } else { EXIT_UNREACHABLE }))
+        }
+    }
+}

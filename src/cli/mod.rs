@@ -1,0 +1,7 @@
+//! The subcommands that ask, check and explain; `main` names them. Each is one file: its arguments, and `run`.
+
+pub mod client;
+pub mod config;
+pub mod explain;
+pub mod paint;
+pub mod why;
