@@ -103,18 +103,18 @@ impl std::fmt::Display for Millis {
 }
 
 /// A JSON object being written.
-struct Object<'a> {
+pub struct Object<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
 }
 
 impl<'a> Object<'a> {
-    fn open(out: &'a mut Vec<u8>) -> Self {
+    pub fn open(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
         Self { out, first: true }
     }
 
-    fn close(self) {
+    pub fn close(self) {
         self.out.push(b'}');
     }
 
@@ -128,7 +128,7 @@ impl<'a> Object<'a> {
     }
 
     /// Left out where empty.
-    fn text(&mut self, name: &str, value: &[u8]) {
+    pub fn text(&mut self, name: &str, value: &[u8]) {
         if !value.is_empty() {
             self.key(name);
             self.out.push(b'"');
@@ -137,7 +137,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn raw(&mut self, name: &str, value: impl std::fmt::Display) {
+    pub fn raw(&mut self, name: &str, value: impl std::fmt::Display) {
         self.key(name);
         put(self.out, format_args!("{value}"));
     }
