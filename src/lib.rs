@@ -4,7 +4,7 @@
 //!
 //! - [`error`], [`wire`], [`policy`]: facts and decisions, without sockets or clocks
 //! - [`config`], [`telemetry`]: what we were told, and what we tell
-//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`body`], [`upstream`]: the machinery
+//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`body`], [`upstream`], [`state`]: the machinery
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
 //! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
@@ -24,6 +24,7 @@ pub mod net;
 pub mod policy;
 pub mod runtime;
 pub mod snapshot;
+pub mod state;
 pub mod tcp;
 pub mod telemetry;
 pub mod upstream;

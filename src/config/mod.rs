@@ -89,8 +89,7 @@ pub fn parse_all(texts: &[(String, String)], env: Env<'_>) -> Result<Config, Rep
     if texts.is_empty() {
         return Err(Problem::new("there is no text").remedy("name at least one").into());
     }
-    let sources =
-        texts.iter().map(|(name, text)| Source { file: name.as_str().into(), text: text.clone() }).collect();
+    let sources = texts.iter().map(|(name, text)| Source { file: name.as_str().into(), text: text.clone() }).collect();
     compile(sources, Vec::new(), texts.iter().map(|(name, _)| name.into()).collect(), env)
 }
 

@@ -164,7 +164,10 @@ mod tests {
             ("x$${y${", &["x$${y${"], 0),
         ] {
             let written = written(text);
-            assert_eq!((written.texts, written.references), (texts.iter().map(|t| (*t).to_owned()).collect(), references));
+            assert_eq!(
+                (written.texts, written.references),
+                (texts.iter().map(|t| (*t).to_owned()).collect(), references)
+            );
         }
     }
 

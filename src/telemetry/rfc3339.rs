@@ -1,7 +1,7 @@
 //! A moment as RFC 3339 writes it, in UTC, to the millisecond.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A moment that prints as `2026-11-21T03:28:01.123Z`; one before 1970 as its beginning.
 #[derive(Debug, Clone, Copy)]
@@ -30,10 +30,39 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
+/// Reads what [`Rfc3339`] prints, and nothing else.
+pub fn parse(text: &str) -> Option<SystemTime> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let [year, month, day] = numbers(date.split('-'))?;
+    let (time, millis) = time.split_once('.')?;
+    let [hour, minute, second] = numbers(time.split(':'))?;
+    // Beyond it is no moment that a clock here can have; and nothing below overflows before it.
+    if !(1970..1 << 40).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    let seconds = days(year, month, day).checked_mul(86_400)?.checked_add(hour * 3600 + minute * 60 + second)?;
+    let age = Duration::new(seconds, 0).checked_add(Duration::from_millis(millis.parse().ok()?))?;
+    let moment = UNIX_EPOCH.checked_add(age)?;
+    (Rfc3339(moment).to_string() == text).then_some(moment)
+}
+
+fn numbers<'a>(mut parts: impl Iterator<Item = &'a str>) -> Option<[u64; 3]> {
+    let mut next = || parts.next()?.parse::<u64>().ok().filter(|number| *number < 1 << 40);
+    Some([next()?, next()?, next()?])
+}
+
+/// The way back, by `days_from_civil`; not before 1970.
+fn days(year: u64, month: u64, day: u64) -> u64 {
+    let year = year - u64::from(month <= 2);
+    let (era, year_of_era) = (year / 400, year % 400);
+    let shifted = if month > 2 { month - 3 } else { month + 9 };
+    let day_of_year = (153 * shifted + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn known_moments() {
@@ -44,7 +73,46 @@ mod tests {
             (4_107_542_399_999, "2100-02-28T23:59:59.999Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
-            assert_eq!(Rfc3339(UNIX_EPOCH + Duration::from_millis(millis)).to_string(), text);
+            let moment = UNIX_EPOCH + Duration::from_millis(millis);
+            assert_eq!(Rfc3339(moment).to_string(), text);
+            assert_eq!(parse(text), Some(moment));
+        }
+    }
+
+    #[test]
+    fn every_day_can_be_read_back() {
+        for day in 0..200 * 366 {
+            let moment = UNIX_EPOCH + Duration::from_millis(day * 86_400_000 + day);
+            assert_eq!(parse(&Rfc3339(moment).to_string()), Some(moment));
+        }
+        let late = UNIX_EPOCH + Duration::from_secs(1 << 44);
+        assert_eq!(parse(&Rfc3339(late).to_string()), Some(late));
+    }
+
+    #[test]
+    fn what_is_no_moment() {
+        for text in [
+            "",
+            "Z",
+            "1970-01-01T00:00:00Z",
+            "1970-01-01 00:00:00.000Z",
+            "1970-01-01T00:00:00.000",
+            "1970-1-01T00:00:00.000Z",
+            "1970-01-01T00:00:00.0001Z",
+            "1970-00-01T00:00:00.000Z",
+            "1969-12-31T00:00:00.000Z",
+            "2023-02-29T00:00:00.000Z",
+            "2024-01-32T00:00:00.000Z",
+            "2024-01-01T24:00:00.000Z",
+            "2024-01-01-01T00:00:00.000Z",
+            "+2024-01-01T00:00:00.000Z",
+            "999999999999-01-01T00:00:00.000Z",
+            "99999999999999999999-01-01T00:00:00.000Z",
+            "2024-01-01T99999999999:00:00.000Z",
+            "2024-01-01T00:00:00.99999999999999999999Z",
+            "é",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 }

@@ -1,4 +1,3 @@
-use super::*;
 use crate::config::tests::Scratch;
 use crate::config::{Config, load, parse, parse_all};
 
@@ -29,6 +28,14 @@ fn stored(rest: &str) -> (Option<String>, bool) {
         text.strip_prefix(HEAD).expect("the head, as it was").to_owned()
     });
     (text, storable.complete)
+}
+
+#[test]
+fn secrets_are_not_dumped() {
+    let route = "routes: [{ name: a, to: app, requestHeaders: { set: { Authorization: s3, x-a: b } } }]";
+    let dump = config(&format!("{route}\nadmin: {{ explainToken: 0123456789abcdef }}\n")).dump().to_string();
+    assert!(!dump.contains("s3") && dump.contains("\"x-a\":\"b\""), "{dump}");
+    assert!(!dump.contains("0123456789") && dump.contains("\"explainToken\":\"[redacted]\""), "{dump}");
 }
 
 #[test]
@@ -151,7 +158,10 @@ fn all_files_are_searched_for_the_secrets_of_each() {
     let storable = config.storable();
     assert!(!storable.complete && storable.files.len() == 2);
     assert!(storable.files[0].0.ends_with("a.yaml") && storable.files[1].0.ends_with("b.yaml"), "{storable:?}");
-    assert_eq!(storable.files[1].1, format!("apiVersion: outrigger/v1\n{}# [redacted]\n", route.replace("id=hunter2", "[redacted]")));
+    assert_eq!(
+        storable.files[1].1,
+        format!("apiVersion: outrigger/v1\n{}# [redacted]\n", route.replace("id=hunter2", "[redacted]"))
+    );
 }
 
 #[test]
