@@ -178,12 +178,12 @@ impl Store {
 
     /// What cannot be removed is in nobody's way: it is tried again with the next one that is saved.
     fn prune(&self, saved: u64) {
-        let removed: io::Result<()> = self.generations().and_then(|generations| {
+        let removed = self.generations().and_then(|generations| {
             // Without the marks, any might be the pinned one.
             let pin = if generations.len() > self.keep { self.marks()?.pin } else { None };
             let others = generations.into_iter().rev().filter(|generation| *generation != saved);
-            let beyond = others.skip(self.keep - 1).filter(|generation| Some(*generation) != pin);
-            beyond.map(|generation| fs::remove_file(self.directory.join(file(generation)))).collect()
+            let mut beyond = others.skip(self.keep - 1).filter(|generation| Some(*generation) != pin);
+            beyond.try_for_each(|generation| fs::remove_file(self.directory.join(file(generation))))
         });
         if let Err(error) = removed {
             tracing::warn!(directory = %self.directory.display(), %error, "cannot remove old configurations");

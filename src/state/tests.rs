@@ -262,7 +262,7 @@ fn damaged_files_are_named_and_hide_nothing() {
         (6, json("it is not JSON", 1, 1)),
         (7, "its format is 2, and this version reads 1".to_owned()),
         (8, "its checksum is not that of its content".to_owned()),
-        (9, json("a field is missing or is not what it should be", 2, 0)),
+        (9, json("a field is missing or is not what it should be", 1, not_an_entry.len() - 1)),
         (10, "it does not end in a checksum".to_owned()),
         (13, "it is not a regular file".to_owned()),
         (14, "it is not a regular file".to_owned()),
@@ -362,6 +362,7 @@ fn a_full_disk_costs_nothing_that_was_saved() {
     assert_eq!(store.marks().expect("none"), Marks::default());
     assert_eq!(scratch.names().len(), good.len(), "no temporary file");
     // Room again, and all goes on.
+    drop(filler);
     fs::remove_file(scratch.path.join("filler")).expect("removed");
     store.set_marks(&marks).expect("marked");
     fs::remove_file(directory.join(file(2))).expect("removed");

@@ -1,4 +1,4 @@
-//! What the proxy tells of itself: metrics, the access log, and its own log. Knows nothing of sockets or routes.
+//! What the proxy tells of itself: metrics, the access log, the audit, and its own log. Knows nothing of sockets or routes.
 
 pub mod access;
 pub mod audit;

@@ -1,4 +1,3 @@
-use super::*;
 use crate::config::tests::Scratch;
 use crate::config::{Config, load, parse, parse_all};
 
@@ -29,6 +28,14 @@ fn stored(rest: &str) -> (Option<String>, bool) {
         text.strip_prefix(HEAD).expect("the head, as it was").to_owned()
     });
     (text, storable.complete)
+}
+
+#[test]
+fn secrets_are_not_dumped() {
+    let route = "routes: [{ name: a, to: app, requestHeaders: { set: { Authorization: s3, x-a: b } } }]";
+    let dump = config(&format!("{route}\nadmin: {{ explainToken: 0123456789abcdef }}\n")).dump().to_string();
+    assert!(!dump.contains("s3") && dump.contains("\"x-a\":\"b\""), "{dump}");
+    assert!(!dump.contains("0123456789") && dump.contains("\"explainToken\":\"[redacted]\""), "{dump}");
 }
 
 #[test]
