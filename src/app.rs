@@ -3,6 +3,7 @@
 mod control;
 mod first;
 mod history;
+mod keeper;
 mod operate;
 mod recent;
 mod reload;
@@ -36,6 +37,7 @@ use crate::telemetry::metrics::{DrainPhase, Metrics};
 use crate::worker::{Mailbox, Order, Shared};
 use control::Control;
 use history::History;
+use keeper::{Keeper, Trouble};
 use trial::Trial;
 
 /// Exit codes, as documented in `docs/cli.md`. 2 is clap's, for wrong usage.
@@ -46,6 +48,9 @@ pub const EXIT_RUNTIME: u8 = 3;
 const LAME_DUCK_SHARE: u32 = 10;
 /// The first look-up of endpoints may delay readiness by this much, not more.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(2);
+
+/// For logs and disks, once nothing else is left to do.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Where the configuration comes from.
 pub enum Origin {
@@ -131,6 +136,7 @@ pub struct App {
     signals: Signals,
     audit: Audit,
     history: Arc<Mutex<History>>,
+    keeper: Keeper,
     baseline: Baseline,
     trial: Option<Trial>,
     /// Why what is live is not what the file says.
@@ -200,6 +206,8 @@ impl App {
             mailboxes,
         ));
         let audit = Audit::open(root.telemetry.audit.as_deref()).map_err(|error| failed("audit", &error))?;
+        let trouble = Trouble { health: health.clone(), metrics: shared.metrics.clone() };
+        let keeper = Keeper::start(first.history.store(), trouble);
         let history = Arc::new(Mutex::new(first.history));
         let (commander, commands) = mpsc::channel(COMMANDS);
         let control = Arc::new(Control::new(shared.clone(), logs.clone(), history.clone(), commander));
@@ -216,6 +224,7 @@ impl App {
             signals,
             audit,
             history,
+            keeper,
             baseline: Baseline::default(),
             trial: None,
             stale: first.stale,
@@ -227,7 +236,7 @@ impl App {
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
         app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
         app.install(bound);
-        app.began(&config, &first.cause, first.stored, &first.told, first.report.as_ref()).await;
+        app.began(&config, &first.cause, first.stored, &first.told, first.report.as_ref());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, "ready");
         Ok(app)
     }
@@ -307,7 +316,9 @@ impl App {
                 tracing::error!("a worker ended in a panic");
             }
         }
-        self.shared.access.close(Duration::from_secs(1));
+        self.keeper.flush(LAST_WORDS).await;
+        self.audit.close(LAST_WORDS);
+        self.shared.access.close(LAST_WORDS);
         tracing::info!("stopped");
         ExitCode::SUCCESS
     }

@@ -29,7 +29,8 @@ pub struct Version {
 }
 
 impl Version {
-    fn entry(&self) -> Entry {
+    /// What goes to the disk of it. May take a while.
+    pub fn entry(&self) -> Entry {
         let storable = self.config.storable();
         Entry {
             generation: self.generation,
@@ -113,11 +114,6 @@ impl History {
         {
             self.versions.pop_front();
         }
-    }
-
-    /// What goes to the disk of the live configuration.
-    pub fn entry(&self) -> Option<Entry> {
-        self.live().map(Version::entry)
     }
 
     pub fn live(&self) -> Option<&Version> {

@@ -28,7 +28,7 @@ impl App {
         let generation = self.go_back(to, Cause { action: "rollback", source }).await?;
         if left.config.digest() != self.shared.snapshot.load().config.digest() {
             self.history().mark_bad(left.config.digest(), &format!("taken back by {source}"));
-            self.keep_marks().await;
+            self.keep_marks();
         }
         self.shared.metrics.process.rollbacks.inc();
         Ok(self.done(generation, to, &left.config))
@@ -41,7 +41,7 @@ impl App {
             false => self.go_back(to, Cause { action: "pin", source }).await?,
         };
         self.history().pin(Some(generation));
-        self.keep_marks().await;
+        self.keep_marks();
         self.stale = Some(format!("generation {generation} is pinned by {source}, and the file is not looked at"));
         self.tell_stale();
         self.control.stale(self.stale.as_deref());
@@ -54,9 +54,15 @@ impl App {
     async fn unpin(&mut self, source: &str) -> Result<Reply, String> {
         let pinned = self.history().pinned().ok_or("nothing is pinned")?;
         let left = self.shared.snapshot.load_full();
-        self.history().pin(None);
-        self.keep_marks().await;
+        {
+            let mut history = self.history();
+            history.pin(None);
+            // Who asks for the file gets it, whatever was said about it before.
+            history.forget_bad();
+        }
+        self.keep_marks();
         self.tell(Cause { action: "unpin", source }, "live", "", 0, None);
+        self.stale = Some(format!("generation {pinned} is no longer pinned, and the file is refused"));
         self.reload(source).await;
         let live = self.shared.snapshot.load().generation;
         Ok(self.done(live, pinned, &left.config))
@@ -74,7 +80,7 @@ impl App {
             "generation {next} is generation {to} again, by {}; the file is taken again when it changes",
             cause.source
         ));
-        let gone = self.go_live(config, cause).await;
+        let gone = self.go_live(config, cause, None).await;
         if gone.is_err() {
             self.stale = before;
         }

@@ -5,12 +5,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use serde_json::json;
 
 use super::App;
 use super::history::{History, Version};
+use super::keeper::{Job, Trouble};
 use super::trial::{Before, Trial};
 use crate::admin::health::{Component, Status};
 use crate::config::{Config, Report, diff};
@@ -19,9 +20,6 @@ use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::audit::Event;
 use crate::telemetry::metrics::Labels;
 use crate::worker::Order;
-
-/// Longest that a disk is waited for.
-const DISK: Duration = Duration::from_secs(5);
 
 /// The sockets of a configuration: those that stay, and those that are new.
 pub struct Bound {
@@ -93,20 +91,26 @@ impl App {
         let mut routes = diff::changed_routes(&old.config, &config);
         routes.extend(diff::removed_routes(&old.config, &config));
         let stale = self.stale.take();
-        if let Err(error) = self.go_live(config.clone(), cause).await {
+        if let Err(error) = self.go_live(config, cause, Some((before, routes))).await {
             self.stale = stale;
             tracing::error!(error, "configuration refused");
             return self.refused(cause, &error, json!([{ "message": error }]));
         }
         // Another configuration than those that were taken back: whoever wrote it has seen that.
-        if self.history().forget_bad() {
-            self.keep_marks().await;
+        let forgotten = self.history().forget_bad();
+        if forgotten {
+            self.keep_marks();
         }
-        self.begin_trial(before, &old, &config, routes);
     }
 
-    /// Makes a configuration live, as a new generation; or tells why that cannot be.
-    pub(super) async fn go_live(&mut self, config: Arc<Config>, cause: Cause<'_>) -> Result<u64, String> {
+    /// Makes a configuration live, as a new generation; or tells why that cannot be. With `trial`, its routes are then
+    /// compared with what was before.
+    pub(super) async fn go_live(
+        &mut self,
+        config: Arc<Config>,
+        cause: Cause<'_>,
+        trial: Option<(Before, BTreeSet<String>)>,
+    ) -> Result<u64, String> {
         self.end_trial();
         let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
         let old = self.shared.snapshot.load_full();
@@ -119,19 +123,22 @@ impl App {
         self.shared.generation.store(generation, Ordering::Release);
         self.install(bound);
         self.look();
+        if let Some((before, routes)) = trial {
+            self.begin_trial(before, &old, &config, routes);
+        }
         self.accepted(&config);
         if !restart.is_empty() {
             tracing::warn!(keys = restart.join(", "), "changed, and needs a restart to take effect");
         }
         let summary = diff::summary(&diff::changes(&old.config, &config));
         tracing::info!(generation, action = cause.action, source = cause.source, summary, "configuration is live");
-        self.remember(generation, &config, cause, &summary, false).await;
+        self.remember(generation, &config, cause, &summary, false);
         self.tell(cause, "live", &summary, 0, Some(old.generation));
         Ok(generation)
     }
 
     /// The same for the configuration that the process began with.
-    pub(super) async fn began(
+    pub(super) fn began(
         &mut self,
         config: &Arc<Config>,
         action: &str,
@@ -140,10 +147,7 @@ impl App {
         report: Option<&Report>,
     ) {
         self.accepted(config);
-        if self.history().store().is_some() {
-            self.health.set(Component::State, Status::Ok, "");
-        }
-        told.iter().for_each(|line| self.state_failed(line));
+        told.iter().for_each(|line| self.trouble().tell(line));
         let cause = Cause { action, source: &self.origin.name() };
         for problem in report.map(Report::problems).unwrap_or_default() {
             tracing::error!(%problem, "configuration refused");
@@ -156,7 +160,7 @@ impl App {
             tracing::error!(stale, "not running on what the file says");
         }
         let generation = self.shared.snapshot.load().generation;
-        self.remember(generation, config, cause, "", stored).await;
+        self.remember(generation, config, cause, "", stored);
         let summary = self.stale.clone().unwrap_or_default();
         self.tell(cause, "live", &summary, report.map_or(0, |report| report.problems().len()), None);
     }
@@ -165,55 +169,29 @@ impl App {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn remember(&mut self, generation: u64, config: &Arc<Config>, cause: Cause<'_>, summary: &str, stored: bool) {
-        let (store, entry) = {
-            let mut history = self.history();
-            history.push(Version {
-                generation,
-                at: SystemTime::now(),
-                cause: format!("{} by {}", cause.action, cause.source),
-                summary: summary.to_owned(),
-                digest: config.digest().to_owned(),
-                config: config.clone(),
-            });
-            (history.store(), history.entry())
+    fn remember(&self, generation: u64, config: &Arc<Config>, cause: Cause<'_>, summary: &str, stored: bool) {
+        let version = Version {
+            generation,
+            at: SystemTime::now(),
+            cause: format!("{} by {}", cause.action, cause.source),
+            summary: summary.to_owned(),
+            digest: config.digest().to_owned(),
+            config: config.clone(),
         };
-        if let (Some(store), Some(entry), false) = (store, entry, stored) {
-            if !entry.complete {
-                tracing::warn!(
-                    generation,
-                    "secrets are written in the configuration: what is kept of it cannot be used"
-                );
-            }
-            self.on_disk(move || store.save(&entry)).await;
+        self.history().push(version.clone());
+        if !stored {
+            self.keeper.job(Job::Save(version));
         }
     }
 
     /// Keeps what was said about configurations.
-    pub(super) async fn keep_marks(&mut self) {
-        let (store, marks) = {
-            let history = self.history();
-            (history.store(), history.marks())
-        };
-        if let Some(store) = store {
-            self.on_disk(move || store.set_marks(&marks)).await;
-        }
+    pub(super) fn keep_marks(&self) {
+        let marks = self.history().marks();
+        self.keeper.job(Job::Mark(marks));
     }
 
-    /// A file system can hang, and fail: this thread must not.
-    async fn on_disk(&self, work: impl FnOnce() -> io::Result<()> + Send + 'static) {
-        match tokio::time::timeout(DISK, tokio::task::spawn_blocking(work)).await {
-            Ok(Ok(Ok(()))) => self.health.set(Component::State, Status::Ok, ""),
-            Ok(Ok(Err(error))) => self.state_failed(&error.to_string()),
-            Ok(Err(error)) => self.state_failed(&error.to_string()),
-            Err(_) => self.state_failed(&format!("the disk has not answered for {} s", DISK.as_secs())),
-        }
-    }
-
-    fn state_failed(&self, why: &str) {
-        tracing::error!(why, "state directory");
-        self.shared.metrics.process.state_errors.inc();
-        self.health.set(Component::State, Status::Degraded, why);
+    pub(super) fn trouble(&self) -> Trouble {
+        Trouble { health: self.health.clone(), metrics: self.shared.metrics.clone() }
     }
 
     pub(super) fn tell(&self, cause: Cause<'_>, result: &str, summary: &str, problems: usize, previous: Option<u64>) {
@@ -309,7 +287,7 @@ impl App {
         let digest = self.shared.snapshot.load().config.digest().to_owned();
         self.stale = Some(format!("generation {undone} was taken back to generation {back_to}: {why}"));
         let cause = Cause { action: "rollback", source: "probation" };
-        if let Err(error) = self.go_live(previous, cause).await {
+        if let Err(error) = self.go_live(previous, cause, None).await {
             self.stale = None;
             tracing::error!(error, "cannot go back");
             return self.tell(cause, "failed", &error, 1, None);
@@ -317,7 +295,7 @@ impl App {
         self.baseline.skip(self.shared.metrics.observe());
         self.shared.metrics.process.rollbacks.inc();
         self.history().mark_bad(&digest, &why);
-        self.keep_marks().await;
+        self.keep_marks();
         self.tell(cause, "undone", &why, 0, Some(undone));
     }
 

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::policy::probation::{Bounds, Finding, Observations, Probation};
 
 /// Shortest time between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub struct Trial {
     probation: Probation,

@@ -122,7 +122,7 @@ fn history(answer: &Value, paint: Paint) -> String {
         }
     }
     match answer["directory"].as_str() {
-        Some(directory) => drop(writeln!(out, "kept in {}", harmless(directory))),
+        Some(directory) => out.push_str(&format!("kept in {}\n", harmless(directory))),
         None => out.push_str("kept in memory only: `state.directory` would keep them over restarts\n"),
     }
     out
@@ -133,8 +133,9 @@ fn show(answer: &Value) -> String {
     for file in answer["files"].as_array().into_iter().flatten() {
         let text = file["text"].as_str().unwrap_or_default();
         let _ = writeln!(out, "# {}", harmless(file["name"].as_str().unwrap_or_default()));
-        let lines = text.lines().map(harmless);
-        lines.for_each(|line| drop(writeln!(out, "{line}")));
+        for line in text.lines() {
+            let _ = writeln!(out, "{}", harmless(line));
+        }
     }
     if answer["complete"] == false {
         out.push_str("# secrets were written in it, and are left out\n");

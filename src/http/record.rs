@@ -232,6 +232,13 @@ impl Record {
         });
     }
 
+    /// Which match of its route won; none where it has none.
+    fn rule(&self) -> Option<u32> {
+        let chosen = self.chosen?;
+        let written = self.view.snapshot.config.root().routes.get(chosen.route)?;
+        u32::try_from(chosen.rule).ok().filter(|_| !written.matches.is_empty())
+    }
+
     /// For `why`.
     fn keep(&self, now: Instant, shadow: &[Would]) {
         let mut recent = self.conn.worker.recent.borrow_mut();
@@ -264,7 +271,7 @@ impl Record {
             generation: snapshot.generation,
             listener: snapshot.listeners.get(self.listener).map_or("", |listener| &listener.name),
             route: side.map_or("", |side| &side.route),
-            rule: self.chosen.map(|chosen| u32::try_from(chosen.rule).unwrap_or(u32::MAX)),
+            rule: self.rule(),
             service: side.map_or("", |side| &side.service),
             subset: side.map_or("", |side| &side.subset),
             bucket: self
