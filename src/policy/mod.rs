@@ -2,4 +2,5 @@
 
 pub mod guard;
 pub mod pick;
+pub mod probation;
 pub mod split;
