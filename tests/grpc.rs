@@ -51,7 +51,13 @@ fn calls_of_every_kind() {
         for scenario in ["unary", "streams", "bidi", "errors", "deadline", "cancel"] {
             check(&proxy, scenario);
         }
-        for (code, least) in [("OK", 203.0), ("FAILED_PRECONDITION", 1.0), ("UNIMPLEMENTED", 1.0), ("DATA_LOSS", 1.0)] {
+        for (code, least) in [
+            ("OK", 203.0),
+            ("FAILED_PRECONDITION", 1.0),
+            ("UNIMPLEMENTED", 1.0),
+            ("DATA_LOSS", 1.0),
+            ("CANCELLED", 1.0),
+        ] {
             proxy.await_metric("grpc_server_handled_total", &[("grpc_code", code)], least);
         }
     }

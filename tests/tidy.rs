@@ -22,8 +22,10 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// File, the module above that it names, and why.
-const UPWARDS: [(&str, &str, &str); 4] = [
+const UPWARDS: [(&str, &str, &str); 6] = [
     ("src/policy/pick.rs", "config", "the enum of policies is the language's own, and has no logic"),
+    ("src/policy/probation.rs", "telemetry", "the bounds of the histogram that it reads: numbers"),
+    ("src/policy/probation/judge.rs", "telemetry", "the same bounds"),
     ("src/net/accept.rs", "inbound", "an accepted connection is handed up"),
     ("src/worker.rs", "inbound", "an accepted connection that came by mail is handed up"),
     ("src/worker.rs", "admin", "the table of health that a worker's heart beats into"),

@@ -316,7 +316,7 @@ impl Record {
         let method = (&self.method).into();
         block.request(method, self.status, self.reason, duration, self.upload.bytes.get(), self.response_bytes);
         if self.grpc {
-            let code = self.grpc_status.unwrap_or(2);
+            let code = self.grpc_status.unwrap_or(self.reason.grpc());
             block.grpc(GrpcSide::Server, code);
             if self.tries.count() > 0 {
                 block.grpc(GrpcSide::Client, code);

@@ -35,6 +35,8 @@ pub struct Observed {
     pub refused: u64,
     /// How many took how long: up to the bound of `DURATION` with the same index, and beyond all bounds.
     pub durations: [u64; BUCKETS],
+    /// The sum of all durations.
+    pub nanos: u64,
 }
 
 /// Counts by listener and route. The route `""` is requests without a route.
@@ -93,7 +95,7 @@ impl Observed {
     }
 
     pub fn add(&mut self, other: &Self) {
-        for (own, more) in self.counts_mut().into_iter().zip(other.counts()) {
+        for (own, more) in self.counts_mut().zip(other.counts()) {
             *own = own.saturating_add(*more);
         }
     }
@@ -105,7 +107,7 @@ impl Observed {
             return Self::default();
         }
         let mut since = *self;
-        for (own, less) in since.counts_mut().into_iter().zip(earlier.counts()) {
+        for (own, less) in since.counts_mut().zip(earlier.counts()) {
             *own = own.saturating_sub(*less);
         }
         since
@@ -117,13 +119,13 @@ impl Observed {
     }
 
     fn counts(&self) -> impl Iterator<Item = &u64> {
-        let first = [&self.requests, &self.errors, &self.post_errors, &self.grpc_errors, &self.refused];
-        first.into_iter().chain(&self.durations)
+        let Self { requests, errors, post_errors, grpc_errors, refused, durations, nanos } = self;
+        [requests, errors, post_errors, grpc_errors, refused, nanos].into_iter().chain(durations)
     }
 
     fn counts_mut(&mut self) -> impl Iterator<Item = &mut u64> {
-        let Self { requests, errors, post_errors, grpc_errors, refused, durations } = self;
-        [requests, errors, post_errors, grpc_errors, refused].into_iter().chain(durations)
+        let Self { requests, errors, post_errors, grpc_errors, refused, durations, nanos } = self;
+        [requests, errors, post_errors, grpc_errors, refused, nanos].into_iter().chain(durations)
     }
 }
 

@@ -150,6 +150,6 @@ mod tests {
             let kept: usize = baseline.minutes.iter().map(|minute| minute.seen.len()).sum();
             assert!(kept <= 2 * MINUTES * 10_000, "{kept} after {tick} ticks");
         }
-        assert!(size_of::<Observed>() <= 168, "{}", size_of::<Observed>());
+        assert!(size_of::<Observed>() <= 176, "{}", size_of::<Observed>());
     }
 }

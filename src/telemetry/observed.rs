@@ -62,6 +62,7 @@ fn observed(block: &Block, routed: bool) -> Observed {
     block.duration.add_to(&mut durations);
     let counts = durations.counts.into_iter().chain([durations.above]);
     seen.durations.iter_mut().zip(counts).for_each(|(bucket, count)| *bucket = count);
+    seen.nanos = durations.sum;
     seen
 }
 
@@ -122,7 +123,10 @@ mod tests {
         end(&metrics.block(0, &labels("", "")), Method::Get, 404, Reason::NoRoute);
         let mut durations = [0; 16];
         durations[3] = 6;
-        assert_eq!(of(&metrics, "api"), Observed { requests: 6, errors: 3, durations, ..Observed::default() });
+        assert_eq!(
+            of(&metrics, "api"),
+            Observed { requests: 6, errors: 3, durations, nanos: 18_000_000, ..Observed::default() }
+        );
         let unrouted = of(&metrics, "");
         assert_eq!((unrouted.requests, unrouted.refused, unrouted.failed().count), (1, 1, 0));
     }
