@@ -4,7 +4,9 @@
 //! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
 
 mod check;
+pub mod diff;
 mod format;
+pub mod lint;
 mod merge;
 mod problem;
 mod reach;
@@ -26,9 +28,10 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-pub use problem::{Place, Problem, Report};
+pub use problem::{Place, Problem, Report, RuleId, Severity};
 pub use substitute::Env;
 
+use problem::mark;
 use schema::{Endpoint, Root};
 use tree::Node;
 
@@ -61,14 +64,15 @@ struct Source {
 pub fn load(path: &Path, env: Env<'_>) -> Result<Config, Report> {
     let files = source::files(path).map_err(|error| unreadable(path, &error))?;
     if files.is_empty() {
-        let problem = Problem::new(format!("there is no `*.yaml` file in `{}`", path.display()));
+        let problem =
+            Problem::new(format!("there is no `*.yaml` file in `{}`", path.display())).rule(RuleId::Unreadable);
         return Err(problem.remedy("name a file, or a directory with one").into());
     }
     let (mut sources, mut problems) = (Vec::new(), Vec::new());
     for file in &files {
         match read(file) {
             Ok(source) => sources.push(source),
-            Err(problem) => problems.push(*problem),
+            Err(problem) => problems.push(problem.rule(RuleId::Unreadable)),
         }
     }
     compile(sources, problems, files, env)
@@ -83,7 +87,7 @@ pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Report> {
 pub fn endpoints(path: &Path, text: &str, port: Option<u16>) -> Result<Vec<ResolvedEndpoint>, Report> {
     let source = Source { file: path.display().to_string().into(), text: text.to_owned() };
     let tree = tree::parse(&source.file, text)
-        .map_err(|problem| report(vec![*problem], None, std::slice::from_ref(&source)))?;
+        .map_err(|problem| report(vec![problem.rule(RuleId::Syntax)], None, std::slice::from_ref(&source)))?;
     let (mut problems, mut endpoints) = (Vec::new(), Vec::new());
     if !matches!(tree.value, tree::Value::Seq(_)) {
         let message = format!("expected a list of endpoints, found {}", tree.kind());
@@ -152,9 +156,12 @@ impl Config {
         self.tcp_listeners.iter().any(|listener| listener == name)
     }
 
-    /// With all defaults filled in, and without the secrets that header edits may carry.
+    /// With all defaults filled in, and without secrets: the token of `explain`, and what header edits may carry.
     pub fn dump(&self) -> Json {
         let mut json = serde_json::to_value(&self.root).unwrap_or_default();
+        if let Some(token) = json.pointer_mut("/admin/explainToken") {
+            *token = Json::from("[redacted]");
+        }
         for route in json.get_mut("routes").and_then(Json::as_array_mut).into_iter().flatten() {
             for edits in ["/requestHeaders/set", "/requestHeaders/add", "/responseHeaders/set", "/responseHeaders/add"]
             {
@@ -186,7 +193,7 @@ fn compile(
     for source in &sources {
         match tree::parse(&source.file, &source.text) {
             Ok(tree) => trees.push(tree),
-            Err(problem) => problems.push(*problem),
+            Err(problem) => problems.push(problem.rule(RuleId::Syntax)),
         }
     }
     let unread = !problems.is_empty();
@@ -195,7 +202,10 @@ fn compile(
     };
     let mut missing = Vec::new();
     substitute::substitute(&mut tree, env, &mut missing);
+    mark(&mut missing, 0, &RuleId::Environment);
+    let merged = problems.len();
     let sound = check::root(&tree, &mut problems);
+    mark(&mut problems, merged, &RuleId::Structure);
     // What could not be filled in has been said; that it is also not a number, say, is no news.
     problems.retain(|problem| !missing.iter().any(|missing| missing.place == problem.place));
     problems.append(&mut missing);
@@ -257,7 +267,7 @@ fn read(path: &Path) -> Result<Source, Box<Problem>> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::new(format!("cannot read `{}`: {error}", path.display()))
+    Problem::new(format!("cannot read `{}`: {error}", path.display())).rule(RuleId::Unreadable)
 }
 
 fn is_secret(header: &str) -> bool {

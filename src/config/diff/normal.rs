@@ -1,0 +1,135 @@
+//! One spelling for what means the same: short forms for long ones that add nothing, lists without an order sorted,
+//! names that ignore case in lower case.
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+
+use crate::config::resolve;
+use crate::config::schema::{self, Endpoint, Endpoints, Root};
+
+/// A block as it is, defaults filled in.
+pub fn plain<T: Serialize>(block: &T) -> Json {
+    serde_json::to_value(block).unwrap_or_default()
+}
+
+/// What stands at the root and has no names, by key; null where it is not there.
+pub fn blocks(root: &Root) -> [(&'static str, Json); 7] {
+    // In full, so that a new key cannot be forgotten here.
+    let Root {
+        api_version: _,
+        workload,
+        admin,
+        health,
+        runtime,
+        state,
+        attributes: _,
+        defaults,
+        services: _,
+        listeners: _,
+        routes: _,
+        telemetry,
+    } = root;
+    let mut workload = plain(workload);
+    workload.as_object_mut().into_iter().for_each(|names| names.retain(|_, name| name != ""));
+    [
+        ("workload", workload),
+        ("admin", plain(admin)),
+        ("health", plain(health)),
+        ("runtime", plain(runtime)),
+        ("state", plain(state)),
+        ("defaults", plain(defaults)),
+        ("telemetry", plain(telemetry)),
+    ]
+}
+
+pub fn attribute(attribute: &schema::Attribute) -> Json {
+    let mut json = plain(attribute);
+    json.get_mut("values").into_iter().for_each(|list| sort(list, false));
+    json.get_mut("forward").into_iter().for_each(lower_text);
+    json
+}
+
+pub fn route(route: &schema::Route) -> Json {
+    let mut json = plain(route);
+    for (key, lower) in [("hosts", true), ("listeners", false)] {
+        json.get_mut(key).into_iter().for_each(|list| sort(list, lower));
+    }
+    for (key, value) in [("timeout", "after"), ("maxBody", "size")] {
+        json.get_mut(key).into_iter().for_each(|rule| shorten(rule, value));
+    }
+    for edits in ["requestHeaders", "responseHeaders"] {
+        json.pointer_mut(&format!("/{edits}/remove")).into_iter().for_each(|list| sort(list, true));
+        for names in ["set", "add"] {
+            json.pointer_mut(&format!("/{edits}/{names}")).into_iter().for_each(lower_names);
+        }
+    }
+    json.pointer_mut("/sticky/header").into_iter().for_each(lower_text);
+    json.get_mut("match").and_then(Json::as_array_mut).into_iter().flatten().for_each(one_match);
+    json
+}
+
+/// `endpoints.static` becomes a mapping by address, with the service's port filled in if they are to be `resolved`.
+pub fn service(service: &schema::Service, resolved: bool) -> Json {
+    let mut json = plain(service);
+    json.get_mut("hosts").into_iter().for_each(|list| sort(list, true));
+    if let Endpoints::Static(list) = &service.endpoints {
+        let by_address: Map<String, Json> =
+            list.iter().map(|e| endpoint(e, service.port.filter(|_| resolved))).collect();
+        json["endpoints"] = Json::Object(Map::from_iter([("static".to_owned(), Json::Object(by_address))]));
+    }
+    json
+}
+
+fn endpoint(endpoint: &Endpoint, port: Option<u16>) -> (String, Json) {
+    let full = match endpoint {
+        Endpoint::Full(full) => full.clone(),
+        Endpoint::Address(address) => {
+            schema::FullEndpoint { address: address.clone(), labels: Default::default(), zone: None, weight: 1 }
+        }
+    };
+    let address = resolve(endpoint, port).map_or(full.address.clone(), |resolved| resolved.address.to_string());
+    let mut json = plain(&full);
+    json.as_object_mut().map(|json| json.remove("address"));
+    (address, json)
+}
+
+fn one_match(json: &mut Json) {
+    json.get_mut("methods").into_iter().for_each(|list| sort(list, false));
+    json.get_mut("headers").into_iter().for_each(lower_names);
+    for kind in ["headers", "cookies", "query", "attributes"] {
+        for (_, text) in json.get_mut(kind).and_then(Json::as_object_mut).into_iter().flatten() {
+            if let Some(exact) = text.get_mut("exact").map(Json::take) {
+                *text = exact;
+            }
+        }
+    }
+    json.sort_all_objects();
+}
+
+/// `{ after: 2s, mode: enforce }` is `2s`.
+fn shorten(rule: &mut Json, key: &str) {
+    if rule["mode"] == "enforce" {
+        *rule = rule.get_mut(key).map(Json::take).unwrap_or_default();
+    }
+}
+
+fn sort(list: &mut Json, lower: bool) {
+    let Json::Array(items) = list else { return };
+    if lower {
+        items.iter_mut().for_each(lower_text);
+    }
+    items.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+    items.dedup();
+}
+
+fn lower_text(text: &mut Json) {
+    if let Json::String(text) = text {
+        text.make_ascii_lowercase();
+    }
+}
+
+fn lower_names(map: &mut Json) {
+    if let Json::Object(entries) = map {
+        *entries = std::mem::take(entries).into_iter().map(|(key, value)| (key.to_ascii_lowercase(), value)).collect();
+    }
+}
