@@ -7,11 +7,12 @@
 //! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`body`], [`upstream`]: the machinery
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
-//! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
+//! - [`cli`], [`app`], [`runtime`], [`drain`], [`demo`]: the process
 
 pub mod admin;
 pub mod app;
 pub mod body;
+pub mod cli;
 pub mod config;
 pub mod decide;
 pub mod demo;

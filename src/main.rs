@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use outrigger::app::{self, EXIT_CONFIG, Origin};
+use outrigger::app::{self, Origin};
+use outrigger::cli::check::{self, Check};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -35,20 +36,13 @@ enum Command {
     /// Run the proxy
     Run(Run),
     /// Report every problem of a configuration; exit 1 if there is any
-    Check(Where),
+    Check(Check),
     /// Run the proxy with an embedded service in two versions, to try things out
     Demo(Demo),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the version
     Version,
-}
-
-#[derive(Args)]
-struct Where {
-    /// A YAML file, or a directory of *.yaml files
-    #[arg(long, value_name = "PATH", env = "OUTRIGGER_CONFIG")]
-    config: PathBuf,
 }
 
 #[derive(Args)]
@@ -75,7 +69,7 @@ struct Demo {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(run) => app::run(origin(run)),
-        Command::Check(place) => check(&place),
+        Command::Check(args) => check::run(&args),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
             // Whoever reads only the beginning may close the pipe.
@@ -95,18 +89,5 @@ fn origin(run: Run) -> Origin {
         (None, Some(listen), Some(upstream)) => Origin::bare(listen, &upstream),
         // clap has refused everything else.
         (None, ..) => Origin::Path(PathBuf::new()),
-    }
-}
-
-fn check(place: &Where) -> ExitCode {
-    match Origin::Path(place.config.clone()).load() {
-        Ok(_) => {
-            println!("{}: ok", place.config.display());
-            ExitCode::SUCCESS
-        }
-        Err(report) => {
-            eprintln!("{report}");
-            ExitCode::from(EXIT_CONFIG)
-        }
     }
 }
