@@ -69,7 +69,7 @@ struct Demo {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(run) => app::run(origin(run)),
-        Command::Check(args) => check::run(&args),
+        Command::Check(args) => check::run(args),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
             // Whoever reads only the beginning may close the pipe.

@@ -258,7 +258,7 @@ fn places_are_those_of_each_file_of_a_directory() {
     let output = check(&dir, &["--config", "conf", "--lint", "lint.yaml"]);
     assert_eq!(code(&output), REFUSED);
     let said = stderr(&output);
-    assert!(said.contains("conf/20.yaml:3:49   routes[0].timeout"), "{said}");
+    assert!(said.contains("conf/20.yaml:3:48   routes[0].timeout"), "{said}");
     assert!(said.contains("- { name: web, hosts: [w], to: app, timeout: 1m }"), "the line is shown: {said}");
 }
 

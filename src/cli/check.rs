@@ -37,11 +37,11 @@ pub enum Format {
 }
 
 /// Exits with 1 if there is more than warnings.
-pub fn run(args: &Check) -> ExitCode {
-    let (rules, report) = problems(args);
+pub fn run(args: Check) -> ExitCode {
+    let (rules, report) = problems(&args);
     let ok = !report.has_errors();
     // Whoever reads only the beginning may close the pipe.
-    let _ = print(args, &rules, &report, ok);
+    let _ = print(&args, &rules, &report, ok);
     if ok { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
 }
 
