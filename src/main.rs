@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use outrigger::app::{self, EXIT_CONFIG, Options, Origin};
+use outrigger::app::{self, Options, Origin};
 use outrigger::cli;
 
 #[cfg(feature = "jemalloc")]
@@ -36,7 +36,7 @@ enum Command {
     /// Run the proxy
     Run(Run),
     /// Report every problem of a configuration; exit 1 if there is any
-    Check(Where),
+    Check(cli::check::Check),
     /// Tell why a request would go where it goes
     Explain(Box<cli::explain::Explain>),
     /// Tell what happened to a request, by its id
@@ -49,13 +49,6 @@ enum Command {
     Schema,
     /// Print the version
     Version,
-}
-
-#[derive(Args)]
-struct Where {
-    /// A YAML file, or a directory of *.yaml files
-    #[arg(long, value_name = "PATH", env = "OUTRIGGER_CONFIG")]
-    config: PathBuf,
 }
 
 #[derive(Args)]
@@ -88,7 +81,7 @@ fn main() -> ExitCode {
             let state_directory = run.state_directory.take();
             app::run(origin(run), Options { state_directory })
         }
-        Command::Check(place) => check(&place),
+        Command::Check(check) => cli::check::run(check),
         Command::Explain(explain) => cli::explain::run(*explain),
         Command::Why(why) => cli::why::run(why),
         Command::Config(config) => cli::config::run(config),
@@ -111,18 +104,5 @@ fn origin(run: Run) -> Origin {
         (None, Some(listen), Some(upstream)) => Origin::bare(listen, &upstream),
         // clap has refused everything else.
         (None, ..) => Origin::Path(PathBuf::new()),
-    }
-}
-
-fn check(place: &Where) -> ExitCode {
-    match Origin::Path(place.config.clone()).load() {
-        Ok(_) => {
-            println!("{}: ok", place.config.display());
-            ExitCode::SUCCESS
-        }
-        Err(report) => {
-            eprintln!("{report}");
-            ExitCode::from(EXIT_CONFIG)
-        }
     }
 }

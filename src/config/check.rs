@@ -101,6 +101,12 @@ pub fn definition(node: &Node, name: &str, path: &str, problems: &mut Vec<Proble
     Checker { problems }.node(node, definition, &at, &node.place)
 }
 
+/// Checks `node` against a schema without references; `None` if there is any problem.
+pub fn against(node: &Node, schema: &'static Json, problems: &mut Vec<Problem>) -> Option<Json> {
+    let at = At { path: String::new(), shape: String::new() };
+    Checker { problems }.node(node, schema, &at, &node.place)
+}
+
 /// `did you mean`: the word of `known` that is meant by `word`, if one is near enough.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
@@ -388,7 +394,7 @@ impl Checker<'_> {
 }
 
 /// The alternatives of a schema, with references followed and `null` left out.
-fn leaves(schema: &'static Json) -> Vec<&'static Json> {
+pub fn leaves(schema: &'static Json) -> Vec<&'static Json> {
     if let Some(name) = schema["$ref"].as_str() {
         let name = name.trim_start_matches("#/$defs/");
         return json_schema()["$defs"].get(name).map(leaves).unwrap_or_default();
@@ -404,7 +410,7 @@ fn words(json: &Json) -> impl Iterator<Item = &str> {
     json.as_array().into_iter().flatten().filter_map(Json::as_str)
 }
 
-fn keys(schema: &Json) -> Vec<&str> {
+pub fn keys(schema: &Json) -> Vec<&str> {
     schema["properties"].as_object().into_iter().flat_map(|map| map.keys().map(String::as_str)).collect()
 }
 
@@ -413,7 +419,7 @@ fn choices(schema: &Json) -> impl Iterator<Item = &str> {
     words(&schema["enum"]).chain(schema["const"].as_str())
 }
 
-fn allows(schema: &Json, kind: &str) -> bool {
+pub fn allows(schema: &Json, kind: &str) -> bool {
     schema["type"] == kind || words(&schema["type"]).any(|allowed| allowed == kind)
 }
 

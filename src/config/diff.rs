@@ -87,7 +87,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         "attribute",
         old.attributes.iter().collect(),
         new.attributes.iter().collect(),
-        Side { of: |old, new| (normal::plain(old), normal::plain(new)), about: |_| String::new() },
+        Side { of: |old, new| (normal::attribute(old), normal::attribute(new)), about: |_| String::new() },
     );
     blocks(&mut changes, old, new);
     changes

@@ -7,6 +7,7 @@ mod check;
 pub mod diff;
 pub mod digest;
 mod format;
+pub mod lint;
 mod merge;
 mod problem;
 mod reach;
@@ -29,11 +30,12 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-pub use problem::{Place, Problem, Report};
+pub use problem::{Place, Problem, Report, RuleId, Severity};
 pub use storable::Storable;
 pub use substitute::Env;
 pub use tree::step;
 
+use problem::mark;
 use schema::{Endpoint, Root};
 use tree::Node;
 
@@ -68,14 +70,15 @@ struct Source {
 pub fn load(path: &Path, env: Env<'_>) -> Result<Config, Report> {
     let files = source::files(path).map_err(|error| unreadable(path, &error))?;
     if files.is_empty() {
-        let problem = Problem::new(format!("there is no `*.yaml` file in `{}`", path.display()));
+        let problem =
+            Problem::new(format!("there is no `*.yaml` file in `{}`", path.display())).rule(RuleId::Unreadable);
         return Err(problem.remedy("name a file, or a directory with one").into());
     }
     let (mut sources, mut problems) = (Vec::new(), Vec::new());
     for file in &files {
         match read(file) {
             Ok(source) => sources.push(source),
-            Err(problem) => problems.push(*problem),
+            Err(problem) => problems.push(problem.rule(RuleId::Unreadable)),
         }
     }
     compile(sources, problems, files, env)
@@ -99,7 +102,7 @@ pub fn parse_all(texts: &[(String, String)], env: Env<'_>) -> Result<Config, Rep
 pub fn endpoints(path: &Path, text: &str, port: Option<u16>) -> Result<Vec<ResolvedEndpoint>, Report> {
     let source = Source { file: path.display().to_string().into(), text: text.to_owned() };
     let tree = tree::parse(&source.file, text)
-        .map_err(|problem| report(vec![*problem], None, std::slice::from_ref(&source)))?;
+        .map_err(|problem| report(vec![problem.rule(RuleId::Syntax)], None, std::slice::from_ref(&source)))?;
     let (mut problems, mut endpoints) = (Vec::new(), Vec::new());
     if !matches!(tree.value, tree::Value::Seq(_)) {
         let message = format!("expected a list of endpoints, found {}", tree.kind());
@@ -219,7 +222,7 @@ fn compile(
     for source in &sources {
         match tree::parse(&source.file, &source.text) {
             Ok(tree) => trees.push(tree),
-            Err(problem) => problems.push(*problem),
+            Err(problem) => problems.push(problem.rule(RuleId::Syntax)),
         }
     }
     let unread = !problems.is_empty();
@@ -228,7 +231,10 @@ fn compile(
     };
     let mut missing = Vec::new();
     substitute::substitute(&mut tree, env, &mut missing);
+    mark(&mut missing, 0, &RuleId::Environment);
+    let merged = problems.len();
     let sound = check::root(&tree, &mut problems);
+    mark(&mut problems, merged, &RuleId::Structure);
     // What could not be filled in has been said; that it is also not a number, say, is no news.
     problems.retain(|problem| !missing.iter().any(|missing| missing.place == problem.place));
     problems.append(&mut missing);
@@ -290,7 +296,7 @@ fn read(path: &Path) -> Result<Source, Box<Problem>> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::new(format!("cannot read `{}`: {error}", path.display()))
+    Problem::new(format!("cannot read `{}`: {error}", path.display())).rule(RuleId::Unreadable)
 }
 
 /// Whether values under this name are not to be shown or kept.

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Where something stands in a file. Lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,8 +19,32 @@ pub struct Place {
     pub width: u32,
 }
 
+/// Whether a configuration with the problem is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    #[default]
+    Error,
+    Warning,
+}
+
+/// Which check found a problem. The spelling is stable: tools filter by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RuleId {
+    Unreadable,
+    Syntax,
+    Structure,
+    Environment,
+    #[default]
+    Meaning,
+    /// A rule of the organisation, by its name.
+    Lint(String),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
+    pub severity: Severity,
+    pub rule: RuleId,
     /// `None` where there is no text to point at: a file that cannot be read.
     #[serde(flatten)]
     pub place: Option<Place>,
@@ -54,7 +79,8 @@ impl fmt::Display for Place {
 impl Problem {
     /// A problem without a place.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { place: None, path: String::new(), message: message.into(), remedy: None, source: None }
+        let (severity, rule) = (Severity::Error, RuleId::Meaning);
+        Self { severity, rule, place: None, path: String::new(), message: message.into(), remedy: None, source: None }
     }
 
     pub fn at(place: &Place, path: impl Into<String>, message: impl Into<String>) -> Self {
@@ -64,6 +90,67 @@ impl Problem {
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
+    }
+
+    pub fn rule(mut self, rule: RuleId) -> Self {
+        self.rule = rule;
+        self
+    }
+
+    /// Characters that the place covers; 0 without one.
+    pub fn width(&self) -> usize {
+        let line = self.source.as_deref().unwrap_or_default();
+        self.place.as_ref().map_or(0, |place| excerpt(line, place).2)
+    }
+}
+
+/// Says which check found what is in `problems` from index `from` on.
+pub fn mark(problems: &mut [Problem], from: usize, rule: &RuleId) {
+    problems.iter_mut().skip(from).for_each(|problem| problem.rule = rule.clone());
+}
+
+impl Severity {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+impl RuleId {
+    /// Those that are always checked.
+    pub const BUILT_IN: [Self; 5] = [Self::Unreadable, Self::Syntax, Self::Structure, Self::Environment, Self::Meaning];
+
+    /// One sentence about a built-in one; nothing about an organisation's, which says `why` itself.
+    pub fn sentence(&self) -> &'static str {
+        match self {
+            Self::Unreadable => "The file cannot be read as text.",
+            Self::Syntax => "The file is not YAML within our bounds.",
+            Self::Structure => "A key or a value is not one of the language.",
+            Self::Environment => "A variable of the environment is missing or cannot be filled in.",
+            Self::Meaning => "Parts of the configuration contradict each other, or lead nowhere.",
+            Self::Lint(_) => "",
+        }
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable => f.write_str("configuration/unreadable"),
+            Self::Syntax => f.write_str("configuration/syntax"),
+            Self::Structure => f.write_str("configuration/structure"),
+            Self::Environment => f.write_str("configuration/environment"),
+            Self::Meaning => f.write_str("configuration/meaning"),
+            Self::Lint(name) => write!(f, "lint/{name}"),
+        }
+    }
+}
+
+impl Serialize for RuleId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -79,6 +166,15 @@ impl Report {
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }
+
+    pub fn into_problems(self) -> Vec<Problem> {
+        self.0
+    }
+
+    /// Whether there is more than warnings.
+    pub fn has_errors(&self) -> bool {
+        self.0.iter().any(|problem| problem.severity == Severity::Error)
+    }
 }
 
 impl From<Problem> for Report {
@@ -92,16 +188,19 @@ impl std::error::Error for Report {}
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|problem| writeln!(f, "{problem}"))?;
-        match self.0.len() {
-            1 => f.write_str("1 problem"),
-            count => write!(f, "{count} problems"),
+        let warnings = self.0.iter().filter(|problem| problem.severity == Severity::Warning).count();
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        match (self.0.len() - warnings, warnings) {
+            (errors, 0) => f.write_str(&count(errors, "problem")),
+            (0, warnings) => f.write_str(&count(warnings, "warning")),
+            (errors, warnings) => write!(f, "{}, {}", count(errors, "problem"), count(warnings, "warning")),
         }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
+        writeln!(f, "{}: {}", self.severity.name(), self.message)?;
         let Some(place) = &self.place else {
             return self.remedy.iter().try_for_each(|remedy| writeln!(f, "  {remedy}"));
         };
@@ -161,6 +260,19 @@ error: unknown key `timeot`
         let json = serde_json::to_value(&report).unwrap_or_default();
         assert_eq!(json[1]["line"], 14);
         assert_eq!(json[1]["file"], "edge.yaml");
+        assert_eq!(json[1]["severity"], "error");
+        assert_eq!(json[1]["rule"], "configuration/meaning");
+    }
+
+    #[test]
+    fn warnings_are_told_apart() {
+        let warning = Problem { severity: Severity::Warning, ..Problem::new("short") };
+        let report = Report::new(vec![warning.clone()]);
+        assert!(!report.has_errors());
+        assert_eq!(report.to_string(), "warning: short\n\n1 warning");
+        let report = Report::new(vec![warning, Problem::new("wrong"), Problem::new("false")]);
+        assert!(report.has_errors());
+        assert!(report.to_string().ends_with("2 problems, 1 warning"), "{report}");
     }
 
     #[test]

@@ -572,6 +572,17 @@ fn endpoint_files() {
     }
 }
 
+
+#[test]
+fn secrets_are_not_dumped() {
+    let text = format!(
+        "{HEAD}admin: {{ explainToken: s3-of-sixteen-letters }}\n\
+         routes: [{{ name: a, to: app, requestHeaders: {{ set: {{ Authorization: s3, x-a: b }} }} }}]\n"
+    );
+    let dump = parse("t.yaml", &text, &no_env).expect("a configuration").dump().to_string();
+    assert!(!dump.contains("s3") && dump.contains("\"x-a\":\"b\""), "{dump}");
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in ".{0,200}") {

@@ -63,7 +63,7 @@ fn routes(config: &Config) -> HashMap<&str, Known<'_>> {
 fn forwarded(config: &Config) -> Vec<Json> {
     let forwarded = config.root().attributes.iter().filter(|(_, attribute)| attribute.forward.is_some());
     let mut forwarded: Vec<(&String, Json)> =
-        forwarded.map(|(name, attribute)| (name, normal::plain(attribute))).collect();
+        forwarded.map(|(name, attribute)| (name, normal::attribute(attribute))).collect();
     forwarded.sort_by_key(|(name, _)| *name);
     forwarded.into_iter().map(|(_, attribute)| attribute).collect()
 }
@@ -97,7 +97,7 @@ impl Compare<'_> {
             || targets(is).any(|to| self.target_differs(to))
             || forwards && self.defaults_differ(tcp, is.timeout.is_some())
             || forwards && !tcp && self.forwards
-            || attributes(is).any(|name| self.old.root().attributes.get(name) != self.new.root().attributes.get(name))
+            || attributes(is).any(|name| self.attribute_differs(name))
             || self.listeners_differ(&was.listeners, &is.listeners, tcp)
     }
 
@@ -110,6 +110,11 @@ impl Compare<'_> {
             || self.defaults_differ(false, false)
             || self.forwards
             || self.listeners_differ(&[], &[], false)
+    }
+
+    fn attribute_differs(&self, name: &str) -> bool {
+        let of = |config: &Config| config.root().attributes.get(name).map(normal::attribute);
+        of(self.old) != of(self.new)
     }
 
     fn defaults_differ(&self, tcp: bool, timeout_is_own: bool) -> bool {

@@ -42,6 +42,13 @@ pub fn blocks(root: &Root) -> [(&'static str, Json); 7] {
     ]
 }
 
+pub fn attribute(attribute: &schema::Attribute) -> Json {
+    let mut json = plain(attribute);
+    json.get_mut("values").into_iter().for_each(|list| sort(list, false));
+    json.get_mut("forward").into_iter().for_each(lower_text);
+    json
+}
+
 pub fn route(route: &schema::Route) -> Json {
     let mut json = plain(route);
     for (key, lower) in [("hosts", true), ("listeners", false)] {
