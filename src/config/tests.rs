@@ -572,7 +572,6 @@ fn endpoint_files() {
     }
 }
 
-
 #[test]
 fn secrets_are_not_dumped() {
     let text = format!(
