@@ -3,6 +3,27 @@
 
 use http::StatusCode;
 
+/// Who made an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Producer {
+    /// The service itself, as far as we can see.
+    Application,
+    /// We.
+    Proxy,
+    /// A proxy between us and the service, by its own word (`Proxy-Status`, RFC 9209).
+    Peer,
+}
+
+impl Producer {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Application => "application",
+            Self::Proxy => "proxy",
+            Self::Peer => "peer",
+        }
+    }
+}
+
 /// What the proxy decided on its own. `None` is an exchange that ran to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -164,6 +185,64 @@ impl Reason {
         }
     }
 
+    /// One sentence for whoever runs the proxy: what to look at, or to do.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::DirectResponse => "the answer is written in `respond` of the route",
+            Self::Redirect => "the target is written in `redirect` of the route",
+            Self::NoRoute => "`outrigger explain` shows which condition of each route failed",
+            Self::BadRequest => "the client sends no or several hosts, an illegal path, or lengths that disagree",
+            Self::HeadTooLarge => "send fewer headers or cookies, or raise `maxHeaderBytes` or `maxHeaders`",
+            Self::HeaderTimeout => "look for a slow or broken client, or raise `headerTimeout`",
+            Self::BodyTooLarge => "send less, or raise `maxBody` of the route",
+            Self::NoEndpoint => {
+                "`/clusters` shows the endpoints of the service, and so which labels a subset could ask for"
+            }
+            Self::Overflow => "the service is slower than its traffic: add endpoints, or raise `connections.max`",
+            Self::ConnectFailed => "check that the service listens on the `endpoint` of the access log",
+            Self::ConnectTimeout => {
+                "check the network and the load of the `endpoint` in the access log, or raise `connectTimeout`"
+            }
+            Self::UpstreamReset => "look for a crash or a restart of the service, or for timeouts of its own",
+            Self::UpstreamProtocol => "compare `protocol` of the service with what its port speaks",
+            Self::RequestTimeout => "compare `upstream_duration_ms` of the access log with `timeout` of the route",
+            Self::IdleTimeout => "find the side that stopped, or raise `streamIdleTimeout`",
+            Self::ClientReset => "compare `duration_ms` of the access log with the timeout of the client",
+            Self::UpgradeMismatch => "compare `Upgrade` of the request with that of the service's answer",
+            Self::Unsupported => "avoid CONNECT, codings other than chunked, and upgrades to an `http2` service",
+            Self::Drained => "raise `drainTimeout`, or let clients end their streams when they are asked to",
+            Self::Panic => "please report it, with the lines of the log around it",
+        }
+    }
+
+    /// Who makes the answer to an exchange that ends so.
+    pub const fn producer(self) -> Producer {
+        match self {
+            Self::None => Producer::Application,
+            Self::DirectResponse
+            | Self::Redirect
+            | Self::NoRoute
+            | Self::BadRequest
+            | Self::HeadTooLarge
+            | Self::HeaderTimeout
+            | Self::BodyTooLarge
+            | Self::NoEndpoint
+            | Self::Overflow
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::RequestTimeout
+            | Self::IdleTimeout
+            | Self::ClientReset
+            | Self::UpgradeMismatch
+            | Self::Unsupported
+            | Self::Drained
+            | Self::Panic => Producer::Proxy,
+        }
+    }
+
     /// `error` of `Proxy-Status` (RFC 9209, section 2.3), where one of its types fits.
     pub const fn proxy_error(self) -> &'static str {
         match self {
@@ -180,9 +259,8 @@ impl Reason {
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"
             }
-            Self::None | Self::DirectResponse | Self::Redirect | Self::ClientReset | Self::Drained | Self::Panic => {
-                "proxy_internal_error"
-            }
+            Self::DirectResponse | Self::Redirect => "proxy_internal_response",
+            Self::None | Self::ClientReset | Self::Drained | Self::Panic => "proxy_internal_error",
         }
     }
 }

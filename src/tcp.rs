@@ -108,6 +108,8 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         status: 0,
         grpc_status: None,
         reason,
+        producer: reason.producer(),
+        peer_reason: "",
         duration,
         upstream_duration: None,
         request_bytes: facts.count.sent,

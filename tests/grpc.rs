@@ -5,8 +5,10 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use common::h2peer::{call, request};
+use common::h2raw::{self, Peer};
 use common::{Proxy, Setup, free_addr, run, tool};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/grpc_peer.py");
@@ -95,4 +97,62 @@ fn local_replies_speak_grpc() {
         assert_eq!(reply.head.status, if code == "12" { 404 } else { 503 });
         assert!(!reply.head.headers.contains_key("grpc-status"));
     }
+}
+
+/// An HTTP/2 service that begins an answer of gRPC and never ends it.
+fn stalls() -> h2raw::Server {
+    h2raw::Server::start(&[], |mut peer, _| {
+        while let Some(frame) = peer.next_within(Duration::from_secs(60)) {
+            if frame.kind == h2raw::HEADERS {
+                peer.headers(frame.stream, &[(":status", "200"), ("content-type", "application/grpc")], false);
+                peer.data(frame.stream, b"xxxxx", false);
+            }
+        }
+    })
+}
+
+/// The head of an answer is out: the status comes in trailers.
+#[test]
+fn deadlines_within_an_answer() {
+    let server = stalls();
+    let idle = "defaults: { streamIdleTimeout: 400ms }";
+    let table = [("", Some("400m"), "4", "request_timeout"), (idle, None, "14", "idle_timeout")];
+    for (top, timeout, code, reason) in table {
+        let proxy = Setup { service: ", protocol: http2", top, workers: 1, ..Setup::default() }.start(server.addr);
+        let mut fields = vec![("content-type", "application/grpc"), ("te", "trailers")];
+        fields.extend(timeout.map(|timeout| ("grpc-timeout", timeout)));
+        let reply =
+            call(proxy.addr(), request("POST", "/test.Echo/Unary", &fields), b"\0\0\0\0\0", None).expect("an answer");
+        assert_eq!((&reply.body[..], reply.reset), (&b"xxxxx"[..], None), "{reply:?}");
+        let trailers = reply.trailers.expect("trailers");
+        assert_eq!(trailers["grpc-status"], code);
+        assert!(!trailers["grpc-message"].is_empty());
+        proxy.await_reason(reason, 200);
+        let name = if code == "4" { "DEADLINE_EXCEEDED" } else { "UNAVAILABLE" };
+        proxy.await_metric("grpc_server_handled_total", &[("grpc_code", name)], 1.0);
+
+        // Who has stopped reading cannot be told.
+        let mut peer = Peer::client(proxy.addr(), &[(h2raw::INITIAL_WINDOW_SIZE, 0)]);
+        peer.headers(1, &h2raw::request("POST", "/test.Echo/Unary", &fields), true);
+        let end = peer.wait("a reset", |frame| frame.stream == 1 && frame.kind != h2raw::HEADERS);
+        assert_eq!(end.kind, h2raw::RST_STREAM, "{end:?}");
+        proxy.await_metric("http_requests_total", &[("reason", reason)], 2.0);
+    }
+}
+
+/// An upload that grows too large while it is answered.
+#[test]
+fn a_body_that_is_too_large_within_an_answer() {
+    let server = stalls();
+    let setup = Setup { service: ", protocol: http2", route: ", maxBody: 10", workers: 1, ..Setup::default() };
+    let proxy = setup.start(server.addr);
+    let mut peer = Peer::client(proxy.addr(), &[]);
+    peer.headers(1, &h2raw::request("POST", "/test.Echo/Bidi", &[("content-type", "application/grpc")]), false);
+    peer.wait("the beginning", |frame| frame.kind == h2raw::DATA && frame.stream == 1);
+    peer.data(1, &[0; 20], false);
+    let end =
+        peer.wait("the end", |frame| frame.stream == 1 && (frame.ends_stream() || frame.kind == h2raw::RST_STREAM));
+    assert_eq!(end.kind, h2raw::HEADERS, "{end:?}");
+    proxy.await_reason("body_too_large", 200);
+    proxy.await_metric("grpc_server_handled_total", &[("grpc_code", "RESOURCE_EXHAUSTED")], 1.0);
 }

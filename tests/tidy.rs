@@ -262,15 +262,123 @@ fn the_metrics_reference_is_complete() {
     assert_none("rows of docs/metrics.md that no metric has", &rows(&documented, &offered));
 }
 
+/// What `docs/reasons.md` says above its tables.
+const REASONS: &str = r#"# Reasons
+
+<!-- Written by `UPDATE_DOCS=1 cargo test --test tidy`; the words are in src/error.rs. -->
+
+Whatever the proxy answers, refuses or cuts by itself has one of these reasons, and nothing else has. The code is the
+`reason` of the access log and of the metrics, and `details` in the `Proxy-Status` field (RFC 9209) of the answer. The
+answer itself says it in the sentence of the column "meaning": as text, or as JSON with the hint and the id of the
+request where `Accept` prefers `application/json` or names `application/problem+json` (RFC 9457). It has the id as
+`x-request-id`, too.
+
+```console
+$ curl -H 'accept: application/json' http://localhost:8080/nowhere
+{"status":404,"reason":"no_route","message":"no route matches this request","hint":"`outrigger explain` shows which condition of each route failed","requestId":"9b2f7b53-3f0e-4d43-9d3e-8f7a1d5a0c11"}
+```
+
+An answer that had begun keeps its status: what was cut after that is told by the reason alone.
+
+## Who made the answer
+
+`producer` in the access log says who made the head of the answer:
+
+| producer | meaning |
+| --- | --- |
+| `application` | the service. Beside a reason: the answer had begun, and was cut |
+| `proxy` | this proxy, for the reason beside it |
+| `peer` | another proxy on the way to the service, by its own word: the answer is an error (status from 400 on, or a gRPC status other than 0), and a member of its `Proxy-Status` has an `error`. `peer_reason` is `details` of that member or else the `error`, of 128 characters at most; another Outrigger's is its reason |
+
+"#;
+
+/// What it says of gRPC, above the last table.
+const REASONS_GRPC: &str = r#"
+`direct_response` and `redirect` have the status that their route says. 499 is never sent. The codec of HTTP/1 refuses
+some requests before they are any, as `bad_request` or `head_too_large`: with the status, and without a body.
+
+## gRPC
+
+A gRPC client (`content-type: application/grpc`) gets a status of gRPC in the head of an answer with status 200 and
+without a body ("trailers-only"), with the sentence as `grpc-message`. That holds for `respond` and `redirect`, where the
+first line of the body is the message, and for an answer of the service, or of a load balancer in front of it, that has
+another status than 200 and is not gRPC; its other fields stay, and `Proxy-Status` has its status as `received-status`.
+What such a status means is told by gRPC's own table:
+
+"#;
+
+/// What it says at the end.
+const REASONS_END: &str = r#"
+A `grpc-status` that a route's `responseHeaders` set, or that the service sent, holds before that.
+
+When a call ends early after the head of its answer, over HTTP/2 the status comes in trailers: when the service breaks
+off, when its `grpc-timeout` is over, or when nothing moves for `streamIdleTimeout`. A client that has stopped reading
+cannot be told; its stream is reset. CONNECT is never gRPC: a status 200 would open a tunnel.
+"#;
+
+fn reasons() -> String {
+    use http::StatusCode;
+    use outrigger::error::Reason;
+    use outrigger::telemetry::block::GRPC_NAMES;
+    let code = |code: u8| format!("{code} {}", GRPC_NAMES[usize::from(code)]);
+    let mut page = format!(
+        "{REASONS}## All of them\n\n\
+         | code | producer | status | gRPC | `Proxy-Status` error | meaning | hint |\n\
+         | --- | --- | --- | --- | --- | --- | --- |\n"
+    );
+    for reason in Reason::ALL.into_iter().filter(|reason| !reason.code().is_empty()) {
+        page += &format!(
+            "| `{}` | {} | {} | {} | `{}` | {} | {} |\n",
+            reason.code(),
+            reason.producer().name(),
+            reason.status().as_u16(),
+            code(reason.grpc()),
+            reason.proxy_error(),
+            reason.sentence(),
+            reason.hint()
+        );
+    }
+    page += &format!("{REASONS_GRPC}| status | gRPC |\n| --- | --- |\n");
+    let other = outrigger::wire::grpc::code(StatusCode::IM_A_TEAPOT);
+    for status in (200..600).filter_map(|status| StatusCode::from_u16(status).ok()) {
+        let own = outrigger::wire::grpc::code(status);
+        if own != other {
+            page += &format!("| {} | {} |\n", status.as_u16(), code(own));
+        }
+    }
+    page + &format!("| others | {} |\n{REASONS_END}", code(other))
+}
+
 #[test]
-fn every_reason_is_in_the_documentation() {
-    let page = read("docs/metrics.md");
-    let reasons = outrigger::error::Reason::ALL.into_iter().filter(|reason| !reason.code().is_empty());
-    let missing: Vec<String> = reasons
-        .filter(|reason| !page.contains(&format!("| `{}` | {} |", reason.code(), reason.status().as_u16())))
-        .map(|reason| format!("| `{}` | {} | {} |", reason.code(), reason.status().as_u16(), reason.sentence()))
-        .collect();
-    assert_none("rows missing in the table of reasons in docs/metrics.md", &missing);
+fn the_page_of_reasons_is_that_of_the_code() {
+    const PAGE: &str = "docs/reasons.md";
+    let page = reasons();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(root().join(PAGE), &page).expect("write the page");
+    }
+    let found = fs::read_to_string(root().join(PAGE)).unwrap_or_default();
+    let differs = page.lines().zip(found.lines().chain(std::iter::repeat(""))).find(|(wanted, found)| wanted != found);
+    assert!(
+        page == found,
+        "{PAGE} is not what the code says; `UPDATE_DOCS=1 cargo test --test tidy` writes it. First line: {differs:#?}"
+    );
+}
+
+#[test]
+fn reasons_say_something_of_their_own() {
+    use outrigger::error::Reason;
+    let told = Reason::ALL.into_iter().filter(|reason| *reason != Reason::None);
+    for words in [Reason::code, Reason::sentence, Reason::hint] {
+        let all: BTreeSet<&str> = told.clone().map(words).collect();
+        assert_eq!(all.len(), Reason::ALL.len() - 1, "two reasons say the same: {all:?}");
+        // In a table, in a quoted string of `Proxy-Status`, and as one sentence.
+        let faults: Vec<String> = all
+            .into_iter()
+            .filter(|text| text.is_empty() || text.contains(['|', '"', '\\', '\n']) || text.ends_with('.'))
+            .map(str::to_owned)
+            .collect();
+        assert_none("words of a reason", &faults);
+    }
 }
 
 #[test]

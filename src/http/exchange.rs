@@ -20,13 +20,13 @@ use tokio::sync::oneshot;
 
 use super::attempt::{self, Plan};
 use super::record::Record;
-use super::reply;
+use super::reply::{self, Asker};
 use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
 use crate::body::{Source, Upload};
 use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Understood, Verdict};
-use crate::error::Reason;
+use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::Conn;
 use crate::net::clock;
@@ -48,7 +48,7 @@ pub fn run(
     activity: Rc<Activity>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tracked>, Infallible>> {
-    let is_grpc = grpc::is_grpc(request.headers());
+    let is_grpc = grpc::is_call(request.method(), request.headers());
     let version = request.version();
     let begun = {
         let conn = conn.clone();
@@ -71,7 +71,7 @@ pub fn run(
 /// The answer after a panic. The record of the exchange has told of it while the stack unwound.
 fn survive(counters: &WorkerCounters, is_grpc: bool) -> Response<Tracked> {
     counters.panics.inc();
-    let (parts, body) = reply::error(Reason::Panic, is_grpc).into_parts();
+    let (parts, body) = reply::error(Reason::Panic, &Asker { grpc: is_grpc, ..Asker::default() }).into_parts();
     Response::from_parts(parts, Tracked::plain(Source::Full(body)))
 }
 
@@ -146,6 +146,7 @@ impl Exchange {
             // The client's own deadline lowers ours; far enough ahead it is none.
             let own = grpc::timeout(request.headers()).and_then(|timeout| self.0.record.start.checked_add(timeout));
             plan.deadline = plan.deadline.into_iter().chain(own).min();
+            plan.call_deadline = own;
         }
         self.0.upstream = Some(plan);
         Ok(Prepared::Send(request))
@@ -175,6 +176,7 @@ impl Exchange {
             http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
+            call_deadline: None,
             route: chosen.index,
         }
     }
@@ -182,11 +184,13 @@ impl Exchange {
     /// Everything that can be known from the head.
     fn decide<'s>(&mut self, view: &'s crate::worker::View, parts: &mut request::Parts) -> Result<Decided<'s>, Reason> {
         let record = &mut self.0.record;
-        record.grpc = grpc::is_grpc(&parts.headers);
+        record.grpc = grpc::is_call(&parts.method, &parts.headers);
         let worker = record.conn.worker.clone();
         let rng = &mut *worker.rng.borrow_mut();
         let snapshot = &*view.snapshot;
         let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
+        // Of the head as it came; the answer needs an id all the same.
+        let fits = decide::fits(listener, parts);
         record.request_id = Some(forwarded::request_id(&mut parts.headers, rng));
         record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
         let token = snapshot.config.root().admin.explain_token.as_deref();
@@ -195,7 +199,7 @@ impl Exchange {
             // For us alone: a token is nobody else's business.
             parts.headers.remove(explain::REQUEST_HEADER);
         }
-        let understood = decide::understand(listener, parts)?;
+        let understood = fits.and_then(|()| decide::read(parts))?;
         let facts = understood.facts(snapshot, parts);
         for (index, attribute) in snapshot.attributes.iter().enumerate() {
             record.attributes.extend(attribute.value(&facts).map(|value| (index, value.into())));
@@ -318,12 +322,17 @@ impl Exchange {
 
     fn answered(mut self, response: Response<Incoming>, route: &Route) -> Response<Tracked> {
         self.0.activity.idle.set(route.stream_idle);
+        self.0.record.received = Some(response.status());
         let answer = match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => self.switch(response, route),
             _ => self.relay(response, route),
         };
         match answer {
             Ok(Answer::Body(parts, body)) => Response::from_parts(parts, Tracked::new(Source::Wire(body), self.0)),
+            Ok(Answer::Translated(response)) => {
+                self.0.lease = Lease::None;
+                self.reply(response)
+            }
             Ok(Answer::Tunnel(response, socket)) => {
                 let conn = self.0.record.conn.clone();
                 *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, idle: route.tcp_idle });
@@ -338,16 +347,23 @@ impl Exchange {
         let record = &mut self.0.record;
         let (mut parts, body) = response.into_parts();
         head::check_response(&mut parts, record.version)?;
+        record.hear(&parts);
         route.response_headers.apply(&mut parts.headers);
+        record.reason = Reason::None;
+        if record.grpc && parts.status != StatusCode::OK && !grpc::is_grpc(&parts.headers) {
+            return Ok(Answer::Translated(reply::translated(parts, record.peer_reason.as_deref())));
+        }
         if record.grpc {
             record.grpc_status = grpc::status(&parts.headers);
         }
-        // Streams are bound by their pauses alone.
+        // Streams are bound by their pauses, and by what their client has said.
         record.streams = record.grpc || is_event_stream(&parts.headers);
-        if !record.streams {
-            self.0.activity.deadline.set(self.0.upstream.as_ref().and_then(|upstream| upstream.deadline));
-        }
-        record.reason = Reason::None;
+        let upstream = self.0.upstream.as_ref();
+        self.0.activity.deadline.set(match record.grpc {
+            true => upstream.and_then(|upstream| upstream.call_deadline),
+            false if record.streams => None,
+            false => upstream.and_then(|upstream| upstream.deadline),
+        });
         record.status = parts.status.as_u16();
         explain_in(record, &mut parts.headers);
         Ok(Answer::Body(parts, body))
@@ -372,6 +388,7 @@ impl Exchange {
         parts.version = Version::HTTP_11;
         self.0.record.reason = Reason::None;
         self.0.record.streams = true;
+        self.0.record.producer = Producer::Application;
         self.0.record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
         explain_in(&self.0.record, &mut parts.headers);
         Ok(Answer::Tunnel(Response::from_parts(parts, ()), socket))
@@ -380,8 +397,17 @@ impl Exchange {
     /// Answers with the reason that it ended for.
     fn fail(mut self, reason: Reason) -> Response<Tracked> {
         self.0.lease = Lease::None;
-        self.0.record.reason = reason;
-        let response = reply::error(reason, self.0.record.grpc);
+        let record = &mut self.0.record;
+        record.reason = reason;
+        let response = reply::error(
+            reason,
+            &Asker {
+                grpc: record.grpc,
+                accept: record.accept.as_ref(),
+                id: record.request_id.as_ref(),
+                received: record.received,
+            },
+        );
         self.reply(response)
     }
 
@@ -389,6 +415,10 @@ impl Exchange {
     fn reply(mut self, response: Response<Bytes>) -> Response<Tracked> {
         let (mut parts, body) = response.into_parts();
         let record = &mut self.0.record;
+        if record.reason != Reason::None {
+            record.producer = record.reason.producer();
+        }
+        let body = if record.grpc { reply::in_grpc(&mut parts, body) } else { body };
         let refused = matches!(record.reason, Reason::BadRequest | Reason::BodyTooLarge | Reason::Unsupported);
         record.conn.unread.set(record.has_body);
         if (refused || record.has_body && !record.reads_past) && record.version != Version::HTTP_2 {
@@ -422,6 +452,8 @@ fn explain_in(record: &Record, headers: &mut http::HeaderMap) {
 /// What an upstream's answer becomes.
 enum Answer {
     Body(response::Parts, Incoming),
+    /// Not gRPC, where gRPC was asked for.
+    Translated(Response<Bytes>),
     Tunnel(Response<()>, oneshot::Receiver<(TcpStream, Bytes)>),
 }
 

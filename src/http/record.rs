@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{HOST, USER_AGENT};
-use http::{HeaderValue, Method, Uri, Version, request};
+use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::tries::Tries;
 use crate::body::Progress;
 use crate::decide::{Decision, Drawn, Verdict};
-use crate::error::Reason;
+use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
@@ -21,10 +21,11 @@ use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
 use crate::telemetry::block::{Block, GrpcSide};
 use crate::telemetry::recent::{
-    ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Outcome, Phases, Producer, Would,
+    self, ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Outcome, Phases, Would,
 };
 use crate::telemetry::shadow::Example;
 use crate::wire::trace::Context;
+use crate::wire::{grpc, proxy_status};
 use crate::worker::View;
 
 pub struct Record {
@@ -43,6 +44,12 @@ pub struct Record {
     pub start: Instant,
     pub status: u16,
     pub reason: Reason,
+    /// Who made the head of the answer.
+    pub producer: Producer,
+    /// Why, in the words of the proxy that says it did.
+    pub peer_reason: Option<Box<str>>,
+    /// What the upstream answered, whether or not the client gets it.
+    pub received: Option<StatusCode>,
     /// The request comes with a body.
     pub has_body: bool,
     /// One so small that the connection may go on without it having been read here.
@@ -57,7 +64,7 @@ pub struct Record {
     /// The answer goes on for as long as it likes: timeouts bind its head.
     pub streams: bool,
     /// For the first request of a connection: since it was accepted.
-    accept: Option<Duration>,
+    since_accept: Option<Duration>,
     /// How large the head said that the body is, where a limit in shadow mode would have refused that.
     announced: Option<u64>,
     pub upload: Rc<Progress>,
@@ -67,6 +74,8 @@ pub struct Record {
     pub attributes: Vec<(usize, Box<str>)>,
     pub method: Method,
     pub version: Version,
+    /// The first line; for an answer of ours.
+    pub accept: Option<HeaderValue>,
     uri: Uri,
     host: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
@@ -107,6 +116,9 @@ impl Record {
             // Until there is an answer: what is told if the client leaves before.
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
+            producer: Producer::Proxy,
+            peer_reason: None,
+            received: None,
             has_body: false,
             reads_past: false,
             grpc: false,
@@ -116,7 +128,7 @@ impl Record {
             upstream: None,
             answered: None,
             streams: false,
-            accept: conn.accepted.take().map(|accepted| clock::recent().saturating_duration_since(accepted)),
+            since_accept: conn.accepted.take().map(|accepted| clock::recent().saturating_duration_since(accepted)),
             announced: None,
             upload: Rc::default(),
             response_bytes: 0,
@@ -125,6 +137,7 @@ impl Record {
             attributes: Vec::new(),
             method: parts.method.clone(),
             version: parts.version,
+            accept: parts.headers.get(ACCEPT).cloned(),
             uri: parts.uri.clone(),
             host: parts.headers.get(HOST).cloned(),
             user_agent: parts.headers.get(USER_AGENT).cloned(),
@@ -142,6 +155,19 @@ impl Record {
         self.chosen = Some(Chosen::new(decision));
         self.announced = decision.would_refuse_body;
         self.choose(Some(decision.side()));
+    }
+
+    /// The client can be told of an end in trailers, after the head of its answer.
+    pub fn ends_in_trailers(&self) -> bool {
+        self.grpc && self.version == Version::HTTP_2
+    }
+
+    /// An upstream has answered: it is the application's word, unless it is bad and another proxy says that it is its own.
+    pub fn hear(&mut self, answer: &response::Parts) {
+        let bad =
+            answer.status.as_u16() >= 400 || self.grpc && grpc::status(&answer.headers).is_some_and(|code| code != 0);
+        self.peer_reason = bad.then(|| proxy_status::told(&answer.headers)).flatten();
+        self.producer = if self.peer_reason.is_some() { Producer::Peer } else { Producer::Application };
     }
 
     /// The metrics that this exchange counts in, from now on.
@@ -285,7 +311,11 @@ impl Record {
             status: self.status,
             grpc_status: self.grpc_status,
             reason: self.reason,
-            producer: Producer::Application,
+            producer: match self.producer {
+                Producer::Application => recent::Producer::Application,
+                Producer::Proxy => recent::Producer::Proxy,
+                Producer::Peer => recent::Producer::Peer,
+            },
             peer: self.conn.peer,
             request_bytes: self.upload.bytes.get(),
             response_bytes: self.response_bytes,
@@ -293,7 +323,7 @@ impl Record {
             attempts: attempts.get(..count).unwrap_or_default(),
             not_again,
             phases: Phases {
-                accept: self.accept.map(Micros::from),
+                accept: self.since_accept.map(Micros::from),
                 tls: None,
                 queue: sum(|attempt| attempt.queue),
                 connect: sum(|attempt| attempt.connect),
@@ -348,6 +378,8 @@ impl Record {
             status: self.status,
             grpc_status: self.grpc_status,
             reason: self.reason,
+            producer: self.producer,
+            peer_reason: self.peer_reason.as_deref().unwrap_or_default(),
             duration,
             upstream_duration: self.upstream,
             request_bytes: self.upload.bytes.get(),
@@ -369,6 +401,12 @@ impl Drop for Record {
         if std::thread::panicking() {
             self.reason = Reason::Panic;
             self.status = Reason::Panic.status().as_u16();
+        } else if self.reason == Reason::ClientReset && self.conn.is_forced() {
+            // It was us who left.
+            self.reason = Reason::Drained;
+            if self.status == Reason::ClientReset.status().as_u16() {
+                self.status = Reason::Drained.status().as_u16();
+            }
         }
         self.count(now);
         let mut shadow = [NOTHING; Guard::ALL.len()];

@@ -1,39 +1,152 @@
 //! Answers that the proxy makes itself. A gRPC client gets a status in its own terms, never a bare HTTP error.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
-use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
+use http::header::{CONTENT_TYPE, LOCATION, VARY};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, response};
+use serde::Serialize;
 
 use crate::decide::Decision;
 use crate::error::Reason;
 use crate::snapshot::{Redirect, Rewrite};
+use crate::wire::accept::{self, Form};
+use crate::wire::forwarded::REQUEST_ID;
 use crate::wire::grpc;
+use crate::wire::proxy_status::{self, PROXY_STATUS};
 
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// What a `grpc-message` takes over of a body.
+const MESSAGE_MAX: usize = 256;
+
+/// Who is told of an error, and how.
+#[derive(Default)]
+pub struct Asker<'a> {
+    pub grpc: bool,
+    pub accept: Option<&'a HeaderValue>,
+    /// Id of the request.
+    pub id: Option<&'a HeaderValue>,
+    /// The status that an upstream had answered with before.
+    pub received: Option<StatusCode>,
+}
 
 /// The answer to a request that ended for `reason`.
-pub fn error(reason: Reason, is_grpc: bool) -> Response<Bytes> {
-    let mut response = if is_grpc {
+pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
+    let mut response = if asker.grpc {
         grpc::trailers_only(reason.grpc(), reason.sentence()).map(|()| Bytes::new())
     } else {
-        let mut response = Response::new(Bytes::from_static(reason.sentence().as_bytes()));
+        let form = asker.accept.map_or(Form::Text, |accept| accept::form(accept.as_bytes()));
+        let (kind, body) = told(reason, asker, form);
+        let mut response = Response::new(body);
         *response.status_mut() = reason.status();
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         response
     };
-    // RFC 9209, section 2.
-    let status = format!("outrigger; error={}; details=\"{}\"", reason.proxy_error(), reason.code());
-    if let Ok(status) = HeaderValue::try_from(status) {
-        response.headers_mut().insert(PROXY_STATUS, status);
+    sign(response.headers_mut(), reason, asker.received);
+    if let Some(id) = asker.id {
+        response.headers_mut().insert(REQUEST_ID, id.clone());
     }
     response
+}
+
+/// Says that the answer is ours.
+fn sign(headers: &mut HeaderMap, reason: Reason, received: Option<StatusCode>) {
+    if let Some(member) = proxy_status::member(Some((reason.proxy_error(), reason.code())), received) {
+        headers.insert(PROXY_STATUS, member);
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Json<'a> {
+    status: u16,
+    reason: &'a str,
+    message: &'a str,
+    hint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+/// RFC 9457; `type` is `about:blank` where it is left out, and the title then that of the status.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    reason: &'a str,
+    hint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+/// One sentence, in the form that is wanted, and the name of that form.
+fn told(reason: Reason, asker: &Asker<'_>, form: Form) -> (HeaderValue, Bytes) {
+    let status = reason.status();
+    let (code, sentence, hint) = (reason.code(), reason.sentence(), reason.hint());
+    let request_id = asker.id.and_then(|id| id.to_str().ok());
+    let (kind, json) = match form {
+        Form::Text => return (PLAIN, Bytes::from_static(sentence.as_bytes())),
+        Form::Json => {
+            let json = Json { status: status.as_u16(), reason: code, message: sentence, hint, request_id };
+            ("application/json", serde_json::to_vec(&json))
+        }
+        Form::Problem => {
+            let title = status.canonical_reason().unwrap_or_default();
+            let status = status.as_u16();
+            let json = Problem { title, status, detail: sentence, reason: code, hint, request_id };
+            ("application/problem+json", serde_json::to_vec(&json))
+        }
+    };
+    // Texts without keys of their own are always JSON.
+    (HeaderValue::from_static(kind), json.unwrap_or_default().into())
 }
 
 pub fn direct(status: StatusCode, body: &Bytes) -> Response<Bytes> {
     let mut response = Response::new(body.clone());
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, PLAIN);
+    sign(response.headers_mut(), Reason::DirectResponse, None);
     response
+}
+
+/// Makes an answer of ours one of gRPC, where it is none yet: the first line of its body is the message.
+pub fn in_grpc(parts: &mut response::Parts, body: Bytes) -> Bytes {
+    if grpc::is_grpc(&parts.headers) && parts.headers.contains_key(grpc::STATUS) {
+        return body;
+    }
+    let line = body.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let line = line.get(..MESSAGE_MAX).unwrap_or(line);
+    match line.trim_ascii() {
+        b"" => grpc::translate(parts, &format!("the route answers HTTP {}", parts.status)),
+        line => grpc::translate(parts, &String::from_utf8_lossy(line)),
+    }
+    Bytes::new()
+}
+
+/// An upstream's plain answer to a gRPC request, most likely of a load balancer in front of the service.
+pub fn translated(mut parts: response::Parts, peer_reason: Option<&str>) -> Response<Bytes> {
+    if let Some(member) = proxy_status::member(None, Some(parts.status)) {
+        parts.headers.append(PROXY_STATUS, member);
+    }
+    let message = match peer_reason {
+        Some(reason) => format!("the service answered HTTP {}: {reason}", parts.status),
+        None => format!("the service answered HTTP {}", parts.status),
+    };
+    grpc::translate(&mut parts, &message);
+    Response::from_parts(parts, Bytes::new())
+}
+
+/// The answer to a client for which the codec has none: all of it, as HTTP/1 writes it. The connection ends after it.
+pub fn raw(reason: Reason) -> Vec<u8> {
+    let (parts, body) = error(reason, &Asker::default()).into_parts();
+    let title = parts.status.canonical_reason().unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {} {title}\r\n", parts.status.as_u16()).into_bytes();
+    for (name, value) in &parts.headers {
+        out.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    out.extend_from_slice(format!("connection: close\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes());
+    out.extend_from_slice(&body);
+    out
 }
 
 /// What a redirect starts from.
@@ -69,6 +182,7 @@ pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>)
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
+    sign(response.headers_mut(), Reason::Redirect, None);
     response
 }
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::{exchange, upgrade};
+use super::{exchange, reply, upgrade};
 use crate::config::schema;
 use crate::error::Reason;
 use crate::inbound::Conn;
@@ -30,6 +30,9 @@ const PARK_AFTER: Duration = Duration::from_millis(200);
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 128 * 1024;
+/// Heads of HTTP/2 are read up to so many times the limit: the codec would refuse them without a reason, and a gRPC
+/// client without a status of gRPC.
+const HEAD_ROOM: u64 = 2;
 
 /// Serves the connection to its end.
 pub async fn run(conn: &Rc<Conn>, stream: TcpStream, config: &schema::Listener) -> Reason {
@@ -207,11 +210,11 @@ async fn linger(mut stream: TcpStream) {
 
 /// The head did not come in time. hyper has no way to say so.
 fn too_slow(conn: &Conn, stream: &TcpStream) -> Reason {
-    const ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    conn.worker.counters.requests_malformed.inc(Reason::HeaderTimeout);
+    const REASON: Reason = Reason::HeaderTimeout;
+    conn.worker.counters.requests_malformed.inc(REASON);
     // A client that does not even take this much gets nothing.
-    let _ = stream.try_write(ANSWER);
-    Reason::HeaderTimeout
+    let _ = stream.try_write(&reply::raw(REASON));
+    REASON
 }
 
 /// Why hyper gave up on a connection. What it refused never became an exchange, and so is counted here.
@@ -290,7 +293,7 @@ async fn serve_http2(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> Reas
     });
     let connection = http2::Builder::new(streams)
         .max_concurrent_streams(config.max_streams)
-        .max_header_list_size(u32::try_from(config.max_header_bytes.0).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(config.max_header_bytes.0 * HEAD_ROOM).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -352,7 +355,11 @@ where
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                watch(&activity, timer.as_mut(), cx)
+                ready!(watch(&activity, timer.as_mut(), cx));
+                // A last turn: the body of a gRPC answer now ends with a status. Where the client takes nothing, hyper
+                // does not ask the body, and the stream is reset.
+                let _ = stream.as_mut().poll(cx);
+                Poll::Ready(())
             })
             .await;
         });

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Version};
+use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 
 use super::record::Record;
@@ -45,6 +45,8 @@ pub struct Upstream {
     /// The protocols that the client offers to switch to: on a connection of its own.
     pub upgrade: Option<HeaderValue>,
     pub deadline: Option<Instant>,
+    /// When the client itself gives the call up (`grpc-timeout`).
+    pub call_deadline: Option<Instant>,
     /// Index of the route.
     pub route: usize,
 }
@@ -80,21 +82,29 @@ impl Tracked {
         frame
     }
 
-    /// The upstream broke off. A gRPC client on HTTP/2 still gets a status.
-    fn broken(&mut self, error: Error) -> Option<Result<Frame<Bytes>, Error>> {
+    /// Why the stream's watch ends it, where the client can still be told in trailers.
+    fn overdue(&self) -> Option<Reason> {
+        self.end.as_ref().filter(|end| end.record.ends_in_trailers())?.activity.expired.get()
+    }
+
+    /// Ends the answer before the upstream does. A gRPC client on HTTP/2 still gets a status.
+    fn cut(&mut self, reason: Reason) -> Option<Frame<Bytes>> {
         let mut end = self.end.take()?;
-        let reason = Reason::UpstreamReset;
         end.record.reason = reason;
         end.record.tries.not_again.set(Some(NotAgain::AnswerBegun));
-        if !(end.record.grpc && end.record.version == Version::HTTP_2) {
-            return Some(Err(error));
+        if !end.record.ends_in_trailers() {
+            return None;
         }
         self.source = Source::Empty;
+        end.record.upload.stop();
         end.record.grpc_status = Some(reason.grpc());
-        let mut trailers = HeaderMap::with_capacity(2);
-        trailers.insert(grpc::STATUS, HeaderValue::from(u16::from(reason.grpc())));
-        trailers.insert(grpc::MESSAGE, HeaderValue::from_static(reason.sentence()));
-        Some(Ok(Frame::trailers(trailers)))
+        Some(Frame::trailers(grpc::trailers(reason.grpc(), reason.sentence())))
+    }
+
+    /// The upstream broke off, unless that was our doing.
+    fn broken(&mut self, error: Error) -> Result<Frame<Bytes>, Error> {
+        let too_large = self.end.as_ref().is_some_and(|end| end.record.upload.too_large.get());
+        self.cut(if too_large { Reason::BodyTooLarge } else { Reason::UpstreamReset }).ok_or(error)
     }
 }
 
@@ -120,9 +130,12 @@ impl http_body::Body for Tracked {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(reason) = self.overdue() {
+            return Poll::Ready(self.cut(reason).map(Ok));
+        }
         Poll::Ready(match std::task::ready!(Pin::new(&mut self.source).poll_frame(cx)) {
             Some(Ok(frame)) => Some(Ok(self.frame(frame))),
-            Some(Err(error)) => self.broken(error),
+            Some(Err(error)) => Some(self.broken(error)),
             None => {
                 if let Some(end) = self.end.take() {
                     end.complete();

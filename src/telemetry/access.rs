@@ -17,7 +17,7 @@ use rand::Rng;
 use super::line;
 use super::metrics::Metrics;
 use crate::config::schema::{self, AccessFormat};
-use crate::error::Reason;
+use crate::error::{Producer, Reason};
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 4096;
@@ -46,6 +46,10 @@ pub struct Entry<'a> {
     pub status: u16,
     pub grpc_status: Option<u8>,
     pub reason: Reason,
+    /// Who made the answer.
+    pub producer: Producer,
+    /// Why, in the words of the proxy between us and the service that made it.
+    pub peer_reason: &'a str,
     pub duration: Duration,
     /// From the request being sent upstream to the head of the answer.
     pub upstream_duration: Option<Duration>,

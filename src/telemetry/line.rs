@@ -32,6 +32,8 @@ pub fn json(out: &mut Vec<u8>, entry: &Entry<'_>, workload: &Workload) {
         object.raw("grpc_status", format_args!("{code}"));
     }
     object.text("reason", entry.reason.code().as_bytes());
+    object.text("producer", entry.producer.name().as_bytes());
+    object.text("peer_reason", entry.peer_reason.as_bytes());
     object.raw("duration_ms", Millis(entry.duration));
     if let Some(duration) = entry.upstream_duration {
         object.raw("upstream_duration_ms", Millis(duration));
@@ -57,7 +59,7 @@ pub fn json(out: &mut Vec<u8>, entry: &Entry<'_>, workload: &Workload) {
     object.close();
 }
 
-/// Fields apart by one space, `-` for what there is not; the order is that of `docs/configuration.md`.
+/// Fields apart by one space, `-` for what there is not; the order is that of `docs/operations.md`.
 pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     put(out, format_args!("{}", Rfc3339(entry.time)));
     for field in [entry.method.as_bytes(), entry.host, entry.path, entry.protocol.as_bytes()] {
@@ -68,6 +70,7 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
         status => put(out, format_args!(" {status}")),
     }
     word(out, entry.reason.code().as_bytes());
+    word(out, entry.producer.name().as_bytes());
     put(out, format_args!(" {}ms", Millis(entry.duration)));
     put(out, format_args!(" {} {}", entry.request_bytes, entry.response_bytes));
     for field in [entry.listener, entry.route, entry.service, entry.subset] {
@@ -86,6 +89,10 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     word(out, entry.user_agent);
     if let Some(code) = entry.grpc_status {
         put(out, format_args!(" grpc={code}"));
+    }
+    if !entry.peer_reason.is_empty() {
+        out.extend_from_slice(b" peer=");
+        escape(out, entry.peer_reason.as_bytes(), Style::Word);
     }
     for (name, value) in entry.attributes {
         put(out, format_args!(" {name}="));

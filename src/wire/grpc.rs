@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::header::{CONTENT_TYPE, TRAILER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, response};
 
 pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -23,6 +23,11 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     head.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
+/// Whether the answer to a request has to be one of gRPC. Not that to CONNECT, where a status 200 opens a tunnel.
+pub fn is_call(method: &Method, headers: &HeaderMap) -> bool {
+    is_grpc(headers) && method != Method::CONNECT
+}
+
 /// How the call ended, where these headers or trailers say so. A code that gRPC does not define is `UNKNOWN`.
 pub fn status(headers: &HeaderMap) -> Option<u8> {
     let value = headers.get(STATUS)?;
@@ -36,13 +41,48 @@ pub fn status(headers: &HeaderMap) -> Option<u8> {
 /// The head of an answer that ends the call at once.
 pub fn trailers_only(code: u8, message: &str) -> Response<()> {
     let mut response = Response::new(());
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    end(response.headers_mut(), code, message);
+    response
+}
+
+/// The trailers that end a call after the head of its answer.
+pub fn trailers(code: u8, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    end(&mut trailers, code, message);
+    trailers
+}
+
+/// Makes the head of a plain answer one of gRPC that ends the call at once. What described the body goes with it;
+/// all else stays, as metadata. A `grpc-status` that is there holds, else the status of HTTP says it.
+pub fn translate(parts: &mut response::Parts, message: &str) {
+    let code = status(&parts.headers).unwrap_or(code(parts.status));
+    parts.status = StatusCode::OK;
+    let of_body = |name: &&HeaderName| name.as_str().starts_with("content-") || **name == TRAILER;
+    while let Some(name) = parts.headers.keys().find(of_body).cloned() {
+        parts.headers.remove(name);
+    }
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    end(&mut parts.headers, code, message);
+}
+
+/// What a status of HTTP means in gRPC (`doc/http-grpc-status-mapping.md`).
+pub const fn code(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => UNKNOWN,
+    }
+}
+
+fn end(headers: &mut HeaderMap, code: u8, message: &str) {
     headers.insert(STATUS, HeaderValue::from(u16::from(code)));
     if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(encode_message(message))) {
         headers.insert(MESSAGE, value);
     }
-    response
 }
 
 /// Percent-encodes what `grpc-message` cannot hold.
@@ -126,6 +166,46 @@ mod tests {
         assert_eq!(response.headers()["content-type"], "application/grpc");
         assert_eq!(response.headers()["grpc-status"], "14");
         assert_eq!(response.headers()["grpc-message"], "no 100%25%C3%A9%0A");
+    }
+
+    #[test]
+    fn plain_answers_are_translated() {
+        let translated = |status: u16, lines: &[(&str, &str)]| {
+            let mut response = Response::builder().status(status);
+            for (name, value) in lines {
+                response = response.header(*name, *value);
+            }
+            let (mut parts, ()) = response.body(()).unwrap().into_parts();
+            translate(&mut parts, "why");
+            (parts.status.as_u16(), super::status(&parts.headers).unwrap(), parts.headers)
+        };
+        let table = [(400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (502, 14), (503, 14), (504, 14)];
+        let others = [200, 204, 302, 304, 418, 500, 501].map(|status| (status, 2));
+        for (status, code) in table.into_iter().chain(others) {
+            let (now, told, _) = translated(status, &[]);
+            assert_eq!((now, told), (200, code), "{status}");
+        }
+        let lines = [
+            ("content-type", "text/html"),
+            ("content-length", "12"),
+            ("content-encoding", "gzip"),
+            ("trailer", "x"),
+            ("retry-after", "3"),
+        ];
+        let (_, _, headers) = translated(503, &lines);
+        assert_eq!((headers.len(), &headers["retry-after"]), (4, &HeaderValue::from_static("3")), "{headers:?}");
+        assert_eq!(
+            (&headers["content-type"], &headers["grpc-message"]),
+            (&"application/grpc".parse().unwrap(), &"why".parse().unwrap())
+        );
+        assert_eq!(translated(503, &[("grpc-status", "5")]).1, 5, "its own word");
+    }
+
+    #[test]
+    fn connect_is_no_call() {
+        let headers = map(CONTENT_TYPE, "application/grpc");
+        assert!(is_call(&Method::POST, &headers) && !is_call(&Method::CONNECT, &headers));
+        assert!(!is_call(&Method::POST, &HeaderMap::new()));
     }
 
     #[test]

@@ -49,6 +49,17 @@ pub fn check(parts: &request::Parts) -> Result<Authority<'_>, Reason> {
     }
 }
 
+/// The size of a head as HTTP/2 counts it (RFC 9113, section 6.5.2), pseudo-header fields included.
+pub fn list_size(parts: &request::Parts) -> usize {
+    const FIELD: usize = 32;
+    let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+    let target = parts.uri.path_and_query().map_or(0, |path| path.as_str().len())
+        + parts.uri.authority().map_or(0, |authority| authority.as_str().len())
+        + parts.uri.scheme_str().map_or(0, str::len);
+    let names = ":method".len() + ":path".len() + ":authority".len() + ":scheme".len();
+    fields + parts.method.as_str().len() + target + names + 4 * FIELD
+}
+
 /// The target has the form that its method asks for (RFC 9112, section 3.2).
 fn check_target(method: &Method, uri: &Uri) -> Result<(), Reason> {
     if method == Method::CONNECT {

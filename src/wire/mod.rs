@@ -6,12 +6,14 @@
 //! Order of use for one request: [`head::check`] (while the framing fields are still there), then
 //! [`hop::strip_request`], routing on [`path::normalise`], [`forwarded`] and [`trace`], and [`head::outgoing`] last.
 
+pub mod accept;
 pub mod detect;
 pub mod forwarded;
 pub mod grpc;
 pub mod head;
 pub mod hop;
 pub mod path;
+pub mod proxy_status;
 pub mod trace;
 
 use http::HeaderMap;

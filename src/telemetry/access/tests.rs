@@ -23,6 +23,8 @@ fn entry() -> Entry<'static> {
         status: 200,
         grpc_status: None,
         reason: Reason::None,
+        producer: Producer::Application,
+        peer_reason: "",
         duration: Duration::from_micros(12_034),
         upstream_duration: Some(Duration::from_millis(11)),
         request_bytes: 0,
@@ -82,13 +84,22 @@ fn json_tells_every_fact() {
     let expected = serde_json::json!({
         "time": "1970-01-01T00:00:00.000Z", "workload": "reviews", "listener": "edge", "route": "all",
         "service": "app", "subset": "v1", "endpoint": "10.0.0.1:80", "protocol": "HTTP/1.1", "method": "GET",
-        "host": "shop.example", "path": "/a?b=c", "status": 200, "duration_ms": 12.034,
+        "host": "shop.example", "path": "/a?b=c", "status": 200, "producer": "application", "duration_ms": 12.034,
         "upstream_duration_ms": 11.0, "request_bytes": 0, "response_bytes": 42, "attempts": 1,
         "peer": "192.0.2.1:4711", "user_agent": "curl/8", "request_id": "id",
         "trace_id": "00000000000000000000000000000abc", "span_id": "0000000000000001",
         "attributes": { "env": "canary" },
     });
     assert_eq!(value, expected);
+}
+
+#[test]
+fn another_proxy_is_named_with_its_words() {
+    let peer = Entry { status: 503, producer: Producer::Peer, peer_reason: "no \"way\"", attributes: &[], ..entry() };
+    let value = json(&peer);
+    assert_eq!((&value["producer"], &value["peer_reason"]), (&"peer".into(), &"no \"way\"".into()));
+    let line = text(&peer);
+    assert!(line.contains(" 503 - peer 12.034ms ") && line.ends_with(r" peer=no\x20\x22way\x22"), "{line}");
 }
 
 #[test]
@@ -102,7 +113,7 @@ fn text_is_one_line_of_words() {
     let line = text(&Entry { path: b"/a b\r\n\"\x1b\xff", user_agent: b"", ..entry() });
     assert_eq!(
         line,
-        r"1970-01-01T00:00:00.000Z GET shop.example /a\x20b\x0d\x0a\x22\x1b\xff HTTP/1.1 200 - 12.034ms 0 42 edge all app v1 10.0.0.1:80 192.0.2.1:4711 id 00000000000000000000000000000abc - env=canary"
+        r"1970-01-01T00:00:00.000Z GET shop.example /a\x20b\x0d\x0a\x22\x1b\xff HTTP/1.1 200 - application 12.034ms 0 42 edge all app v1 10.0.0.1:80 192.0.2.1:4711 id 00000000000000000000000000000abc - env=canary"
     );
 }
 
