@@ -4,14 +4,16 @@
 //!
 //! - [`error`], [`wire`], [`policy`]: facts and decisions, without sockets or clocks
 //! - [`config`], [`telemetry`]: what we were told, and what we tell
-//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`body`], [`upstream`]: the machinery
+//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`blast`], [`body`], [`upstream`]: the machinery
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
-//! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
+//! - [`app`], [`cli`], [`runtime`], [`drain`], [`demo`]: the process
 
 pub mod admin;
 pub mod app;
+pub mod blast;
 pub mod body;
+pub mod cli;
 pub mod config;
 pub mod decide;
 pub mod demo;

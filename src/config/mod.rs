@@ -260,7 +260,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::new(format!("cannot read `{}`: {error}", path.display()))
 }
 
-fn is_secret(header: &str) -> bool {
+/// Whether a header, a cookie or a parameter of this name most likely carries a secret.
+pub fn is_secret(header: &str) -> bool {
     let header = header.to_ascii_lowercase();
     ["auth", "cookie", "token", "secret", "key", "password"].iter().any(|part| header.contains(part))
 }

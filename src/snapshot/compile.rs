@@ -12,6 +12,7 @@ use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
     Target, Upstream,
 };
+use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::discovery::Spec;
 use crate::policy::guard::Bound;
@@ -24,11 +25,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
     let services: Vec<Service> =
         root.services.iter().map(|(name, service)| compile_service(name, service, root, previous)).collect();
-    let names = Names {
-        services: services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect(),
-        attributes: root.attributes.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
-        list: &services,
-    };
+    let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
     for route in &root.routes {
@@ -48,7 +45,8 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
         .collect();
     let trace = formats(&root.telemetry.tracing);
     drop(names);
-    Snapshot { generation, attributes, services, routes, listeners, trace, sides, config }
+    let looked = Arc::new(Looked::of(root));
+    Snapshot { generation, attributes, services, routes, listeners, trace, sides, looked, config }
 }
 
 /// Indices by name.
@@ -58,7 +56,15 @@ struct Names<'a> {
     list: &'a [Service],
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn new(services: &'a [Service], root: &'a schema::Root) -> Self {
+        Self {
+            services: services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect(),
+            attributes: root.attributes.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
+            list: services,
+        }
+    }
+
     /// `service` or `service/subset`.
     fn target(&self, to: &str) -> Option<Target> {
         let (service, subset) = match to.split_once('/') {
@@ -295,33 +301,52 @@ fn compile_kind(
     routes: &[Route],
     implicit: &[(Vec<String>, usize)],
 ) -> Kind {
-    let root = config.root();
-    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
     let tcp = config.is_tcp_listener(&listener.name);
-    let written = root
-        .routes
-        .iter()
-        .zip(routes)
-        .enumerate()
-        .filter(|(_, (written, route))| applies(written) && names.is_tcp(route) == tcp);
+    let mut written = written(listener, config.root(), tcp, names, routes);
     if tcp {
-        return Kind::Tcp(written.map(|(index, _)| index).next().unwrap_or(usize::MAX));
+        return Kind::Tcp(written.next().map_or(usize::MAX, |(index, _)| index));
     }
-    let mut line = 0;
-    let mut rules = Vec::new();
-    for (index, (route, _)) in written {
-        let all = schema::Match::default();
-        let matches = if route.matches.is_empty() { std::slice::from_ref(&all) } else { &route.matches };
-        for one in matches {
-            rules.push((route.hosts.clone(), compile_rule(one, index, line, names)));
-            line += 1;
-        }
-    }
+    let rules = written_rules(written, names);
     let fallback = implicit.iter().map(|(hosts, index)| {
         let rule = Rule { route: *index, path: PathRule::Any, conditions: Conditions::default() };
         (hosts.clone(), rule)
     });
     Kind::Http { table: RouteTable::new(rules).into(), fallback: RouteTable::new(fallback.collect()).into() }
+}
+
+/// What the table of written routes of an HTTP listener is made of.
+pub fn rules(snapshot: &Snapshot, listener: &Listener) -> Vec<(Vec<String>, Rule)> {
+    let names = Names::new(&snapshot.services, snapshot.config.root());
+    written_rules(written(&listener.config, snapshot.config.root(), false, &names, &snapshot.routes), &names)
+}
+
+/// The written routes that a listener carries, with their indices.
+fn written<'a>(
+    listener: &'a schema::Listener,
+    root: &'a schema::Root,
+    tcp: bool,
+    names: &'a Names<'_>,
+    routes: &'a [Route],
+) -> impl Iterator<Item = (usize, &'a schema::Route)> {
+    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
+    let all = root.routes.iter().zip(routes).enumerate();
+    all.filter(move |(_, (written, route))| applies(written) && names.is_tcp(route) == tcp)
+        .map(|(index, (written, _))| (index, written))
+}
+
+fn written_rules<'a>(
+    written: impl Iterator<Item = (usize, &'a schema::Route)>,
+    names: &Names<'_>,
+) -> Vec<(Vec<String>, Rule)> {
+    let all = [schema::Match::default()];
+    let mut rules = Vec::new();
+    for (index, route) in written {
+        let matches = if route.matches.is_empty() { &all } else { route.matches.as_slice() };
+        for one in matches {
+            rules.push((route.hosts.clone(), compile_rule(one, index, rules.len(), names)));
+        }
+    }
+    rules
 }
 
 fn compile_rule(one: &schema::Match, route: usize, line: usize, names: &Names<'_>) -> Rule {
