@@ -4,7 +4,7 @@
 //!
 //! - [`error`], [`wire`], [`policy`]: facts and decisions, without sockets or clocks
 //! - [`config`], [`telemetry`]: what we were told, and what we tell
-//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`explain`], [`body`], [`upstream`],
+//! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`explain`], [`blast`], [`body`], [`upstream`],
 //!   [`state`]: the machinery
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod blast;
 pub mod body;
 pub mod cli;
 pub mod config;

@@ -43,6 +43,8 @@ enum Command {
     Why(cli::why::Why),
     /// The configurations that went live: list, compare, go back, pin
     Config(cli::config::Config),
+    /// Tell what another configuration would change, over the recent traffic of a running proxy
+    Diff(cli::diff::Diff),
     /// Run the proxy with an embedded service in two versions, to try things out
     Demo(Demo),
     /// Print the JSON Schema of the configuration, for editors
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Command::Explain(explain) => cli::explain::run(*explain),
         Command::Why(why) => cli::why::run(why),
         Command::Config(config) => cli::config::run(config),
+        Command::Diff(diff) => cli::diff::run(diff),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
             // Whoever reads only the beginning may close the pipe.

@@ -15,11 +15,12 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::admin::health::Health;
+use crate::blast::Reservoir;
 use crate::drain::{Drain, Phase};
 use crate::net::accept::{self, Accepted, Socket};
 use crate::snapshot::Snapshot;
@@ -34,6 +35,8 @@ pub use alarm::Alarm;
 
 /// Heartbeat, and the sweep of unused upstream connections.
 const TICK: Duration = Duration::from_millis(500);
+/// Memory for fingerprints of recent requests, in bytes.
+const RESERVOIR: usize = 512 << 10;
 /// Turns of the event loop that a forced end leaves to the tasks.
 const TURNS_TO_END: usize = 4;
 
@@ -148,6 +151,8 @@ pub struct Worker {
     pub rng: RefCell<SmallRng>,
     /// Its last exchanges.
     pub recent: RefCell<Ring>,
+    /// What requests there are, for the question what another configuration would change.
+    pub reservoir: RefCell<Reservoir>,
     /// What rules in shadow mode would have refused.
     pub shadow: RefCell<Examples>,
     view: RefCell<Rc<View>>,
@@ -226,14 +231,16 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         let snapshot = shared.snapshot.load_full();
         let clusters = RefCell::default();
+        let mut rng = SmallRng::try_from_os_rng().unwrap_or_else(|_| seeded());
         let recent = snapshot.config.root().telemetry.recent.0 / shared.workers.len().max(1) as u64;
         let view = RefCell::new(Rc::new(View::new(snapshot, &clusters)));
         Rc::new(Self {
             index,
             counters: shared.metrics.worker(index),
-            rng: RefCell::new(SmallRng::try_from_os_rng().unwrap_or_else(|_| seeded())),
             recent: RefCell::new(Ring::new(usize::try_from(recent).unwrap_or(usize::MAX))),
+            reservoir: RefCell::new(Reservoir::new(RESERVOIR, rng.random(), Instant::now())),
             shadow: RefCell::default(),
+            rng: RefCell::new(rng),
             view,
             clusters,
             connections: RefCell::default(),

@@ -16,7 +16,7 @@ const LONG: [(&str, &str); 1] = [("src/config/schema.rs", "one struct for each m
 const LAYERS: [&[&str]; 5] = [
     &["wire", "policy", "error"],
     &["config", "telemetry"],
-    &["discovery", "state", "net", "upstream", "snapshot", "decide", "body", "drain", "worker"],
+    &["discovery", "state", "net", "upstream", "snapshot", "decide", "explain", "blast", "body", "drain", "worker"],
     &["inbound", "http", "tcp"],
     &["admin", "app", "cli", "demo", "runtime", "main", "lib"],
 ];

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -13,9 +13,11 @@ use super::history::History;
 use super::trial::Trial;
 use crate::admin::question::{Answering, Change, Question, Reply};
 use crate::admin::routes::Provider;
+use crate::blast;
 use crate::config::schema::Level;
 use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
+use crate::snapshot::compile;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::worker::{PoolReport, Shared};
@@ -213,7 +215,17 @@ async fn radius(shared: &Shared, files: Vec<(String, String)>) -> Reply {
     };
     let old = shared.snapshot.load_full();
     let changes = diff::changes(&old.config, &new);
-    (StatusCode::OK, json!({ "summary": diff::summary(&changes), "changes": changes }))
+    let samples = shared.ask(|worker| worker.reservoir.borrow_mut().take(Instant::now())).await;
+    // Compiled as it would be for a reload, and forgotten; what is looked up in DNS for it is looked up once.
+    let new = compile(new, old.generation + 1, Some(&old));
+    let compared = tokio::task::spawn_blocking(move || blast::compare(&old, &new, &samples)).await;
+    match compared {
+        Ok(radius) => {
+            let answer = json!({ "summary": diff::summary(&changes), "changes": changes, "radius": radius });
+            (StatusCode::OK, answer)
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": error.to_string() })),
+    }
 }
 
 fn reports(shared: &Shared) -> Vec<PoolReport> {

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod diff;
 pub mod explain;
 pub mod paint;
 mod sarif;

@@ -16,9 +16,8 @@ const SHOWN: usize = 100;
 /// The candidates, the winner among them, and how many more there are.
 pub fn candidates(snapshot: &Snapshot, listener: &Listener, facts: &Facts<'_>) -> (Vec<Candidate>, usize) {
     let written = snapshot.config.root().routes.len();
-    let mut rules = snapshot::rules(snapshot, listener);
+    let rules = snapshot::rules(snapshot, listener).into_iter().chain(snapshot::implied_rules(snapshot));
     let mut ranked: Vec<(Order, Vec<String>, Rule)> = rules
-        .drain(..)
         .map(|(hosts, rule)| (Order { implied: rule.route >= written, host: host(&hosts, facts.host) }, hosts, rule))
         .collect();
     ranked.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| by_rule(&a.2, &b.2)));

@@ -23,6 +23,7 @@ use super::record::Record;
 use super::reply::{self, Asker};
 use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
+use crate::blast::Seen;
 use crate::body::{Source, Upload};
 use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Understood, Verdict};
@@ -206,6 +207,8 @@ impl Exchange {
         }
         let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng))?;
         record.decided(&decision);
+        let seen = || Seen { listener: &listener.name, parts, understood: &understood, peer: record.conn.peer.ip() };
+        worker.reservoir.borrow_mut().see(record.start, seen, &snapshot.looked);
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),

@@ -12,6 +12,7 @@ use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
     Target, Upstream,
 };
+use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::discovery::Spec;
 use crate::policy::guard::Bound;
@@ -44,7 +45,8 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
         .collect();
     let trace = formats(&root.telemetry.tracing);
     drop(names);
-    Snapshot { generation, attributes, services, routes, listeners, trace, sides, config }
+    let looked = Arc::new(Looked::of(root));
+    Snapshot { generation, attributes, services, routes, listeners, trace, sides, looked, config }
 }
 
 /// Indices by name.
@@ -299,35 +301,30 @@ fn compile_kind(
     routes: &[Route],
     implicit: &[(Vec<String>, usize)],
 ) -> Kind {
-    let root = config.root();
-    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
     let tcp = config.is_tcp_listener(&listener.name);
-    let written = root
-        .routes
-        .iter()
-        .zip(routes)
-        .enumerate()
-        .filter(|(_, (written, route))| applies(written) && names.is_tcp(route) == tcp);
+    let mut written = written(listener, config.root(), tcp, names, routes);
     if tcp {
-        return Kind::Tcp(written.map(|(index, _)| index).next().unwrap_or(usize::MAX));
+        return Kind::Tcp(written.next().map_or(usize::MAX, |(index, _)| index));
     }
-    let mut line = 0;
-    let mut rules = Vec::new();
-    for (index, (route, _)) in written {
-        rules.extend(compile_rules(route, index, &mut line, names));
-    }
+    let rules = written_rules(written, names);
     let fallback = implicit.iter().map(|(hosts, index)| (hosts.clone(), implicit_rule(*index)));
     Kind::Http { table: RouteTable::new(rules).into(), fallback: RouteTable::new(fallback.collect()).into() }
 }
 
-/// A rule for each match of a route, with the hosts that it is for. `line` counts the rules of a table.
-fn compile_rules(route: &schema::Route, index: usize, line: &mut usize, names: &Names<'_>) -> Vec<(Vec<String>, Rule)> {
-    let all = schema::Match::default();
-    let matches = if route.matches.is_empty() { std::slice::from_ref(&all) } else { &route.matches };
-    let rules = matches.iter().enumerate().map(|(number, one)| {
-        *line += 1;
-        let rule = Rule { index: number, ..compile_rule(one, index, *line - 1, names) };
-        (route.hosts.clone(), rule)
+/// What the table of written routes of an HTTP listener is made of, in the order of the file. A table finds one rule,
+/// and does not show the others.
+pub fn rules(snapshot: &Snapshot, listener: &Listener) -> Vec<(Vec<String>, Rule)> {
+    let names = Names::new(&snapshot.services, snapshot.config.root());
+    written_rules(written(&listener.config, snapshot.config.root(), false, &names, &snapshot.routes), &names)
+}
+
+/// The same for those that the hosts of services imply.
+pub fn implied_rules(snapshot: &Snapshot) -> Vec<(Vec<String>, Rule)> {
+    let root = snapshot.config.root();
+    let implied = snapshot.routes.iter().enumerate().skip(root.routes.len());
+    let rules = implied.map(|(index, route)| {
+        let hosts = root.services.get(&*route.name).map(|service| service.hosts.clone());
+        (hosts.unwrap_or_default(), implicit_rule(index))
     });
     rules.collect()
 }
@@ -336,24 +333,33 @@ fn implicit_rule(route: usize) -> Rule {
     Rule { route, index: 0, path: PathRule::Any, conditions: Conditions::default() }
 }
 
-/// The rules of an HTTP listener in the order of the file, then those that the `hosts` of services imply: what its
-/// table was made of. For whoever wants to look at every rule; a table finds one, and does not show the others.
-pub fn rules(snapshot: &Snapshot, listener: &Listener) -> Vec<(Vec<String>, Rule)> {
-    let root = snapshot.config.root();
-    let names = Names::new(&snapshot.services, root);
-    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.config.name);
-    let mut line = 0;
+/// The written routes that a listener carries, with their indices.
+fn written<'a>(
+    listener: &'a schema::Listener,
+    root: &'a schema::Root,
+    tcp: bool,
+    names: &'a Names<'_>,
+    routes: &'a [Route],
+) -> impl Iterator<Item = (usize, &'a schema::Route)> {
+    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
+    let all = root.routes.iter().zip(routes).enumerate();
+    all.filter(move |(_, (written, route))| applies(written) && names.is_tcp(route) == tcp)
+        .map(|(index, (written, _))| (index, written))
+}
+
+fn written_rules<'a>(
+    written: impl Iterator<Item = (usize, &'a schema::Route)>,
+    names: &Names<'_>,
+) -> Vec<(Vec<String>, Rule)> {
+    let all = [schema::Match::default()];
     let mut rules = Vec::new();
-    for (index, (written, route)) in root.routes.iter().zip(&snapshot.routes).enumerate() {
-        if applies(written) && !names.is_tcp(route) {
-            rules.extend(compile_rules(written, index, &mut line, &names));
+    for (index, route) in written {
+        let matches = if route.matches.is_empty() { &all } else { route.matches.as_slice() };
+        for (number, one) in matches.iter().enumerate() {
+            let rule = Rule { index: number, ..compile_rule(one, index, rules.len(), names) };
+            rules.push((route.hosts.clone(), rule));
         }
     }
-    let implied = snapshot.routes.iter().enumerate().skip(root.routes.len());
-    rules.extend(implied.map(|(index, route)| {
-        let hosts = root.services.get(&*route.name).map(|service| service.hosts.clone());
-        (hosts.unwrap_or_default(), implicit_rule(index))
-    }));
     rules
 }
 

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
 use crate::wire::trace::Formats;
 
-pub use compile::{compile, rules};
+pub use compile::{compile, implied_rules, rules};
 pub use upstream::Upstream;
 
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub trace: Formats,
     /// Labels by series number; see `Listener::series`.
     pub sides: Vec<SideLabels>,
+    /// What of a request this configuration looks at.
+    pub looked: Arc<Looked>,
 }
 
 #[derive(Debug)]
@@ -94,14 +97,14 @@ pub struct Target {
     pub subset: Option<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Rewrite {
     Path(String),
     /// Takes the place of the matched prefix.
     Prefix(String),
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Redirect {
     pub scheme: Option<&'static str>,
     pub host: Option<String>,
@@ -110,7 +113,7 @@ pub struct Redirect {
     pub status: StatusCode,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
     pub remove: Vec<HeaderName>,
     pub set: Vec<(HeaderName, HeaderValue)>,

@@ -39,7 +39,7 @@ pub enum PathRule {
     Regex(Regex),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     exact: HashMap<Box<str>, Paths>,
     /// By the part after `*`, with its dot.
@@ -102,7 +102,7 @@ type Shared = std::sync::Arc<Rule>;
 const SET: usize = 64;
 
 /// The rules of one host.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Paths {
     exact: HashMap<Box<str>, Rules>,
     /// Prefixes and templates; node 0 is the root.
@@ -112,7 +112,7 @@ struct Paths {
 }
 
 /// A place in the tree of path segments.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Node {
     literals: HashMap<Box<str>, usize>,
     parameter: Option<usize>,
@@ -202,7 +202,7 @@ impl Paths {
 }
 
 /// Rules by regular expression, in order of rank. Together they are matched in one pass over the path.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Regexes {
     /// None where the set would be larger than the library allows; then one is tried after the other.
     set: Option<RegexSet>,
@@ -269,7 +269,7 @@ pub fn is_parameter(segment: &str) -> bool {
 
 /// Rules with the same host and path. Those with conditions on exact values are found by these values, one after the
 /// other, so that a rule is held against the request only if its exact conditions hold.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Rules {
     indexed: Vec<(Key, ByValue)>,
     rest: Vec<Shared>,
