@@ -4,6 +4,7 @@ pub mod access;
 pub mod block;
 pub mod logs;
 pub mod metrics;
+pub mod recent;
 pub mod rfc3339;
 
 mod counter;
