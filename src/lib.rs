@@ -8,10 +8,12 @@
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
 //! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
+//! - [`cli`]: the subcommands that are not the proxy
 
 pub mod admin;
 pub mod app;
 pub mod body;
+pub mod cli;
 pub mod config;
 pub mod decide;
 pub mod demo;
