@@ -5,6 +5,7 @@ use http::StatusCode;
 
 /// Who made an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Producer {
     /// The service itself, as far as we can see.
     Application,
@@ -15,6 +16,8 @@ pub enum Producer {
 }
 
 impl Producer {
+    pub const ALL: [Self; 3] = [Self::Application, Self::Proxy, Self::Peer];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Application => "application",

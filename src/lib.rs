@@ -8,7 +8,8 @@
 //!   [`state`]: the machinery
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
-//! - [`app`], [`cli`], [`runtime`], [`drain`], [`demo`]: the process
+//! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
+//! - [`cli`]: the subcommands that are not the proxy
 
 pub mod admin;
 pub mod app;

@@ -20,9 +20,7 @@ use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
 use crate::telemetry::block::{Block, GrpcSide};
-use crate::telemetry::recent::{
-    self, ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Outcome, Phases, Would,
-};
+use crate::telemetry::recent::{ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Outcome, Phases, Would};
 use crate::telemetry::shadow::Example;
 use crate::wire::trace::Context;
 use crate::wire::{grpc, proxy_status};
@@ -311,11 +309,7 @@ impl Record {
             status: self.status,
             grpc_status: self.grpc_status,
             reason: self.reason,
-            producer: match self.producer {
-                Producer::Application => recent::Producer::Application,
-                Producer::Proxy => recent::Producer::Proxy,
-                Producer::Peer => recent::Producer::Peer,
-            },
+            producer: self.producer,
             peer: self.conn.peer,
             request_bytes: self.upload.bytes.get(),
             response_bytes: self.response_bytes,

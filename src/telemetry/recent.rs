@@ -17,7 +17,7 @@ pub use self::code::{
     ATTEMPTS_MAX, ATTRIBUTES_MAX, HOST_MAX, ID_MAX, METHOD_MAX, NAME_MAX, PATH_MAX, SHADOW_MAX, VALUE_MAX,
 };
 pub use self::ring::{BYTES_MIN, Filter, Kept, LIST_MAX, Ring};
-use crate::error::Reason;
+use crate::error::{Producer, Reason};
 use crate::policy::guard::Guard;
 
 /// Facts of one finished exchange. What is longer than its bound is cut when it is kept, and the record says so.
@@ -68,16 +68,6 @@ pub struct Bucket {
     pub number: u32,
     /// By its key, not by chance.
     pub sticky: bool,
-}
-
-/// Who made the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Producer {
-    Application,
-    Proxy,
-    /// Another proxy on the way.
-    Peer,
 }
 
 /// One try at one endpoint.
@@ -164,18 +154,6 @@ pub struct Micros(pub u64);
 impl From<Duration> for Micros {
     fn from(duration: Duration) -> Self {
         Self(duration.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(duration.subsec_micros())))
-    }
-}
-
-impl Producer {
-    pub const ALL: [Self; 3] = [Self::Application, Self::Proxy, Self::Peer];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Application => "application",
-            Self::Proxy => "proxy",
-            Self::Peer => "peer",
-        }
     }
 }
 

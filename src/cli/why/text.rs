@@ -163,11 +163,10 @@ impl Page {
 
 /// Where a phase lies within the whole. One that passed, however fast, can be seen.
 fn bar(from: f64, time: f64, total: f64) -> String {
-    let column =
-        |time: f64| (time / total.max(f64::MIN_POSITIVE) * TIMELINE as f64).round().clamp(0.0, TIMELINE as f64);
-    let (start, end) = (column(from) as usize, column(from + time) as usize);
+    let column = |time: f64| ((time / total * TIMELINE as f64).round() as usize).min(TIMELINE);
+    let (start, end) = (column(from).min(TIMELINE - 1), column(from + time));
     let blocks = if end > start { "█".repeat(end - start) } else { "▏".to_owned() };
-    format!("{}{blocks}", " ".repeat(start))
+    " ".repeat(start) + &blocks
 }
 
 fn request(value: &Value) -> String {

@@ -72,10 +72,12 @@ impl Head<'_> {
     }
 }
 
-/// Writes over `out`, which never grows beyond `RECORD_MAX`.
-pub fn encode(out: &mut Vec<u8>, exchange: &Exchange<'_>, slow: bool) {
-    out.clear();
-    let mut writer = Writer { out, truncated: false };
+/// Memory for one record being written.
+pub type Buffer = [u8; RECORD_MAX];
+
+/// Writes over `out`; tells what of it is the record.
+pub fn encode<'o>(out: &'o mut Buffer, exchange: &Exchange<'_>, slow: bool) -> &'o [u8] {
+    let mut writer = Writer { out, length: 0, truncated: false };
     writer.byte(0);
     writer.bytes(exchange.id, ID_MAX);
     let age = exchange.time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -117,9 +119,11 @@ pub fn encode(out: &mut Vec<u8>, exchange: &Exchange<'_>, slow: bool) {
     }
     let mark = |flag, is| if is { flag } else { 0 };
     let marks = mark(FAILED, exchange.failed) | mark(SLOW, slow) | mark(TRUNCATED, writer.truncated);
+    let length = writer.length;
     if let Some(first) = out.first_mut() {
         *first = marks;
     }
+    out.get(..length).unwrap_or_default()
 }
 
 pub fn head(record: &[u8]) -> Option<Head<'_>> {
@@ -183,22 +187,33 @@ fn without_query(path: &[u8]) -> &[u8] {
     memchr(b'?', path).and_then(|at| path.get(..at)).unwrap_or(path)
 }
 
-struct Writer<'v> {
-    out: &'v mut Vec<u8>,
+struct Writer<'o> {
+    out: &'o mut Buffer,
+    length: usize,
     truncated: bool,
 }
 
 impl Writer<'_> {
     fn byte(&mut self, byte: u8) {
-        self.out.push(byte);
+        if let Some(place) = self.out.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.out.get_mut(self.length..self.length + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.length += bytes.len();
+        }
     }
 
     fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
-            self.out.push(number as u8 | 0x80);
+            self.byte(number as u8 | 0x80);
             number >>= 7;
         }
-        self.out.push(number as u8);
+        self.byte(number as u8);
     }
 
     fn option(&mut self, number: Option<u64>) {
@@ -213,7 +228,7 @@ impl Writer<'_> {
         let kept = bytes.get(..max).unwrap_or(bytes);
         self.truncated |= kept.len() < bytes.len();
         self.number(kept.len() as u64);
-        self.out.extend_from_slice(kept);
+        self.raw(kept);
     }
 
     /// Cut between characters.
@@ -240,15 +255,15 @@ impl Writer<'_> {
         match address {
             SocketAddr::V4(v4) => {
                 self.byte(4);
-                self.out.extend_from_slice(&v4.ip().octets());
+                self.raw(&v4.ip().octets());
             }
             SocketAddr::V6(v6) => {
                 self.byte(6);
-                self.out.extend_from_slice(&v6.ip().octets());
+                self.raw(&v6.ip().octets());
                 self.number(v6.scope_id().into());
             }
         }
-        self.out.extend_from_slice(&address.port().to_le_bytes());
+        self.raw(&address.port().to_le_bytes());
     }
 
     fn attempt(&mut self, attempt: &Attempt) {

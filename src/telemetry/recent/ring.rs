@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::code::{self, Head, ID_MAX, Marks, RECORD_MAX};
+use super::code::{self, Buffer, Head, ID_MAX, Marks, RECORD_MAX};
 use super::slow::Slow;
 use super::track::{Pieces, Track};
 use super::{Exchange, shape};
@@ -33,7 +33,7 @@ struct Memory {
     /// An exchange of `recent` was forgotten.
     forgets: bool,
     slow: Slow,
-    record: Vec<u8>,
+    buffer: Box<Buffer>,
 }
 
 /// Which exchanges a list shows.
@@ -71,7 +71,7 @@ impl Ring {
                 longer: Track::new(longer),
                 forgets: false,
                 slow: Slow::default(),
-                record: Vec::with_capacity(RECORD_MAX),
+                buffer: Box::new([0; RECORD_MAX]),
             }
         });
         Self { pushed: 0, memory }
@@ -84,7 +84,7 @@ impl Ring {
 
     /// Bytes that it has taken.
     pub fn capacity(&self) -> usize {
-        self.memory.as_ref().map_or(0, |memory| memory.recent.size() + memory.longer.size() + memory.record.capacity())
+        self.memory.as_ref().map_or(0, |memory| memory.recent.size() + memory.longer.size() + memory.buffer.len())
     }
 
     pub fn push(&mut self, exchange: &Exchange<'_>) {
@@ -92,9 +92,13 @@ impl Ring {
         let Some(memory) = &mut self.memory else { return };
         // A failure is kept for longer anyway, and how long it took says nothing of what others take.
         let slow = !exchange.failed && memory.slow.observe(exchange.phases.total);
-        code::encode(&mut memory.record, exchange, slow);
-        while !memory.recent.has_room(memory.record.len()) && memory.make_room() {}
-        memory.recent.push([&memory.record, &[]]);
+        let Memory { recent, longer, buffer, forgets, .. } = memory;
+        let record = code::encode(buffer, exchange, slow);
+        while !recent.has_room(record.len()) && recent.count() > 0 {
+            *forgets = true;
+            retire(recent, longer);
+        }
+        recent.push([record, &[]]);
     }
 
     /// The newest exchange of this id, in the long form of `docs/why.md`. Looks at all that is kept: milliseconds.
@@ -129,22 +133,6 @@ impl Ring {
     fn newest_first(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
         let tracks = self.memory.iter().flat_map(|memory| [&memory.recent, &memory.longer]);
         tracks.flat_map(Track::newest_first).map(whole)
-    }
-}
-
-impl Memory {
-    /// The oldest of the recent exchanges goes, or stays for longer. False where there is none.
-    fn make_room(&mut self) -> bool {
-        if let Some(record) = self.recent.oldest() {
-            let marks = first(record).map(Marks::of);
-            if marks.is_some_and(|marks| Filter::Notable.takes(marks)) {
-                let length = record.iter().map(|piece| piece.len()).sum();
-                while !self.longer.has_room(length) && self.longer.pop() {}
-                self.longer.push(record);
-            }
-            self.forgets = true;
-        }
-        self.recent.pop()
     }
 }
 
@@ -198,6 +186,18 @@ impl Kept {
         }
         kept
     }
+}
+
+/// The oldest of the recent exchanges goes, or stays for longer.
+fn retire(recent: &mut Track, longer: &mut Track) {
+    if let Some(record) = recent.oldest()
+        && first(record).is_some_and(|first| Filter::Notable.takes(Marks::of(first)))
+    {
+        let length = record.iter().map(|piece| piece.len()).sum();
+        while !longer.has_room(length) && longer.pop() {}
+        longer.push(record);
+    }
+    recent.pop();
 }
 
 fn first([first, second]: Pieces<'_>) -> Option<u8> {

@@ -41,9 +41,10 @@ impl Track {
         if !self.has_room(length.into()) {
             return;
         }
-        for part in [&length.to_le_bytes(), first, second, &length.to_le_bytes()] {
-            self.write(part);
-        }
+        self.write_length(length);
+        self.write(first);
+        self.write(second);
+        self.write_length(length);
         self.count += 1;
     }
 
@@ -79,6 +80,16 @@ impl Track {
     fn place(&self, distance: usize) -> usize {
         let place = self.start + distance;
         if place >= self.bytes.len() { place - self.bytes.len() } else { place }
+    }
+
+    fn write_length(&mut self, length: u16) {
+        for byte in length.to_le_bytes() {
+            let place = self.place(self.used);
+            if let Some(place) = self.bytes.get_mut(place) {
+                *place = byte;
+            }
+            self.used += 1;
+        }
     }
 
     fn write(&mut self, part: &[u8]) {
