@@ -132,7 +132,7 @@ fn files_that_are_not_a_configuration() {
 
 const BY_THE_SCHEMA: &[(&str, &str)] = &[
     ("routes: [{ name: a, to: app, ▸timeot: 2s }]", "routes[0].timeot: unknown key `timeot` | did you mean `timeout`?"),
-    ("admin: { ▸xyzzy: 1 }", "admin.xyzzy: unknown key `xyzzy` | expected `address`"),
+    ("admin: { ▸xyzzy: 1 }", "admin.xyzzy: unknown key `xyzzy` | expected `address` or `explainToken`"),
     ("▸policies: []", "policies: `policies` is not supported by this version | remove it"),
     ("runtime: { ▸probation: 0s }", "runtime.probation: `probation` is not supported by this version | remove it"),
     (
@@ -151,7 +151,7 @@ const BY_THE_SCHEMA: &[(&str, &str)] = &[
     ("▸routes: { a: 1 }", "routes: expected a list, found a mapping | "),
     (
         "defaults: { timeout: ▸5 }",
-        "defaults.timeout: expected a duration, found a number | write it with its unit: `5s`",
+        "defaults.timeout: expected a duration or a mapping, found a number | write it with its unit: `5s`",
     ),
     (
         "defaults: { timeout: ▸5sec }",

@@ -50,9 +50,13 @@ pub async fn run(plan: &Plan<'_>, mut request: Request<Upload>) -> Result<(Respo
     let spare = spare(&request);
     for redo in 0.. {
         let failure = match once(plan, request).await {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                plan.tries.ended(Outcome::Answered, clock::recent());
+                return Ok(answer);
+            }
             Err(failure) => failure,
         };
+        plan.tries.ended(failure.outcome(), clock::recent());
         let again = match (failure, &spare) {
             (Failure::Final(reason), _) => {
                 plan.tries.not_again.set(Some(why_final(reason)));
@@ -122,62 +126,33 @@ fn rebuild(spare: &request::Parts) -> Request<Upload> {
     Request::from_parts(spare.clone(), Upload::empty())
 }
 
-/// One try, and what is told of it.
+/// One function for both versions: each that a future is moved into makes it larger by a request.
 async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
-    plan.tries.begin(plan.upstream.pool.address, request.version());
-    let mut sent = None;
-    let tried = match request.version() {
-        Version::HTTP_2 => once_http2(plan, request, &mut sent).await,
-        _ => once_http1(plan, request, &mut sent).await,
-    };
-    // Without a connection, that has been told.
-    if let Some(sent) = sent {
-        let outcome = match &tried {
-            Ok(_) => Outcome::Answered,
-            Err(failure) => failure.outcome(),
+    let Upstream { pool, limits, .. } = plan.upstream;
+    plan.tries.begin(pool.address, request.version());
+    let begun = clock::recent();
+    if request.version() == Version::HTTP_2 {
+        let lease = match h2::checkout(pool, limits, plan.worker).await {
+            Ok(lease) => lease,
+            Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
+                pool.refuses_http2();
+                return Err(Failure::NotHttp2(request));
+            }
+            Err(reason) => return Err(unconnected(plan, reason, begun)),
         };
-        plan.tries.ended(outcome, Some(clock::recent().saturating_duration_since(sent)));
+        connected(plan, lease.reused, lease.connecting, begun);
+        let reused = lease.reused;
+        let sent = lease.sender().try_send_request(request).await;
+        let response = sent.map_err(|error| classify(plan, error, reused))?;
+        return Ok((response, Lease::Http2(lease)));
     }
-    tried
-}
-
-async fn once_http2(
-    plan: &Plan<'_>,
-    request: Request<Upload>,
-    sent: &mut Option<Instant>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let Upstream { pool, limits, .. } = plan.upstream;
-    let begun = clock::recent();
-    let lease = match h2::checkout(pool, limits, plan.worker).await {
-        Ok(lease) => lease,
-        Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
-            pool.refuses_http2();
-            plan.tries.ended(Outcome::NotHttp2, None);
-            return Err(Failure::NotHttp2(request));
-        }
-        Err(reason) => return Err(unconnected(plan, reason, begun)),
-    };
-    *sent = Some(connected(plan, lease.reused, lease.connecting, begun));
-    let reused = lease.reused;
-    let answered = lease.sender().try_send_request(request).await;
-    let response = answered.map_err(|error| classify(plan, error, reused))?;
-    Ok((response, Lease::Http2(lease)))
-}
-
-async fn once_http1(
-    plan: &Plan<'_>,
-    request: Request<Upload>,
-    sent: &mut Option<Instant>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let Upstream { pool, limits, .. } = plan.upstream;
-    let begun = clock::recent();
     let lease = if plan.upstream.upgrade.is_some() {
         Box::pin(h1::connect(pool, limits, plan.worker)).await
     } else {
         h1::checkout(pool, limits, plan.worker).await
     };
     let mut lease = lease.map_err(|reason| unconnected(plan, reason, begun))?;
-    *sent = Some(connected(plan, lease.reused, lease.connecting, begun));
+    connected(plan, lease.reused, lease.connecting, begun);
     if plan.upstream.upgrade.is_some() {
         lease.want_upgrade();
     }
@@ -195,11 +170,10 @@ async fn once_http1(
     }
 }
 
-/// The moment at which the request goes out.
-fn connected(plan: &Plan<'_>, reused: bool, connecting: Duration, begun: Instant) -> Instant {
+/// From here on the request is on its way.
+fn connected(plan: &Plan<'_>, reused: bool, connecting: Duration, begun: Instant) {
     let now = if reused { clock::recent() } else { clock::tick() };
-    plan.tries.connected(reused, now.saturating_duration_since(begun), connecting);
-    now
+    plan.tries.connected(reused, now, now.saturating_duration_since(begun), connecting);
 }
 
 fn unconnected(plan: &Plan<'_>, reason: Reason, begun: Instant) -> Failure {

@@ -316,7 +316,7 @@ impl Exchange {
             }
             Err(reason) => {
                 if matches!(reason, Reason::RequestTimeout | Reason::IdleTimeout) {
-                    self.0.record.out_of_time(reason, now.saturating_duration_since(sent));
+                    self.0.record.out_of_time(reason, clock::tick());
                 }
                 self.fail(reason)
             }

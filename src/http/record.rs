@@ -212,8 +212,8 @@ impl Record {
     }
 
     /// The deadline has passed before an answer came.
-    pub fn out_of_time(&self, reason: Reason, waited: Duration) {
-        self.tries.ended(Outcome::Failed(reason), Some(waited));
+    pub fn out_of_time(&self, reason: Reason, now: Instant) {
+        self.tries.ended(Outcome::Failed(reason), now);
         self.tries.not_again.set(Some(NotAgain::OutOfTime));
     }
 

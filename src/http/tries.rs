@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Version;
 
@@ -15,12 +15,15 @@ pub struct Tries {
     /// The first few; the last slot is that of the last try.
     slots: RefCell<[Option<Attempt>; ATTEMPTS_MAX]>,
     count: Cell<usize>,
+    /// When the request of the last try went out.
+    sent: Cell<Option<Instant>>,
     pub not_again: Cell<Option<NotAgain>>,
 }
 
 impl Tries {
     pub fn begin(&self, endpoint: SocketAddr, protocol: Version) {
         self.count.set(self.count.get() + 1);
+        self.sent.set(None);
         let attempt = Attempt {
             endpoint,
             // Until something comes of it: what is told if nobody waits for that.
@@ -37,7 +40,8 @@ impl Tries {
     }
 
     /// A connection is there; how long that took, and how much of it was spent on making one.
-    pub fn connected(&self, reused: bool, took: Duration, connecting: Duration) {
+    pub fn connected(&self, reused: bool, now: Instant, took: Duration, connecting: Duration) {
+        self.sent.set(Some(now));
         self.with_last(|attempt| {
             attempt.connection = Some(if reused { Connection::Reused } else { Connection::New });
             attempt.queue = waited(took.saturating_sub(connecting));
@@ -56,12 +60,9 @@ impl Tries {
         });
     }
 
-    /// `waited` from the request being sent.
-    pub fn ended(&self, outcome: Outcome, waited: Option<Duration>) {
-        self.with_last(|attempt| {
-            attempt.outcome = outcome;
-            attempt.first_byte = waited.map(Micros::from).or(attempt.first_byte);
-        });
+    pub fn ended(&self, outcome: Outcome, now: Instant) {
+        let first_byte = self.sent.get().map(|sent| now.saturating_duration_since(sent).into());
+        self.with_last(|attempt| (attempt.outcome, attempt.first_byte) = (outcome, first_byte));
     }
 
     pub fn count(&self) -> usize {
