@@ -4,46 +4,63 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::admin::question::Reply;
-use crate::telemetry::recent::Filter;
+use crate::telemetry::recent::{Filter, Kept};
 use crate::telemetry::shadow;
 use crate::worker::Shared;
 
-/// The exchange with this id. Where several had it, the newest of the first worker that knows it.
+/// The exchange with this id; the newest, where several had it.
 pub async fn why(shared: &Shared, id: String) -> Reply {
+    if let Some(off) = off(shared) {
+        return off;
+    }
     let asked = shared.ask(move |worker| {
         let recent = worker.recent.borrow();
         (worker.index, recent.find(id.as_bytes()), recent.kept())
     });
     let answers = asked.await;
-    let kept = answers.iter().map(|(_, _, kept)| kept.clone()).reduce(|sum, kept| sum.and(kept));
-    match answers.into_iter().find_map(|(index, found, _)| Some((index, found?))) {
-        Some((index, mut found)) => {
-            found["worker"] = index.into();
-            (StatusCode::OK, found)
-        }
+    let kept = answers.iter().map(|(_, _, kept)| *kept).reduce(Kept::and);
+    let found = answers.into_iter().filter_map(|(index, found, _)| Some(of_worker(found?, index)));
+    match found.max_by(|a, b| time(a).cmp(time(b))) {
+        Some(found) => (StatusCode::OK, found),
         None => {
-            let kept = kept.map(|kept| kept.json()).unwrap_or_default();
+            let kept = kept.unwrap_or_default().json();
             (StatusCode::NOT_FOUND, json!({ "error": "no longer kept, or never seen", "kept": kept }))
         }
     }
 }
 
+fn of_worker(mut exchange: Value, index: usize) -> Value {
+    exchange["worker"] = index.into();
+    exchange
+}
+
+/// As it is written, it sorts.
+fn time(exchange: &Value) -> &str {
+    exchange["time"].as_str().unwrap_or_default()
+}
+
+/// Where nothing is kept at all, that is the answer to every question.
+fn off(shared: &Shared) -> Option<Reply> {
+    let off = shared.snapshot.load().config.root().telemetry.recent.0 == 0;
+    off.then(|| (StatusCode::NOT_FOUND, json!({ "error": "nothing is kept: `telemetry.recent` is 0" })))
+}
+
 pub async fn list(shared: &Shared, filter: Filter, limit: usize) -> Reply {
-    let answers = shared.ask(move |worker| {
-        let recent = worker.recent.borrow();
-        (recent.list(filter, limit), recent.kept())
-    });
-    let (mut all, mut kept) = (Vec::new(), None);
-    for (some, of) in answers.await {
-        all.extend(some);
-        kept = Some(match kept {
-            Some(sum) => of.and(sum),
-            None => of,
-        });
+    if let Some(off) = off(shared) {
+        return off;
     }
-    all.sort_by(|a: &Value, b| b["time"].as_str().cmp(&a["time"].as_str()));
+    let asked = shared.ask(move |worker| {
+        let recent = worker.recent.borrow();
+        (worker.index, recent.list(filter, limit), recent.kept())
+    });
+    let (mut all, mut kept) = (Vec::new(), Kept::default());
+    for (index, some, of) in asked.await {
+        all.extend(some.into_iter().map(|one| of_worker(one, index)));
+        kept = kept.and(of);
+    }
+    all.sort_by(|a, b| time(b).cmp(time(a)));
     all.truncate(limit);
-    (StatusCode::OK, json!({ "exchanges": all, "kept": kept.map(|kept| kept.json()).unwrap_or_default() }))
+    (StatusCode::OK, json!({ "exchanges": all, "kept": kept.json() }))
 }
 
 pub async fn shadow(shared: &Shared) -> Reply {
