@@ -69,7 +69,7 @@ impl Control {
         let probation = trial.map(|trial| {
             let left = trial.until.saturating_duration_since(std::time::Instant::now());
             let until = Rfc3339(SystemTime::now() + left).to_string();
-            json!({ "until": until, "routes": trial.routes, "previousGeneration": trial.previous_generation })
+            json!({ "until": until, "routes": trial.routes, "previousGeneration": trial.previous.generation })
         });
         self.status.lock().unwrap_or_else(PoisonError::into_inner).probation = probation.unwrap_or_default();
     }
@@ -136,7 +136,11 @@ impl Provider for Control {
         // Disks are read without the lock.
         let history = || self.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match question {
-            Question::Explain(ask) => Box::pin(async move { explain(&shared, &ask) }),
+            Question::Explain(ask) => Box::pin(async move {
+                // It may look at a hundred thousand routes.
+                let explained = tokio::task::spawn_blocking(move || explain(&shared, &ask)).await;
+                explained.unwrap_or_else(|error| failed(&error))
+            }),
             Question::Why(id) => Box::pin(async move { super::recent::why(&shared, id).await }),
             Question::Recent { filter, limit } => {
                 Box::pin(async move { super::recent::list(&shared, filter, limit).await })
@@ -183,9 +187,13 @@ fn off_thread(work: impl FnOnce() -> Result<Value, String> + Send + 'static) -> 
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(value)) => (StatusCode::OK, value),
             Ok(Err(why)) => (StatusCode::NOT_FOUND, json!({ "error": why })),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": error.to_string() })),
+            Err(error) => failed(&error),
         }
     })
+}
+
+fn failed(error: &tokio::task::JoinError) -> Reply {
+    (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": error.to_string() }))
 }
 
 fn explain(shared: &Shared, ask: &Ask) -> Reply {
@@ -211,7 +219,7 @@ async fn radius(shared: &Shared, files: Vec<(String, String)>) -> Reply {
     let new = match parsed.await {
         Ok(Ok(new)) => Arc::new(new),
         Ok(Err(report)) => return (StatusCode::UNPROCESSABLE_ENTITY, json!({ "problems": report })),
-        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": error.to_string() })),
+        Err(error) => return failed(&error),
     };
     let old = shared.snapshot.load_full();
     let changes = diff::changes(&old.config, &new);
@@ -224,7 +232,7 @@ async fn radius(shared: &Shared, files: Vec<(String, String)>) -> Reply {
             let answer = json!({ "summary": diff::summary(&changes), "changes": changes, "radius": radius });
             (StatusCode::OK, answer)
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": error.to_string() })),
+        Err(error) => failed(&error),
     }
 }
 

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::json;
 
-use super::reload::Cause;
+use super::reload::{Cause, Step};
 use super::{App, Command};
 use crate::admin::question::{Change, Reply};
 use crate::config::diff;
@@ -69,7 +69,8 @@ impl App {
     }
 
     async fn go_back(&mut self, to: u64, cause: Cause<'_>) -> Result<u64, String> {
-        let live = self.shared.snapshot.load().generation;
+        let old = self.shared.snapshot.load_full();
+        let live = old.generation;
         if to == live {
             return Err(format!("generation {to} is live"));
         }
@@ -80,7 +81,7 @@ impl App {
             "generation {next} is generation {to} again, by {}; the file is taken again when it changes",
             cause.source
         ));
-        let gone = self.go_live(config, cause, None).await;
+        let gone = self.go_live(Step::to(config, &old), cause).await;
         if gone.is_err() {
             self.stale = before;
         }

@@ -61,6 +61,21 @@ pub struct Cause<'a> {
     pub source: &'a str,
 }
 
+/// A configuration that is to go live.
+pub struct Step {
+    pub config: Arc<Config>,
+    /// Whose endpoints serve until others are found.
+    known: Arc<Snapshot>,
+    /// How the routes did before, and those that are to be compared with it.
+    trial: Option<(Before, BTreeSet<String>)>,
+}
+
+impl Step {
+    pub fn to(config: Arc<Config>, known: &Arc<Snapshot>) -> Self {
+        Self { config, known: known.clone(), trial: None }
+    }
+}
+
 impl App {
     /// Takes what the file says now.
     pub(super) async fn reload(&mut self, source: &str) {
@@ -91,7 +106,8 @@ impl App {
         let mut routes = diff::changed_routes(&old.config, &config);
         routes.extend(diff::removed_routes(&old.config, &config));
         let stale = self.stale.take();
-        if let Err(error) = self.go_live(config, cause, Some((before, routes))).await {
+        let step = Step { trial: Some((before, routes)), ..Step::to(config, &old) };
+        if let Err(error) = self.go_live(step, cause).await {
             self.stale = stale;
             tracing::error!(error, "configuration refused");
             return self.refused(cause, &error, json!([{ "message": error }]));
@@ -103,19 +119,14 @@ impl App {
         }
     }
 
-    /// Makes a configuration live, as a new generation; or tells why that cannot be. With `trial`, its routes are then
-    /// compared with what was before.
-    pub(super) async fn go_live(
-        &mut self,
-        config: Arc<Config>,
-        cause: Cause<'_>,
-        trial: Option<(Before, BTreeSet<String>)>,
-    ) -> Result<u64, String> {
-        self.end_trial();
+    /// Makes a configuration live, as a new generation; or tells why that cannot be.
+    pub(super) async fn go_live(&mut self, step: Step, cause: Cause<'_>) -> Result<u64, String> {
+        let Step { config, known, trial } = step;
         let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
+        self.end_trial();
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
-        let snapshot = compile(config.clone(), old.generation + 1, Some(&old));
+        let snapshot = compile(config.clone(), old.generation + 1, Some(&known));
         self.settle_endpoints(&snapshot).await;
         self.retire_series(&snapshot);
         let generation = snapshot.generation;
@@ -229,10 +240,9 @@ impl App {
         Before { seen: self.baseline.before(now), counters }
     }
 
-    fn begin_trial(&mut self, before: Before, old: &Snapshot, config: &Config, routes: BTreeSet<String>) {
-        let previous = (old.config.clone(), old.generation);
+    fn begin_trial(&mut self, before: Before, old: &Arc<Snapshot>, config: &Config, routes: BTreeSet<String>) {
         let live = (config, self.shared.snapshot.load().generation);
-        self.trial = Trial::new(before, previous, live, routes, Instant::now());
+        self.trial = Trial::new(before, old.clone(), live, routes, Instant::now());
         let on = self.trial.is_some();
         self.shared.alarm.arm(on);
         self.shared.metrics.process.set_probation(on);
@@ -271,7 +281,8 @@ impl App {
         let counters = self.shared.metrics.observe();
         let Some(trial) = &mut self.trial else { return };
         let finding = trial.judge(&counters, now);
-        let (over, previous, back_to) = (trial.is_over(now), trial.previous.clone(), trial.previous_generation);
+        let (over, previous) = (trial.is_over(now), trial.previous.clone());
+        let back_to = previous.generation;
         let undone = trial.generation;
         let Some(finding) = finding else {
             if over {
@@ -287,7 +298,8 @@ impl App {
         let digest = self.shared.snapshot.load().config.digest().to_owned();
         self.stale = Some(format!("generation {undone} was taken back to generation {back_to}: {why}"));
         let cause = Cause { action: "rollback", source: "probation" };
-        if let Err(error) = self.go_live(previous, cause, None).await {
+        // Its own endpoints are still known: nobody has to be looked up, or waited for.
+        if let Err(error) = self.go_live(Step::to(previous.config.clone(), &previous), cause).await {
             self.stale = None;
             tracing::error!(error, "cannot go back");
             return self.tell(cause, "failed", &error, 1, None);

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::policy::probation::{Bounds, Finding, Observations, Probation};
+use crate::snapshot::Snapshot;
 
 /// Shortest time between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 
 pub struct Trial {
     probation: Probation,
-    /// What it goes back to.
-    pub previous: Arc<Config>,
-    pub previous_generation: u64,
+    /// What it goes back to. As long as it is held, the endpoints of its services stay known.
+    pub previous: Arc<Snapshot>,
     pub generation: u64,
     pub routes: BTreeSet<String>,
     pub until: Instant,
@@ -31,7 +31,7 @@ impl Trial {
     /// `None` where nothing is to be watched.
     pub fn new(
         before: Before,
-        (previous, previous_generation): (Arc<Config>, u64),
+        previous: Arc<Snapshot>,
         (config, generation): (&Config, u64),
         routes: BTreeSet<String>,
         now: Instant,
@@ -44,7 +44,7 @@ impl Trial {
         let changed = routes.iter().map(|name| Arc::from(name.as_str()));
         let probation = Probation::new(before.seen, before.counters, changed, bounds);
         let until = now + *runtime.probation;
-        Some(Self { probation, previous, previous_generation, generation, routes, until, looked: now })
+        Some(Self { probation, previous, generation, routes, until, looked: now })
     }
 
     pub fn judge(&mut self, counters: &Observations, now: Instant) -> Option<Finding> {
