@@ -205,10 +205,10 @@ impl Exchange {
         for (index, attribute) in snapshot.attributes.iter().enumerate() {
             record.attributes.extend(attribute.value(&facts).map(|value| (index, value.into())));
         }
-        let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng))?;
-        record.decided(&decision);
         let seen = || Seen { listener: &listener.name, parts, understood: &understood, peer: record.conn.peer.ip() };
         worker.reservoir.borrow_mut().see(record.start, seen, &snapshot.looked);
+        let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng))?;
+        record.decided(&decision);
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
