@@ -205,6 +205,9 @@ fn moved(old: (&Service, Target), new: (&Service, Target)) -> f64 {
         subset.map(|subset| subset.labels.clone()).unwrap_or_default()
     };
     let (before, after) = (labels(old), labels(new));
+    if before == after && std::sync::Arc::ptr_eq(&old.0.upstream, &new.0.upstream) {
+        return 0.0;
+    }
     let (Spec::Fixed(was), Spec::Fixed(is)) = (old.0.upstream.spec(), new.0.upstream.spec()) else {
         let same = old.0.upstream.spec() == new.0.upstream.spec() && before == after;
         return if same { 0.0 } else { 1.0 };

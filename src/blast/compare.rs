@@ -22,7 +22,8 @@ const CALLERS_MAX: usize = 10_000;
 /// What `new` would change for the requests that `samples` remember from under `old`.
 pub fn compare(old: &Snapshot, new: &Snapshot, samples: &[Sample]) -> Radius {
     let mut sums = Sums::default();
-    let total: f64 = samples.iter().map(Sample::weight).sum();
+    // What is old enough has no weight left.
+    let total = samples.iter().map(Sample::weight).sum::<f64>().max(f64::MIN_POSITIVE);
     for (looked, requests) in requests(samples) {
         let first = sums.fingerprints;
         sums.fingerprints += requests.len();

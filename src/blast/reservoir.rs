@@ -82,6 +82,8 @@ struct Gate {
     /// When the last tick was, and what had been seen then.
     ticked: Instant,
     before: u64,
+    /// When the next is.
+    ticks: Instant,
 }
 
 /// What a reservoir holds: plain data, for another thread.
@@ -264,13 +266,24 @@ fn size(print: &Fingerprint, slot: &Slot) -> usize {
 impl Gate {
     fn new(seed: u64, now: Instant) -> Self {
         let rng = SmallRng::seed_from_u64(seed);
-        Self { rng, every: 1, block: 1, until: 1, rest: 0, seen: 0, taken: 0, ticked: now, before: 0 }
+        Self {
+            rng,
+            every: 1,
+            block: 1,
+            until: 1,
+            rest: 0,
+            seen: 0,
+            taken: 0,
+            ticked: now,
+            before: 0,
+            ticks: now + TICK,
+        }
     }
 
     #[inline]
     fn wants(&mut self, now: Instant) -> Option<u32> {
         self.seen += 1;
-        if now.saturating_duration_since(self.ticked) >= TICK {
+        if now >= self.ticks {
             self.adapt(now);
         }
         self.until = self.until.saturating_sub(1);
@@ -305,6 +318,7 @@ impl Gate {
         let rate = (self.seen - self.before) as f64 / seconds;
         self.every = (rate / f64::from(RATE)).ceil().max(1.0) as u32;
         (self.ticked, self.before, self.taken) = (now, self.seen, 0);
+        self.ticks = now + TICK;
         // A block of a busier time would last too long now.
         if self.every < self.block / 2 {
             self.begin();

@@ -341,6 +341,47 @@ fn patterns_of_paths_tell_requests_of_one_shape_apart() {
 }
 
 #[test]
+fn any_head_is_written_again() {
+    let routes = "  - { name: host, match: [{ headers: { host: \"a:8080\" } }], to: ratings }
+  - { name: none, match: [{ headers: { host: { present: false } } }], to: reviews/v1 }
+  - { name: q, match: [{ path: { prefix: /q }, query: { q: \"a b&c\" } }], respond: { status: 204 } }
+  - { name: type, match: [{ path: { prefix: /t }, headers: { content-type: { prefix: \"application/grpc\" } } }], to: ratings }
+  - { name: all, to: reviews/v2 }";
+    let old = snapshot(routes);
+    let requests = [
+        ("OPTIONS *\nhost: a", "reviews/v2"),
+        ("GET /\nhost: a:8080", "ratings"),
+        ("GET http://a:8080/", "reviews/v1"),
+        ("GET http://[::1]:80/x", "reviews/v1"),
+        ("GET http://a/q?q=a%20b%26c&q=2", "answer 204 of q"),
+        ("POST http://a/t/x\ncontent-type: application/grpc+proto", "ratings"),
+        ("PURGE http://a/%C3%A9%2F;x=%22/{}|\ncookie: a=b\ncookie: c", "reviews/v1"),
+    ];
+    let gone = compiled(&format!("{}routes:\n{routes}", BASE.replace("edge", "door").replace("8080", "8081")));
+    for (request, side) in requests {
+        let sample = traffic(&old, &[(request, 1)]);
+        let radius = compare(&old, &gone, std::slice::from_ref(&sample));
+        assert_eq!(group(&radius, Kind::Gone).from, side, "{request}");
+        assert_eq!(compare(&old, &old, &[sample]).groups, [], "{request}");
+    }
+}
+
+#[test]
+fn traffic_of_days_ago_has_no_weight_and_no_nonsense() {
+    let old = snapshot("  - { name: a, to: reviews }");
+    let new = snapshot("  - { name: a, to: ratings }");
+    let mut traffic = Traffic::new();
+    traffic.send(&old, "GET http://a/", caller(1));
+    for _ in 0..100 {
+        traffic.now += Duration::from_secs(86_400);
+        traffic.take();
+    }
+    let radius = compare(&old, &new, &[traffic.take()]);
+    assert!([radius.changed_share, radius.changed_rate, radius.coverage.rate].iter().all(|number| number.is_finite()));
+    assert_eq!(radius.coverage.fingerprints, 1);
+}
+
+#[test]
 fn a_million_paths_stay_within_their_memory() {
     let old = snapshot("  - { name: all, match: [{ headers: { x-stage: { prefix: a } } }], to: reviews }");
     let listener = &old.listeners[0];

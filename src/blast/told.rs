@@ -50,13 +50,19 @@ impl<'a> Told<'a> {
             return Some(values.peek().is_none());
         }
         // Any of the values may fulfil it.
-        values.fold(Some(false), |before, value| {
+        let mut all_told = true;
+        for value in values {
             let holds = match value {
                 Value::Kept(value) => Some(text.holds(value)),
                 Value::Hidden(held) => look.hidden(*held, None, text),
             };
-            if before == Some(true) || holds == Some(true) { Some(true) } else { before.and(holds) }
-        })
+            match holds {
+                Some(true) => return Some(true),
+                Some(false) => {}
+                None => all_told = false,
+            }
+        }
+        all_told.then_some(false)
     }
 
     /// Whether the key of a sticky split was remembered, so that its bucket is known.
