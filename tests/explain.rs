@@ -101,16 +101,8 @@ fn by_file(dir: &TempDir, config: &str, args: &[&str]) -> Told {
     outrigger(&all)
 }
 
-const ASKED: [&str; 8] = [
-    "GET",
-    "http://reviews/api/./x?q=1",
-    "-H",
-    "x-ab: nobody",
-    "-H",
-    "x-user: ada",
-    "-H",
-    "x-env: Canary",
-];
+const ASKED: [&str; 8] =
+    ["GET", "http://reviews/api/./x?q=1", "-H", "x-ab: nobody", "-H", "x-user: ada", "-H", "x-env: Canary"];
 
 #[test]
 fn json_holds_all_that_leads_to_a_decision() {
@@ -133,7 +125,13 @@ fn json_holds_all_that_leads_to_a_decision() {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let failed = &one["failed"];
             let failed = ["condition", "wanted", "found", "place"].map(|key| text(&failed[key])).join(" ");
-            format!("{} {} {}|{}|{failed}", text(&one["route"]), one["rule"], text(&one["standing"]), text(&one["place"]))
+            format!(
+                "{} {} {}|{}|{failed}",
+                text(&one["route"]),
+                one["rule"],
+                text(&one["standing"]),
+                text(&one["place"])
+            )
         })
         .collect();
     let exact = at("- path: { exact: /api/x }");
@@ -170,17 +168,15 @@ fn json_holds_all_that_leads_to_a_decision() {
     let facts: Vec<_> = sides.iter().map(|side| (&side["to"], &side["share"], &side["buckets"])).collect();
     assert_eq!(
         facts,
-        [
-            (&json!("app/v1"), &json!(90.0), &json!([0, 9000])),
-            (&json!("app/v2"), &json!(10.0), &json!([9000, 10_000]))
-        ]
+        [(&json!("app/v1"), &json!(90.0), &json!([0, 9000])), (&json!("app/v2"), &json!(10.0), &json!([9000, 10_000]))]
     );
     for (side, range, port) in [(&sides[0], 0..9000, 3001), (&sides[1], 9000..10_000, 3002)] {
         assert_eq!(side["possible"], range.contains(&bucket), "{bucket}: {side}");
         assert_eq!(side["endpoints"], json!([{ "address": format!("127.0.0.1:{port}"), "weight": 1 }]));
         assert_eq!(side["excluded"].as_array().map(Vec::len), Some(3), "{side}");
     }
-    let why: Vec<&str> = sides[0]["excluded"].as_array().expect("some").iter().filter_map(|e| e["why"].as_str()).collect();
+    let why: Vec<&str> =
+        sides[0]["excluded"].as_array().expect("some").iter().filter_map(|e| e["why"].as_str()).collect();
     assert_eq!(
         why,
         ["label v is `2`, and subset v1 wants `1`", "its weight is 0", "it has no label v, and subset v1 wants `1`"]
@@ -327,7 +323,9 @@ fn what_cannot_be_explained_is_one_clear_error() {
         told.is_error(NO_ROUTE, parts);
         assert!(!told.err.contains('\u{1b}'), "no terminal obeys it: {told:?}");
     }
-    for wrong in [&[][..], &["GET", "http://a/", "more"], &["http://a/", "--port", "x"], &["http://a/", "--format", "xml"]] {
+    for wrong in
+        [&[][..], &["GET", "http://a/", "more"], &["http://a/", "--port", "x"], &["http://a/", "--format", "xml"]]
+    {
         let told = by_file(&dir, RICH, wrong);
         assert_eq!((told.code, told.out.as_str()), (2, ""), "{wrong:?}: {told:?}");
         assert!(!told.err.is_empty());
@@ -550,7 +548,10 @@ fn every_answer_can_carry_its_explanation() {
     assert_eq!((pair(&forwarded, "attribute.user"), pair(&forwarded, "timeout")), ("ada".into(), "15s".into()));
     assert!(pair(&forwarded, "at").ends_with(":11") && !forwarded.contains("hunter2"), "{forwarded}");
     let moved = explained("GET /moved", "", 302);
-    assert_eq!((pair(&moved, "route"), pair(&moved, "match"), pair(&moved, "reason")), ("moved".into(), "1".into(), "redirect".into()));
+    assert_eq!(
+        (pair(&moved, "route"), pair(&moved, "match"), pair(&moved, "reason")),
+        ("moved".into(), "1".into(), "redirect".into())
+    );
     assert_eq!(pair(&explained("GET /tea", "", 418), "route"), "tea");
     let refused = explained("POST /a", "Content-Length: 11\r\n", 413);
     assert_eq!((pair(&refused, "route"), pair(&refused, "reason")), ("all".into(), "body_too_large".into()));
