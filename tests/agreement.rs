@@ -222,7 +222,9 @@ fn send(proxy: &Proxy, asked: &Asked, http2: bool) -> Answer {
     }
     let mut conn = Conn::connect(proxy.addr());
     let lines: String = lines.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    conn.write(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{HEADER}: 1\r\n{lines}\r\n{body}"));
+    conn.write(format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{HEADER}: 1\r\n{lines}\r\n{body}"
+    ));
     let reply = conn.response(method);
     let headers = reply.head.lines().into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
     Answer { status: reply.status(), headers: headers.collect(), body: reply.text() }
@@ -255,7 +257,8 @@ fn disagreement(explained: &Value, answer: &Answer, backends: &HashMap<String, &
         .or(status);
     if found.is_some() || outcome == "noRoute" || outcome == "refuse" {
         return found.or_else(|| {
-            differ("reason", text("/reason/code"), pair("reason")).filter(|_| outcome == "noRoute" || outcome == "refuse")
+            differ("reason", text("/reason/code"), pair("reason"))
+                .filter(|_| outcome == "noRoute" || outcome == "refuse")
         });
     }
     // The mark that the route itself sets; routes that a service implies have none.
@@ -266,8 +269,7 @@ fn disagreement(explained: &Value, answer: &Answer, backends: &HashMap<String, &
     if outcome != "forward" {
         return None;
     }
-    let sides: Vec<&Value> =
-        explained["sides"].as_array()?.iter().filter(|side| side["possible"] == true).collect();
+    let sides: Vec<&Value> = explained["sides"].as_array()?.iter().filter(|side| side["possible"] == true).collect();
     let Some(side) = sides.iter().find(|side| side["to"] == pair("to")) else {
         return Some(format!("to {}, which is none of {sides:?}", pair("to")));
     };

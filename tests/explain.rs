@@ -305,6 +305,24 @@ fn each_outcome_has_its_words_and_its_code() {
     assert_eq!(all["route"]["name"], "any", "the winner is always shown");
 }
 
+/// A call has a deadline of its own; only a route that says so itself binds it. And one that is not understood is shown
+/// as it came.
+#[test]
+fn a_grpc_call_is_not_bound_by_the_timeout_of_requests() {
+    let dir = TempDir::new("explain");
+    let timeout = |url: &str| {
+        let told = by_file(&dir, RICH, &["POST", url, "-H", "content-type: application/grpc", "--format", "json"]);
+        let all = told.json();
+        assert_eq!(all["request"]["grpc"], true, "{told:?}");
+        let policies = all["policy"].as_array().expect("policies");
+        let found = policies.iter().find(|one| one["name"] == "timeout").map(|one| format!("{} {}", one["value"], one["from"]));
+        found.unwrap_or_default()
+    };
+    assert_eq!(timeout("http://x.test/a.B/c"), r#""none for gRPC" "built in""#);
+    assert_eq!(timeout("http://reviews/a.B/c"), r#""2s" "route""#);
+    assert_eq!(timeout("http://reviews/%zz"), "");
+}
+
 #[test]
 fn what_cannot_be_explained_is_one_clear_error() {
     let dir = TempDir::new("explain");
