@@ -315,7 +315,8 @@ fn a_grpc_call_is_not_bound_by_the_timeout_of_requests() {
         let all = told.json();
         assert_eq!(all["request"]["grpc"], true, "{told:?}");
         let policies = all["policy"].as_array().expect("policies");
-        let found = policies.iter().find(|one| one["name"] == "timeout").map(|one| format!("{} {}", one["value"], one["from"]));
+        let found =
+            policies.iter().find(|one| one["name"] == "timeout").map(|one| format!("{} {}", one["value"], one["from"]));
         found.unwrap_or_default()
     };
     assert_eq!(timeout("http://x.test/a.B/c"), r#""none for gRPC" "built in""#);
