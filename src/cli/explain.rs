@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::client;
-use super::paint::{Format, Paint};
+use super::paint::{Format, Paint, harmless};
 use crate::app::Origin;
 use crate::explain::{self, Ask, Explanation, Outcome};
 use crate::snapshot;
@@ -111,7 +111,7 @@ fn offline(path: &Path, ask: &Ask) -> Result<Explanation, Failed> {
         };
         // What is not found by then is shown as it is: without endpoints, and with the error of the look-up.
         let _ = tokio::time::timeout(LOOK_UP, settled).await;
-        explain::explain(&snapshot, ask).map_err(|why| Failed(why, EXIT_NO_ROUTE))
+        explain::explain(&snapshot, ask).map_err(|why| Failed(harmless(&why), EXIT_NO_ROUTE))
     })
 }
 
@@ -122,8 +122,8 @@ fn live(admin: SocketAddr, ask: &Ask) -> Result<Explanation, Failed> {
     match status {
         200 => serde_json::from_value(answer).map_err(|error| unreachable(&error)),
         _ => {
-            let why = answer.get("error").and_then(Value::as_str).unwrap_or("it does not explain").to_owned();
-            Err(Failed(why, if status == 400 { EXIT_NO_ROUTE } else { EXIT_UNREACHABLE }))
+            let why = answer.get("error").and_then(Value::as_str).unwrap_or("it does not explain");
+            Err(Failed(harmless(why), if status == 400 { EXIT_NO_ROUTE } else { EXIT_UNREACHABLE }))
         }
     }
 }

@@ -28,6 +28,7 @@ pub struct Known<'a> {
     pub snapshot: &'a Snapshot,
     pub listener: &'a str,
     pub route: Option<(&'a Route, usize, usize)>,
+    pub grpc: bool,
     pub target: Option<Target>,
     pub drawn: Option<Drawn>,
     pub endpoint: Option<std::net::SocketAddr>,
@@ -55,7 +56,7 @@ pub fn compact(known: &Known<'_>) -> Option<HeaderValue> {
         if let Some(place) = path.and_then(|path| super::place(snapshot, &path)) {
             say("at", &place);
         }
-        if let Some(timeout) = route.timeout {
+        if let Some(timeout) = route.timeout.filter(|_| !known.grpc || route.timeout_is_own) {
             let shadow = if timeout.shadow { " (shadow)" } else { "" };
             say("timeout", &format_args!("{}{shadow}", crate::config::units::Duration(timeout.limit)));
         }

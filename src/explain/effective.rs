@@ -22,7 +22,7 @@ const OF_LISTENER: [&str; 7] =
     ["maxConnections", "headerTimeout", "idleTimeout", "maxHeaderBytes", "maxHeaders", "maxStreams", "halfClose"];
 
 /// What binds a request of this route.
-pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>) -> Vec<Policy> {
+pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec<Policy> {
     let root = snapshot.config.root();
     let name = &*decision.route.name;
     let index = root.routes.iter().position(|written| *written.name == *name);
@@ -35,6 +35,8 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>) -> Vec<Policy> {
         let own = at(key).filter(|_| !route_json[key].is_null());
         policy.push(match own {
             Some(path) => entry(snapshot, key, text(&route_json[key]), "route", &path),
+            // It has a deadline of its own.
+            None if grpc => entry(snapshot, key, "none for gRPC".to_owned(), "built in", ""),
             None => entry(snapshot, key, text(&defaults[key]), "defaults", default),
         });
     }

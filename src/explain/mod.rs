@@ -10,6 +10,7 @@ mod sides;
 #[cfg(test)]
 mod tests;
 
+use http::header::HOST;
 use http::request;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ use crate::error::Reason;
 use crate::policy::split;
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::{Action, HeaderEdits, Kind, Listener, Redirect, Rewrite, Snapshot};
+use crate::wire::grpc;
 
 /// Everything that is known of a request before its body. `outrigger explain --format json` prints it as it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -231,11 +233,17 @@ pub struct Edit {
 pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
     let parts = ask.parts()?;
     let mut explanation = Explanation { generation: snapshot.generation, ..Explanation::default() };
+    // As it came, until it is understood.
     explanation.request = Asked {
         method: parts.method.to_string(),
+        host: parts
+            .headers
+            .get(HOST)
+            .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
+            .unwrap_or_default(),
         path: parts.uri.path().to_owned(),
+        grpc: grpc::is_grpc(&parts.headers),
         from: ask.from.clone(),
-        ..Asked::default()
     };
     let (listener, why) = choose(snapshot, ask, &parts)?;
     let index = snapshot.listeners.iter().position(|known| known.name == listener.name).unwrap_or_default();
@@ -270,7 +278,6 @@ fn http(
     let facts = understood.facts(snapshot, parts);
     explanation.request.host = understood.authority.host.to_string();
     explanation.request.path = understood.path.text.to_string();
-    explanation.request.grpc = understood.grpc;
     explanation.attributes = attributes(snapshot, &facts);
     (explanation.candidates, explanation.more_candidates) = candidates::candidates(snapshot, listener, &facts);
     let decision = match decide::decide(snapshot, listener, &facts, || 0) {
@@ -299,7 +306,7 @@ fn http(
         action: action(snapshot, &decision),
     });
     (explanation.split, explanation.sides) = sides::of(snapshot, &decision);
-    explanation.policy.splice(0..0, effective::of_route(snapshot, &decision));
+    explanation.policy.splice(0..0, effective::of_route(snapshot, &decision, facts.grpc));
     explanation.edits = edits(snapshot, &decision, &facts);
     explanation.unknown = unknown(&decision, parts, explanation.split.as_ref());
 }

@@ -187,6 +187,7 @@ impl Record {
             snapshot,
             listener: snapshot.listeners.get(self.listener).map_or("", |listener| &*listener.name),
             route,
+            grpc: self.grpc,
             target: self.chosen.and_then(|chosen| chosen.target),
             drawn: self.chosen.and_then(|chosen| chosen.drawn),
             endpoint: self.endpoint,

@@ -11,6 +11,7 @@ pub mod load;
 pub mod nginx;
 pub mod origin;
 pub mod proxy;
+pub mod tell;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
