@@ -100,7 +100,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         peer: accepted.peer,
         place: worker.place(),
         activity: Activity::new(Instant::now()),
-        accepted: Cell::new(Some(Instant::now())),
+        accepted: Cell::new(Some(accepted.at)),
         busy: Cell::new(0),
         unread: Cell::new(false),
         upgrade: RefCell::new(None),

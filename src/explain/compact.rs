@@ -11,11 +11,19 @@ use crate::snapshot::{Route, Snapshot, Target};
 
 pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-outrigger-explain");
 
-/// Whether the request asks, and may: from loopback with `1`, or from anywhere with the configured token.
-pub fn wants(headers: &HeaderMap, peer: IpAddr, token: Option<&str>) -> bool {
-    let Some(asked) = headers.get(REQUEST_HEADER) else { return false };
-    let local = peer.to_canonical().is_loopback() && asked.as_bytes() == b"1";
-    local || token.is_some_and(|token| same(asked.as_bytes(), token.as_bytes()))
+/// Whether the request asks, and may: from loopback with `1`, or from anywhere with the configured token. The field
+/// goes no further, for it may hold a token.
+pub fn take(headers: &mut HeaderMap, peer: IpAddr, token: Option<&str>) -> bool {
+    if !headers.contains_key(REQUEST_HEADER) {
+        return false;
+    }
+    let local = peer.to_canonical().is_loopback();
+    let may = |line: &HeaderValue| {
+        local && line.as_bytes() == b"1" || token.is_some_and(|token| same(line.as_bytes(), token.as_bytes()))
+    };
+    let may = headers.get_all(REQUEST_HEADER).iter().any(may);
+    headers.remove(REQUEST_HEADER);
+    may
 }
 
 /// Takes as long wherever the first difference is.
@@ -94,9 +102,17 @@ mod tests {
         let (local, remote) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 0, 0, 1]));
         let mapped = "::ffff:127.0.0.1".parse::<IpAddr>().unwrap();
         let token = Some("0123456789abcdef");
-        assert!(wants(&asked("1"), local, None) && wants(&asked("1"), mapped, token));
-        assert!(!wants(&asked("1"), remote, None) && !wants(&asked("1"), remote, token));
-        assert!(wants(&asked("0123456789abcdef"), remote, token) && !wants(&asked("0123456789abcdeg"), remote, token));
-        assert!(!wants(&asked("yes"), local, None) && !wants(&HeaderMap::new(), local, token));
+        let takes = |mut headers: HeaderMap, peer, token| {
+            let taken = take(&mut headers, peer, token);
+            assert!(headers.is_empty(), "it goes no further");
+            taken
+        };
+        assert!(takes(asked("1"), local, None) && takes(asked("1"), mapped, token));
+        assert!(!takes(asked("1"), remote, None) && !takes(asked("1"), remote, token));
+        assert!(takes(asked("0123456789abcdef"), remote, token) && !takes(asked("0123456789abcdeg"), remote, token));
+        assert!(!takes(asked("yes"), local, None) && !takes(HeaderMap::new(), local, token));
+        let mut two = asked("1");
+        two.append(REQUEST_HEADER, HeaderValue::from_static("0123456789abcdef"));
+        assert!(takes(two, remote, token));
     }
 }

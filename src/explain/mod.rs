@@ -15,7 +15,7 @@ use http::request;
 use serde::{Deserialize, Serialize};
 
 pub use ask::Ask;
-pub use compact::{Known, REQUEST_HEADER, compact, wants};
+pub use compact::{Known, REQUEST_HEADER, compact, take};
 
 use crate::config::is_secret;
 use crate::decide::{self, Decision, Understood, Verdict};

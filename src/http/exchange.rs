@@ -15,6 +15,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use rand::Rng;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -33,12 +34,13 @@ use crate::inbound::Conn;
 use crate::net::clock;
 use crate::net::io::Activity;
 use crate::policy::split;
-use crate::snapshot::{Action, Forward, Route, Service, Target};
+use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target};
 use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
 use crate::wire::{forwarded, grpc, path};
+use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
 ///
@@ -185,22 +187,33 @@ impl Exchange {
     /// Everything that can be known from the head.
     fn decide<'s>(&mut self, view: &'s crate::worker::View, parts: &mut request::Parts) -> Result<Decided<'s>, Reason> {
         let record = &mut self.0.record;
-        record.grpc = grpc::is_call(&parts.method, &parts.headers);
         let worker = record.conn.worker.clone();
         let rng = &mut *worker.rng.borrow_mut();
         let snapshot = &*view.snapshot;
-        let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
-        // Of the head as it came; the answer needs an id all the same.
-        let fits = decide::fits(listener, parts);
-        record.request_id = Some(forwarded::request_id(&mut parts.headers, rng));
-        record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
+        record.grpc = grpc::is_call(&parts.method, &parts.headers);
         let token = snapshot.config.root().admin.explain_token.as_deref();
-        if explain::wants(&parts.headers, record.conn.peer.ip(), token) {
-            record.explain = true;
-            // For us alone: a token is nobody else's business.
-            parts.headers.remove(explain::REQUEST_HEADER);
+        record.explain = explain::take(&mut parts.headers, record.conn.peer.ip(), token);
+        let id = forwarded::request_id(&parts.headers, rng);
+        record.request_id = Some(id.clone());
+        // By the head as it came; what is ours is added after that.
+        let mut decided = Self::decide_head(record, &worker, snapshot, parts, rng);
+        record.trace = Some(crate::wire::trace::continue_or_begin(&mut parts.headers, snapshot.trace, rng));
+        if let Ok(Decided::Forward(chosen)) = &mut decided {
+            parts.headers.insert(forwarded::REQUEST_ID, id);
+            chosen.hop = hop::strip_request(parts.version, &mut parts.headers);
         }
-        let understood = fits.and_then(|()| decide::read(parts))?;
+        decided
+    }
+
+    fn decide_head<'s>(
+        record: &mut Record,
+        worker: &Worker,
+        snapshot: &'s Snapshot,
+        parts: &request::Parts,
+        rng: &mut impl Rng,
+    ) -> Result<Decided<'s>, Reason> {
+        let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
+        let understood = decide::understand(listener, parts)?;
         let facts = understood.facts(snapshot, parts);
         for (index, attribute) in snapshot.attributes.iter().enumerate() {
             record.attributes.extend(attribute.value(&facts).map(|value| (index, value.into())));
@@ -231,9 +244,8 @@ impl Exchange {
         };
         let new_path = edited_path(&decision, forward, path);
         let hostless = authority.host.is_empty();
-        let hop = hop::strip_request(parts.version, &mut parts.headers);
-        let route = decision.route;
-        let index = decision.rule.route;
+        let (index, route) = (decision.rule.route, decision.route);
+        let hop = Hop::default();
         Ok(Decided::Forward(Chosen { index, route, forward, target, path: new_path, hop, hostless }))
     }
 
@@ -417,6 +429,8 @@ impl Exchange {
     /// Sends an answer of our own.
     fn reply(mut self, response: Response<Bytes>) -> Response<Tracked> {
         let (mut parts, body) = response.into_parts();
+        // Nothing more comes from there.
+        self.0.upstream = None;
         let record = &mut self.0.record;
         if record.reason != Reason::None {
             record.producer = record.reason.producer();
@@ -443,7 +457,7 @@ impl Exchange {
     }
 }
 
-/// Appended, not set: another proxy on the way may have explained itself as well.
+/// Appended, not set: a proxy behind us may have explained itself as well, to one that knows its token.
 fn explain_in(record: &Record, headers: &mut http::HeaderMap) {
     if record.explain
         && let Some(explanation) = record.explanation()

@@ -272,17 +272,15 @@ impl Record {
         }
         let snapshot = &self.view.snapshot;
         let side = snapshot.side(self.side);
-        let tries = self.tries.list();
-        let count = tries.iter().flatten().count();
-        let attempts = tries.map(|attempt| attempt.unwrap_or(NONE_TRIED));
         let mut attributes: [(&str, &[u8]); ATTRIBUTES_MAX] = [("", b""); ATTRIBUTES_MAX];
         let mut named = 0;
         for (slot, (index, value)) in attributes.iter_mut().zip(&self.attributes) {
             *slot = (snapshot.attributes.get(*index).map_or("", |known| &known.name), value.as_bytes());
             named += 1;
         }
+        let attempts = self.tries.known();
         let sum = |step: fn(&Attempt) -> Option<Micros>| {
-            tries.iter().flatten().filter_map(step).reduce(|sum, more| Micros(sum.0 + more.0))
+            attempts.iter().filter_map(step).reduce(|sum, more| Micros(sum.0 + more.0))
         };
         let total = now.saturating_duration_since(self.start);
         let failed = self.failed();
@@ -315,7 +313,7 @@ impl Record {
             request_bytes: self.upload.bytes.get(),
             response_bytes: self.response_bytes,
             failed,
-            attempts: attempts.get(..count).unwrap_or_default(),
+            attempts: &attempts,
             not_again,
             phases: Phases {
                 accept: self.since_accept.map(Micros::from),
@@ -426,15 +424,6 @@ impl Drop for Record {
 }
 
 /// Fills a place that is not looked at.
-const NONE_TRIED: Attempt = Attempt {
-    endpoint: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
-    outcome: Outcome::Unsent,
-    protocol: Version::HTTP_11,
-    connection: None,
-    queue: None,
-    connect: None,
-    first_byte: None,
-};
 const NOTHING: Would = Would { guard: Guard::MaxBody, limit: 0, actual: 0 };
 
 pub fn protocol(version: Version) -> &'static str {

@@ -1,8 +1,8 @@
 //! What was tried for one exchange, and how long each step of it took: kept beside the exchange, so that a try that is
 //! cut off by its deadline is known as well.
 
-use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::cell::{Cell, Ref, RefCell};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use http::Version;
@@ -10,33 +10,38 @@ use http::Version;
 use crate::error::Reason;
 use crate::telemetry::recent::{ATTEMPTS_MAX, Attempt, Connection, Micros, NotAgain, Outcome};
 
-#[derive(Default)]
+/// Before something comes of it: what is told if nobody waits for that.
+const NONE: Attempt = Attempt {
+    endpoint: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    outcome: Outcome::Failed(Reason::ClientReset),
+    protocol: Version::HTTP_11,
+    connection: None,
+    queue: None,
+    connect: None,
+    first_byte: None,
+};
+
 pub struct Tries {
     /// The first few; the last slot is that of the last try.
-    slots: RefCell<[Option<Attempt>; ATTEMPTS_MAX]>,
+    slots: RefCell<[Attempt; ATTEMPTS_MAX]>,
     count: Cell<usize>,
     /// When the request of the last try went out.
     sent: Cell<Option<Instant>>,
     pub not_again: Cell<Option<NotAgain>>,
 }
 
+impl Default for Tries {
+    fn default() -> Self {
+        let slots = RefCell::new([NONE; ATTEMPTS_MAX]);
+        Self { slots, count: Cell::new(0), sent: Cell::new(None), not_again: Cell::new(None) }
+    }
+}
+
 impl Tries {
     pub fn begin(&self, endpoint: SocketAddr, protocol: Version) {
         self.count.set(self.count.get() + 1);
         self.sent.set(None);
-        let attempt = Attempt {
-            endpoint,
-            // Until something comes of it: what is told if nobody waits for that.
-            outcome: Outcome::Failed(Reason::ClientReset),
-            protocol,
-            connection: None,
-            queue: None,
-            connect: None,
-            first_byte: None,
-        };
-        if let Some(slot) = self.slots.borrow_mut().get_mut(self.last()) {
-            *slot = Some(attempt);
-        }
+        self.with_last(|slot| *slot = Attempt { endpoint, protocol, ..NONE });
     }
 
     /// A connection is there; how long that took, and how much of it was spent on making one.
@@ -69,8 +74,10 @@ impl Tries {
         self.count.get()
     }
 
-    pub fn list(&self) -> [Option<Attempt>; ATTEMPTS_MAX] {
-        *self.slots.borrow()
+    /// Those that are known.
+    pub fn known(&self) -> Ref<'_, [Attempt]> {
+        let count = self.count.get();
+        Ref::map(self.slots.borrow(), |slots| slots.get(..count).unwrap_or(slots))
     }
 
     fn last(&self) -> usize {
@@ -78,7 +85,7 @@ impl Tries {
     }
 
     fn with_last(&self, change: impl FnOnce(&mut Attempt)) {
-        if let Some(Some(attempt)) = self.slots.borrow_mut().get_mut(self.last()) {
+        if let Some(attempt) = self.slots.borrow_mut().get_mut(self.last()) {
             change(attempt);
         }
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use tokio::net::{TcpListener, TcpStream};
@@ -42,6 +42,7 @@ pub struct Accepted {
     pub permit: OwnedSemaphorePermit,
     /// Counted with the worker that serves it, from the moment that it is chosen.
     pub load: Load,
+    pub at: Instant,
 }
 
 /// One connection in the load of a worker.
@@ -194,7 +195,8 @@ fn hand_over(
     let workers = &worker.shared.workers;
     let load = |index: usize| workers.get(index).map_or(usize::MAX, |mailbox| mailbox.load.load(Ordering::Relaxed));
     let least = (0..workers.len()).min_by_key(|index| load(*index)).filter(|least| load(*least) < load(worker.index));
-    let accepted = |index| Accepted { peer, socket: socket.clone(), permit, load: Load::on(&worker.shared, index) };
+    let at = Instant::now();
+    let accepted = |index| Accepted { peer, socket: socket.clone(), permit, load: Load::on(&worker.shared, index), at };
     let place = least.and_then(|least| Some((least, workers.get(least)?.sender.try_reserve().ok()?)));
     let Some((least, place)) = place else {
         return crate::inbound::spawn(worker, stream, accepted(worker.index));
