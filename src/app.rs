@@ -205,7 +205,11 @@ impl App {
             health.clone(),
             mailboxes,
         ));
-        let audit = Audit::open(root.telemetry.audit.as_deref()).map_err(|error| failed("audit", &error))?;
+        // As after a reload, which takes such a configuration: what went live then has to do so at the next start.
+        let audit = Audit::open(root.telemetry.audit.as_deref()).unwrap_or_else(|error| {
+            tracing::error!(%error, "audit");
+            Audit::default()
+        });
         let trouble = Trouble { health: health.clone(), metrics: shared.metrics.clone() };
         let keeper = Keeper::start(first.history.store(), trouble);
         let history = Arc::new(Mutex::new(first.history));
