@@ -87,11 +87,14 @@ impl First {
         generation: u64,
         cause: &str,
         stale: String,
-        history: History,
+        mut history: History,
         told: Vec<String>,
         report: Option<Report>,
     ) -> Self {
         let cause = cause.to_owned();
+        if let Some(state) = &config.root().state {
+            history.set_keep(state.keep);
+        }
         Self { config, generation, stored: true, cause, stale: Some(stale), history, told, report }
     }
 

@@ -27,7 +27,12 @@ impl App {
         let left = self.shared.snapshot.load_full();
         let generation = self.go_back(to, Cause { action: "rollback", source }).await?;
         if left.config.digest() != self.shared.snapshot.load().config.digest() {
-            self.history().mark_bad(left.config.digest(), &format!("taken back by {source}"));
+            {
+                let mut history = self.history();
+                history.mark_bad(left.config.digest(), &format!("taken back by {source}"));
+                // Whoever goes forth again wants that one, whatever was said about it before.
+                history.forget(self.shared.snapshot.load().config.digest());
+            }
             self.keep_marks();
         }
         self.shared.metrics.process.rollbacks.inc();
@@ -63,6 +68,7 @@ impl App {
         self.keep_marks();
         self.tell(Cause { action: "unpin", source }, "live", "", 0, None);
         self.stale = Some(format!("generation {pinned} is no longer pinned, and the file is refused"));
+        self.control.stale(self.stale.as_deref());
         self.reload(source).await;
         let live = self.shared.snapshot.load().generation;
         Ok(self.done(live, pinned, &left.config))
@@ -75,7 +81,7 @@ impl App {
         }
         let config = self.history().find(to)?;
         let before = self.stale.take();
-        let next = live + 1;
+        let next = self.history().next_generation();
         self.stale = Some(format!(
             "generation {next} is generation {to} again, by {}; the file is taken again when it changes",
             cause.source

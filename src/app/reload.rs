@@ -1,7 +1,7 @@
 //! Reload: parse, validate, compile, bind, swap. All or nothing; whatever fails leaves what runs as it is. And the
 //! probation after it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -68,7 +68,7 @@ impl App {
         let pinned = self.history().pinned();
         if let Some(pinned) = pinned {
             let why = format!("generation {pinned} is pinned: `outrigger config unpin` takes the file again");
-            return self.refused(cause, &why, json!([{ "message": why }]));
+            return self.refused(cause, None, &why, json!([{ "message": why }]));
         }
         let config = match self.origin.load() {
             Ok(config) => Arc::new(config),
@@ -77,24 +77,21 @@ impl App {
                     tracing::error!(%problem, "configuration refused");
                 }
                 let first = report.problems().first().map(ToString::to_string).unwrap_or_default();
-                return self.refused(cause, &first, serde_json::to_value(&report).unwrap_or_default());
+                return self.refused(cause, None, &first, serde_json::to_value(&report).unwrap_or_default());
             }
         };
         let bad = self.history().bad(config.digest()).map(|bad| bad.why.clone());
         if let Some(bad) = bad {
             let why = format!("it was taken back before, and has not changed since: {bad}");
             tracing::error!(why, "configuration refused");
-            return self.refused(cause, &why, json!([{ "message": why }]));
+            return self.refused(cause, Some(config.digest()), &why, json!([{ "message": why }]));
         }
-        let old = self.shared.snapshot.load_full();
         let before = self.before();
-        let mut routes = diff::changed_routes(&old.config, &config);
-        routes.extend(diff::removed_routes(&old.config, &config));
         let stale = self.stale.take();
-        if let Err(error) = self.go_live(config, cause, Some((before, routes))).await {
+        if let Err(error) = self.go_live(config.clone(), cause, Some(before)).await {
             self.stale = stale;
             tracing::error!(error, "configuration refused");
-            return self.refused(cause, &error, json!([{ "message": error }]));
+            return self.refused(cause, Some(config.digest()), &error, json!([{ "message": error }]));
         }
         // Another configuration than those that were taken back: whoever wrote it has seen that.
         let forgotten = self.history().forget_bad();
@@ -103,19 +100,19 @@ impl App {
         }
     }
 
-    /// Makes a configuration live, as a new generation; or tells why that cannot be. With `trial`, its routes are then
+    /// Makes a configuration live, as a new generation; or tells why that cannot be. With `before`, its routes are then
     /// compared with what was before.
     pub(super) async fn go_live(
         &mut self,
         config: Arc<Config>,
         cause: Cause<'_>,
-        trial: Option<(Before, BTreeSet<String>)>,
+        before: Option<Before>,
     ) -> Result<u64, String> {
-        self.end_trial();
         let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
+        let last = self.end_trial();
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
-        let snapshot = compile(config.clone(), old.generation + 1, Some(&old));
+        let snapshot = compile(config.clone(), self.history().next_generation(), Some(&old));
         self.settle_endpoints(&snapshot).await;
         self.retire_series(&snapshot);
         let generation = snapshot.generation;
@@ -123,8 +120,8 @@ impl App {
         self.shared.generation.store(generation, Ordering::Release);
         self.install(bound);
         self.look();
-        if let Some((before, routes)) = trial {
-            self.begin_trial(before, &old, &config, routes);
+        if let Some(before) = before {
+            self.begin_trial(before, last, &old, &config);
         }
         self.accepted(&config);
         if !restart.is_empty() {
@@ -209,15 +206,25 @@ impl App {
         });
     }
 
-    fn refused(&mut self, cause: Cause<'_>, first: &str, problems: serde_json::Value) {
+    /// `digest` is that of what was refused, where it could be read.
+    fn refused(&mut self, cause: Cause<'_>, digest: Option<&str>, first: &str, problems: serde_json::Value) {
         self.shared.metrics.process.config_refused(SystemTime::now());
         self.shared.metrics.process.set_stale(true);
         let count = problems.as_array().map_or(1, Vec::len);
         self.control.refused(problems);
         let detail = format!("the last change was refused, the one before is live: {first}");
         self.health.set(Component::Config, Status::Degraded, detail);
-        let line = first.lines().next().unwrap_or_default();
-        self.tell(cause, "refused", line, count, None);
+        self.audit.write(&Event {
+            at: SystemTime::now(),
+            action: cause.action,
+            source: cause.source,
+            generation: None,
+            digest,
+            previous: None,
+            result: "refused",
+            summary: first.lines().next().unwrap_or_default(),
+            problems: count,
+        });
     }
 
     /// How the routes did until now.
@@ -229,10 +236,21 @@ impl App {
         Before { seen: self.baseline.before(now), counters }
     }
 
-    fn begin_trial(&mut self, before: Before, old: &Snapshot, config: &Config, routes: BTreeSet<String>) {
-        let previous = (old.config.clone(), old.generation);
-        let live = (config, self.shared.snapshot.load().generation);
-        self.trial = Trial::new(before, previous, live, routes, Instant::now());
+    /// `last` is the trial that `config` came into.
+    fn begin_trial(&mut self, before: Before, last: Option<Trial>, old: &Snapshot, config: &Config) {
+        let generation = self.shared.snapshot.load().generation;
+        self.trial = match last {
+            // The same once more, as by SIGHUP right after the file was written.
+            Some(last) if old.config.digest() == config.digest() => Some(last.again(generation)),
+            // What is on probation itself is nothing to go back to.
+            last => {
+                let live = || (old.config.clone(), old.generation);
+                let (previous, number) = last.map_or_else(live, |last| (last.previous, last.previous_generation));
+                let mut routes = diff::changed_routes(&previous, config);
+                routes.extend(diff::removed_routes(&previous, config));
+                Trial::new(before, (previous, number), (config, generation), routes, Instant::now())
+            }
+        };
         let on = self.trial.is_some();
         self.shared.alarm.arm(on);
         self.shared.metrics.process.set_probation(on);
@@ -242,11 +260,11 @@ impl App {
         }
     }
 
-    fn end_trial(&mut self) {
-        self.trial = None;
+    fn end_trial(&mut self) -> Option<Trial> {
         self.shared.alarm.arm(false);
         self.shared.metrics.process.set_probation(false);
         self.control.trial(None);
+        self.trial.take()
     }
 
     /// Once a second.

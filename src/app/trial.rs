@@ -47,6 +47,11 @@ impl Trial {
         Some(Self { probation, previous, previous_generation, generation, routes, until, looked: now })
     }
 
+    /// The same configuration with a new number.
+    pub fn again(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+
     pub fn judge(&mut self, counters: &Observations, now: Instant) -> Option<Finding> {
         self.looked = now;
         self.probation.judge(counters.clone())
