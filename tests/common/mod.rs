@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use conn::{Conn, Head, Message, get, send};
 pub use origin::Origin;
-pub use proxy::{Proxy, Setup};
+pub use proxy::{Proxy, Said, Setup, Start};
 
 /// Longest that any test waits for something that is to happen at once.
 pub const SOON: Duration = Duration::from_secs(10);
