@@ -111,12 +111,15 @@ pub fn run(origin: Origin, options: Options) -> ExitCode {
             return ExitCode::from(EXIT_RUNTIME);
         }
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match App::start(origin, options).await {
             Ok(app) => app.serve().await,
             Err(code) => ExitCode::from(code),
         }
-    })
+    });
+    // A disk that hangs has had its last words; to drop the runtime would wait for it.
+    runtime.shutdown_background();
+    code
 }
 
 /// The running process.
