@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use outrigger::app::{self, Origin};
+use outrigger::app::{self, Options, Origin};
 
 const WARM_UP: u32 = 1_000;
 const REQUESTS: u32 = 1_000;
@@ -143,7 +143,7 @@ routes:
     );
     thread::spawn(move || {
         set_apart();
-        app::run(Origin::Text { name: "alloc", text })
+        app::run(Origin::Text { name: "alloc", text }, Options::default())
     });
     drop((connect(edge), connect(admin)));
     (edge, admin)
