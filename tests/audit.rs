@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Proxy, SOON, Start, eventually, get, until};
+use common::{DISK, Proxy, SOON, Start, eventually, get, until};
 use serde_json::Value;
 
 const SAYS: &str = r#"apiVersion: outrigger/v1
@@ -119,7 +119,7 @@ fn who_did_what_to_which_and_how_it_ended() {
     lines_of(&path, count + 3);
 
     // The next process goes on at the end.
-    until("all is on the disk", SOON, || proxy.dir().join("state/generation-000004.json").exists());
+    until("all is on the disk", DISK, || proxy.dir().join("state/generation-000004.json").exists());
     proxy.stop();
     let before = fs::read_to_string(&path).expect("the audit");
     proxy.rewrite_config("routes: [");
@@ -182,14 +182,14 @@ fn a_path_that_cannot_be_written_hurts_nobody() {
         // Where it went before.
         lines_of(&path, count + 2);
     }
-    assert!(proxy.stderr_text().contains("cannot open"), "{}", proxy.stderr_text());
+    until("it is in the log", SOON, || proxy.stderr_text().contains("cannot open"));
     // The same file is no reason not to start; and it is used as soon as that is possible.
     proxy.rewrite_config(&says("{dir}/none/audit.jsonl", "again"));
     proxy.await_metric("outrigger_config_generation", &[], 5.0);
     proxy.stop();
     proxy.start_again();
     serves(&proxy, "again");
-    assert!(proxy.stderr_text().contains("cannot open"), "{}", proxy.stderr_text());
+    until("it is in the log", SOON, || proxy.stderr_text().contains("cannot open"));
     fs::create_dir(proxy.dir().join("none")).expect("a directory");
     proxy.reload_with(&says("{dir}/none/audit.jsonl", "later"));
     let late = lines_of(&proxy.dir().join("none/audit.jsonl"), 1);

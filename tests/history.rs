@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Proxy, SOON, Start, get, until};
+use common::{DISK, Proxy, SOON, Start, get, until};
 use serde_json::Value;
 
 /// Answers this text by itself; more top level keys as lines.
@@ -67,7 +67,7 @@ fn stored(proxy: &Proxy) -> Vec<u64> {
 }
 
 fn is_stored(proxy: &Proxy, generation: u64) {
-    until(&format!("generation {generation} is on the disk"), SOON, || stored(proxy).contains(&generation));
+    until(&format!("generation {generation} is on the disk"), DISK, || stored(proxy).contains(&generation));
 }
 
 /// A command that has to be refused, and what it said.
@@ -301,17 +301,17 @@ fn so_many_are_kept_and_the_pinned_one() {
     for text in ["two", "three", "four", "five"] {
         proxy.reload_with(&kept(text));
     }
-    until("the newest three", SOON, || stored(&proxy) == [3, 4, 5]);
+    until("the newest three", DISK, || stored(&proxy) == [3, 4, 5]);
     assert!(refused(&proxy, &["config", "rollback", "1"]).contains("generation 1 is not kept"));
     let numbers = |proxy: &Proxy| {
         let history = proxy.admin_json("/config/history");
         history["generations"].as_array().expect("generations").len()
     };
-    until("no more than these are listed", SOON, || numbers(&proxy) == 3);
+    until("no more than these are listed", DISK, || numbers(&proxy) == 3);
     assert_eq!(proxy.cli(&["config", "pin", "3"]).code, 0);
     is_stored(&proxy, 6);
     assert_eq!(proxy.cli(&["config", "pin", "5"]).code, 0);
-    until("the one that is pinned is one of three", SOON, || stored(&proxy) == [5, 6, 7]);
+    until("the one that is pinned is one of three", DISK, || stored(&proxy) == [5, 6, 7]);
     assert_eq!(serves(&proxy), "five");
 }
 

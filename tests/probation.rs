@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::origin::Next;
-use common::{Conn, Origin, Proxy, SOON, free_addr, until};
+use common::{Conn, DISK, Origin, Proxy, SOON, free_addr, until};
 use serde_json::Value;
 
 const CONFIG: &str = r#"apiVersion: outrigger/v1
@@ -185,7 +185,7 @@ fn a_third_of_the_traffic_to_a_dead_service() {
     assert_eq!(load.stop(), failed);
     let on_disk =
         || fs::read_to_string(proxy.dir().join("state/marks.json")).unwrap_or_default().contains("errors rose");
-    until("the mark and the generation are on the disk", SOON, || {
+    until("the mark and the generation are on the disk", DISK, || {
         on_disk() && proxy.dir().join("state/generation-000003.json").exists()
     });
     proxy.signal("KILL");
@@ -250,8 +250,7 @@ fn reloads_that_follow_one_another_do_not_end_a_probation() {
         is_undone(&proxy, live, "errors rose");
         load.is_clean();
         assert!(load.stop() <= FAILED_MAX);
-        let log = proxy.stderr_text();
-        assert!(log.contains("\"back_to\":1"), "{log}");
+        until("it is in the log", SOON, || proxy.stderr_text().contains("\"back_to\":1"));
     }
 }
 
@@ -316,7 +315,8 @@ fn what_is_fine_passes() {
     assert_eq!((&passed["generation"], &passed["source"]), (&2.into(), &"probation".into()));
     assert_eq!((on_probation(&proxy), generation(&proxy), rollbacks(&proxy)), (false, 2, 0));
     assert_eq!(proxy.admin_json("/config/status")["probation"], Value::Null);
-    assert!(proxy.stderr_text().contains("probation is over, and nothing got worse"), "{}", proxy.stderr_text());
+    let told = || proxy.stderr_text().contains("probation is over, and nothing got worse");
+    until(&format!("it is in the log\n{}", proxy.stderr_text()), SOON, told);
     assert_eq!(load.stop(), 0);
     // What changes no decision is not watched.
     proxy.reload("accessLog: { format: off }", "accessLog: { format: json, sample: { others: 0 } }");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{SOON, TempDir, conn, eventually, free_addr};
+use super::{DISK, SOON, TempDir, conn, eventually, free_addr};
 
 /// Places that are filled with free addresses.
 const PLACES: [&str; 5] = ["listen", "listen2", "health", "admin", "spare"];
@@ -255,7 +255,7 @@ impl Proxy {
     /// Ends it at once, in order; `start_again` is next.
     pub fn stop(&mut self) {
         self.signal("INT");
-        let status = self.wait_exit(SOON);
+        let status = self.wait_exit(DISK);
         assert!(status.success(), "{status}\n{}", self.stderr_text());
     }
 
