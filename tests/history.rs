@@ -378,6 +378,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
+const SECRETS: [&str; 5] = [
+    "token-written-in-file",
+    "first-inline-secret",
+    "second-inline-secret",
+    "third-inline-secret",
+    "secret-of-the-environment",
+];
+
 #[test]
 fn secrets_are_kept_nowhere() {
     let config = |text: &str, token: &str| {
@@ -400,15 +408,8 @@ fn secrets_are_kept_nowhere() {
     proxy.rewrite_config(&broken);
     until("it is refused", SOON, || attempts(&proxy, "failure") >= 1);
 
-    let secrets = [
-        "token-written-in-file",
-        "first-inline-secret",
-        "second-inline-secret",
-        "third-inline-secret",
-        "secret-of-the-environment",
-    ];
     let none = |place: &str, text: &str| {
-        for secret in secrets {
+        for secret in SECRETS {
             assert!(!text.contains(secret), "`{secret}` in {place}:\n{text}");
         }
     };
