@@ -5,6 +5,7 @@ mod first;
 mod history;
 mod keeper;
 mod operate;
+mod probation;
 mod recent;
 mod reload;
 mod trial;
@@ -111,12 +112,15 @@ pub fn run(origin: Origin, options: Options) -> ExitCode {
             return ExitCode::from(EXIT_RUNTIME);
         }
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match App::start(origin, options).await {
             Ok(app) => app.serve().await,
             Err(code) => ExitCode::from(code),
         }
-    })
+    });
+    // A disk that hangs has had its last words; to drop the runtime would wait for it.
+    runtime.shutdown_background();
+    code
 }
 
 /// The running process.
@@ -205,10 +209,14 @@ impl App {
             health.clone(),
             mailboxes,
         ));
-        let audit = Audit::open(root.telemetry.audit.as_deref()).map_err(|error| failed("audit", &error))?;
+        // As after a reload, which takes such a configuration: what went live then has to do so at the next start.
+        let audit = Audit::open(root.telemetry.audit.as_deref()).unwrap_or_else(|error| {
+            tracing::error!(%error, "audit");
+            Audit::default()
+        });
         let trouble = Trouble { health: health.clone(), metrics: shared.metrics.clone() };
         let keeper = Keeper::start(first.history.store(), trouble);
-        let history = Arc::new(Mutex::new(first.history));
+        let history = Arc::new(Mutex::new(first.history.clone()));
         let (commander, commands) = mpsc::channel(COMMANDS);
         let control = Arc::new(Control::new(shared.clone(), logs.clone(), history.clone(), commander));
         let mut app = Self {
@@ -227,7 +235,7 @@ impl App {
             keeper,
             baseline: Baseline::default(),
             trial: None,
-            stale: first.stale,
+            stale: first.stale.clone(),
             control,
             shared,
         };
@@ -236,7 +244,7 @@ impl App {
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
         app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
         app.install(bound);
-        app.began(&config, &first.cause, first.stored, &first.told, first.report.as_ref());
+        app.began(&first);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, "ready");
         Ok(app)
     }
@@ -292,6 +300,11 @@ impl App {
     /// Running, lame duck, closing, forced. Who presses Ctrl-C is not behind a load balancer: no lame duck then. A
     /// second signal forces.
     async fn stop(mut self, lame_duck: bool) -> ExitCode {
+        // Who still waits is told that it is too late.
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        // Nothing goes back any more.
+        self.end_trial();
         let timeout = *self.shared.snapshot.load().config.root().runtime.drain_timeout;
         let end = tokio::time::Instant::now() + timeout;
         self.enter(Phase::LameDuck, "not ready any more; still accepting");
@@ -372,13 +385,14 @@ impl App {
         }
         let generation = self.shared.snapshot.load().generation;
         process.config_accepted(generation, std::time::SystemTime::now());
-        self.control.accepted(config, generation, self.stale.as_deref());
+        self.control.accepted(config, generation);
         self.tell_stale();
     }
 
     /// Whether what is live is what the file says, wherever one would look for it.
     fn tell_stale(&self) {
         self.shared.metrics.process.set_stale(self.stale.is_some());
+        self.control.stale(self.stale.as_deref());
         let generation = self.shared.snapshot.load().generation;
         match &self.stale {
             Some(why) => self.health.set(Component::Config, Status::Degraded, why.clone()),

@@ -77,7 +77,7 @@ impl Form {
     pub const fn limit(self) -> usize {
         match self {
             Self::Explain => 256 << 10,
-            Self::Diff => 64 << 20,
+            Self::Diff => 32 << 20,
         }
     }
 

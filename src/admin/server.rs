@@ -16,10 +16,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::body::Whole;
-use super::question::Question;
+use super::question::{Form, Question};
 use super::routes::{Admin, Routed, Surface, json_reply};
 use crate::net::tokio_io::{TokioIo, TokioTimer};
 
+/// Who may send a large body now.
+static LARGE: Semaphore = Semaphore::const_new(1);
 /// Connections at a time, per address; more wait in the kernel's queue.
 const CONNECTIONS: usize = 128;
 /// For the head of a request, and so for an idle connection too.
@@ -67,10 +69,14 @@ async fn connection(stream: TcpStream, peer: SocketAddr, surface: Surface, admin
             let answer = match admin.route(surface, &head) {
                 Routed::Answer(answer) => answer,
                 Routed::Ask(question) => asked(&admin, question, peer).await,
-                Routed::Read(form) => match read(body, form.limit()).await.and_then(|body| form.question(&body)) {
-                    Ok(question) => asked(&admin, question, peer).await,
-                    Err(why) => json_reply(StatusCode::BAD_REQUEST, &json!({ "error": why })),
-                },
+                Routed::Read(form) => {
+                    // Large ones come one at a time. (Nobody closes the semaphore.)
+                    let _turn = if form == Form::Diff { LARGE.acquire().await.ok() } else { None };
+                    match read(body, form.limit()).await.and_then(|body| form.question(&body)) {
+                        Ok(question) => asked(&admin, question, peer).await,
+                        Err(why) => json_reply(StatusCode::BAD_REQUEST, &json!({ "error": why })),
+                    }
+                }
             };
             Ok::<Response<Whole>, Infallible>(answer.map(Whole::new))
         }

@@ -45,14 +45,13 @@ impl Control {
         Self { shared, logs, drain: Notify::new(), status: Mutex::default(), history, commands }
     }
 
-    pub fn accepted(&self, config: &Config, generation: u64, stale: Option<&str>) {
+    pub fn accepted(&self, config: &Config, generation: u64) {
         let at = Rfc3339(SystemTime::now()).to_string();
         let files: Vec<String> = config.files().iter().map(|file| file.display().to_string()).collect();
         let digest = config.digest();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.live = json!({ "generation": generation, "digest": digest, "loadedAt": at, "files": files });
         status.last_attempt = json!({ "at": at, "result": "success", "problems": [] });
-        status.stale = stale.map(str::to_owned);
     }
 
     pub fn refused(&self, problems: Value) {
@@ -222,18 +221,17 @@ async fn radius(shared: &Shared, files: Vec<(String, String)>) -> Reply {
         Err(error) => return failed(&error),
     };
     let old = shared.snapshot.load_full();
-    let changes = diff::changes(&old.config, &new);
     let samples = shared.ask(|worker| worker.reservoir.borrow_mut().take(Instant::now())).await;
-    // Compiled as it would be for a reload, and forgotten; what is looked up in DNS for it is looked up once.
-    let new = compile(new, old.generation + 1, Some(&old));
-    let compared = tokio::task::spawn_blocking(move || blast::compare(&old, &new, &samples)).await;
-    match compared {
-        Ok(radius) => {
-            let answer = json!({ "summary": diff::summary(&changes), "changes": changes, "radius": radius });
-            (StatusCode::OK, answer)
-        }
-        Err(error) => failed(&error),
-    }
+    let runtime = tokio::runtime::Handle::current();
+    let compared = tokio::task::spawn_blocking(move || {
+        let _entered = runtime.enter();
+        let changes = diff::changes(&old.config, &new);
+        // Compiled as it would be for a reload, and forgotten; what is to be looked up for it is looked up once.
+        let new = compile(new, old.generation + 1, Some(&old));
+        let radius = blast::compare(&old, &new, &samples);
+        json!({ "summary": diff::summary(&changes), "changes": changes, "radius": radius })
+    });
+    compared.await.map_or_else(|error| failed(&error), |answer| (StatusCode::OK, answer))
 }
 
 fn reports(shared: &Shared) -> Vec<PoolReport> {

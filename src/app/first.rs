@@ -16,7 +16,7 @@ pub struct First {
     pub generation: u64,
     /// Whether the state directory has it already.
     pub stored: bool,
-    pub cause: String,
+    pub cause: &'static str,
     /// Why this is not what the file says.
     pub stale: Option<String>,
     pub history: History,
@@ -26,78 +26,79 @@ pub struct First {
     pub report: Option<Report>,
 }
 
+/// One of those that it could be.
+struct Choice {
+    config: Config,
+    generation: u64,
+    stored: bool,
+    cause: &'static str,
+    stale: Option<String>,
+}
+
 /// `directory` is the operator's, and overrides the configuration's own. An error has been told.
 pub fn choose(origin: &Origin, directory: Option<PathBuf>) -> Result<First, u8> {
-    let loaded = origin.load();
-    let state = loaded.as_ref().ok().and_then(|config| config.root().state.as_ref());
-    let keep = state.map_or(KEEP, |state| state.keep);
-    let directory = directory.or_else(|| state.map(|state| state.directory.as_str().into()));
-    let (history, opened) = History::open(directory, keep);
-    let mut told: Vec<String> = opened.err().into_iter().collect();
-    let (file, report) = match loaded {
+    let (file, report) = match origin.load() {
         Ok(config) => (Some(config), None),
         Err(report) => (None, Some(report)),
     };
-    if let Some(pinned) = history.pinned() {
-        match history.find(pinned) {
-            Ok(config) => {
-                let stale = format!("generation {pinned} is pinned, and the file is not looked at");
-                return Ok(First::stored(config, pinned, "pinned", stale, history, told, report));
-            }
-            Err(why) => told.push(format!("the pinned configuration cannot be used: {why}")),
-        }
-    }
-    let bad = file.as_ref().and_then(|config| history.bad(config.digest())).map(|bad| bad.why.clone());
-    if let (Some(config), None) = (file.as_ref(), &bad) {
-        let (generation, stored) = match history.newest_stored() {
-            Some((newest, Some(digest))) if digest == config.digest() => (newest, true),
-            Some((newest, _)) => (newest.saturating_add(1), false),
-            None => (1, false),
-        };
-        let config = Arc::new(config.clone());
-        let cause = "start".to_owned();
-        return Ok(First { config, generation, stored, cause, stale: None, history, told, report: None });
-    }
-    let why = match bad {
-        Some(why) => format!("the file was taken back before, and has not changed since ({why})"),
-        None => "the file cannot be used".to_owned(),
+    let state = file.as_ref().and_then(|config| config.root().state.clone());
+    let directory = directory.or_else(|| state.as_ref().map(|state| state.directory.as_str().into()));
+    let (mut history, opened) = History::open(directory, state.as_ref().map_or(KEEP, |state| state.keep));
+    let mut told: Vec<String> = opened.err().into_iter().collect();
+    let choice = pinned(&history, &mut told)
+        .or_else(|| from_file(&history, file.as_ref()))
+        .or_else(|| last_good(&history, file.as_ref(), &mut told))
+        .or_else(|| for_want_of_any_other(&history, file, &mut told));
+    let Some(Choice { config, generation, stored, cause, stale }) = choice else {
+        report.iter().for_each(|report| eprintln!("{report}"));
+        told.iter().for_each(|line| eprintln!("state directory: {line}"));
+        return Err(EXIT_CONFIG);
     };
-    match history.last_good(&mut told) {
-        Some((entry, config)) => {
-            let stale = format!("the last good configuration, generation {}, is live: {why}", entry.generation);
-            Ok(First::stored(Arc::new(config), entry.generation, "last good", stale, history, told, report))
-        }
-        None => {
-            if let Some(report) = report {
-                eprintln!("{report}");
-            } else if let Some(config) = file {
-                // Better the file, of which at least its owner knows, than nothing at all.
-                told.push(format!("{why}; it goes live for want of any other"));
-                return Ok(First::only(config, history, told));
-            }
-            told.iter().for_each(|line| eprintln!("state directory: {line}"));
-            Err(EXIT_CONFIG)
+    // A file that cannot be read does not say how many are kept; what runs instead of it does.
+    if let (None, Some(state)) = (state, config.root().state.as_ref()) {
+        history.set_keep(state.keep);
+    }
+    Ok(First { config: Arc::new(config), generation, stored, cause, stale, history, told, report })
+}
+
+fn pinned(history: &History, told: &mut Vec<String>) -> Option<Choice> {
+    let generation = history.pinned()?;
+    let stale = Some(format!("generation {generation} is pinned, and the file is not looked at"));
+    match history.find(generation) {
+        Ok(config) => Some(Choice { config: Config::clone(&config), generation, stored: true, cause: "pinned", stale }),
+        Err(why) => {
+            told.push(format!("the pinned configuration cannot be used: {why}"));
+            None
         }
     }
 }
 
-impl First {
-    fn stored(
-        config: Arc<Config>,
-        generation: u64,
-        cause: &str,
-        stale: String,
-        history: History,
-        told: Vec<String>,
-        report: Option<Report>,
-    ) -> Self {
-        let cause = cause.to_owned();
-        Self { config, generation, stored: true, cause, stale: Some(stale), history, told, report }
-    }
+fn from_file(history: &History, file: Option<&Config>) -> Option<Choice> {
+    let config = file.filter(|config| history.bad(config.digest()).is_none())?.clone();
+    Some(start(history, config))
+}
 
-    fn only(config: Config, history: History, told: Vec<String>) -> Self {
-        let generation = history.newest_stored().map_or(1, |(newest, _)| newest.saturating_add(1));
-        let (config, cause) = (Arc::new(config), "start".to_owned());
-        Self { config, generation, stored: false, cause, stale: None, history, told, report: None }
-    }
+fn last_good(history: &History, file: Option<&Config>, told: &mut Vec<String>) -> Option<Choice> {
+    let (entry, config) = history.last_good(told)?;
+    let generation = entry.generation;
+    let why = match file.and_then(|config| history.bad(config.digest())) {
+        Some(bad) => format!("the file was taken back before, and has not changed since ({})", bad.why),
+        None => "the file cannot be used".to_owned(),
+    };
+    let stale = Some(format!("the last good configuration, generation {generation}, is live: {why}"));
+    Some(Choice { config, generation, stored: true, cause: "last-good", stale })
+}
+
+/// A bad one, of which at least its owner knows, is better than nothing at all.
+fn for_want_of_any_other(history: &History, file: Option<Config>, told: &mut Vec<String>) -> Option<Choice> {
+    let config = file?;
+    told.push("the file was taken back before; it goes live for want of any other".to_owned());
+    Some(start(history, config))
+}
+
+fn start(history: &History, config: Config) -> Choice {
+    // An unchanged file keeps its number.
+    let known = history.newest_stored().filter(|(_, digest)| digest.as_deref() == Some(config.digest()));
+    let generation = known.as_ref().map_or_else(|| history.next_generation(), |(generation, _)| *generation);
+    Choice { config, generation, stored: known.is_some(), cause: "start", stale: None }
 }

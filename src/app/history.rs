@@ -49,6 +49,8 @@ pub struct History {
     keep: usize,
     /// Oldest first; the last one is live.
     versions: VecDeque<Version>,
+    /// The highest number that was ever seen here.
+    highest: u64,
     store: Option<Arc<Store>>,
     marks: Marks,
 }
@@ -62,12 +64,26 @@ impl History {
         let told = match opened {
             Ok(store) => {
                 let marks = store.marks().map_err(|error| error.to_string());
+                history.highest = store.newest().ok().flatten().unwrap_or_default();
                 history.store = Some(Arc::new(store));
                 marks.map(|marks| history.marks = marks)
             }
             Err(error) => Err(error),
         };
         (history, told)
+    }
+
+    /// What the configuration says that goes live instead of one that cannot be read. For the start.
+    pub fn set_keep(&mut self, keep: u32) {
+        self.keep = keep as usize;
+        if let Some(store) = self.store.as_mut().and_then(Arc::get_mut) {
+            store.set_keep(keep);
+        }
+    }
+
+    /// No number is used twice, even where what had it is damaged or was taken back.
+    pub fn next_generation(&self) -> u64 {
+        self.highest.saturating_add(1)
     }
 
     pub fn store(&self) -> Option<Arc<Store>> {
@@ -107,6 +123,7 @@ impl History {
     }
 
     pub fn push(&mut self, version: Version) {
+        self.highest = self.highest.max(version.generation);
         self.versions.push_back(version);
         let size = |version: &Version| version.config.sources().map(|(_, text)| text.len()).sum::<usize>();
         while self.versions.len() > 2
@@ -205,10 +222,14 @@ impl History {
     }
 
     pub fn mark_bad(&mut self, digest: &str, why: &str) {
-        self.marks.bad.retain(|bad| bad.digest != digest);
+        self.forget(digest);
         self.marks.bad.push(Bad { digest: digest.to_owned(), since: SystemTime::now(), why: why.to_owned() });
         let beyond = self.marks.bad.len().saturating_sub(crate::state::BAD_MAX);
         self.marks.bad.drain(..beyond);
+    }
+
+    pub fn forget(&mut self, digest: &str) {
+        self.marks.bad.retain(|bad| bad.digest != digest);
     }
 
     /// Whether there were any.

@@ -16,7 +16,11 @@ const QUEUE: usize = 64;
 const SLOW: Duration = Duration::from_secs(5);
 
 pub enum Job {
-    Save(Version),
+    Save {
+        version: Version,
+        /// The process began with it.
+        first: bool,
+    },
     Mark(Marks),
     /// Tells when all before it is done.
     Flush(oneshot::Sender<()>),
@@ -72,19 +76,19 @@ async fn run(store: Arc<Store>, mut queue: mpsc::Receiver<Job>, trouble: Trouble
     while let Some(job) = queue.recv().await {
         let store = store.clone();
         let mut work = tokio::task::spawn_blocking(move || match job {
-            Job::Save(version) => {
+            Job::Save { version, first } => {
                 let entry = version.entry();
                 if !entry.complete {
                     let generation = entry.generation;
                     tracing::warn!(generation, "secrets are written in the configuration: its copy leaves them out");
                 }
-                store.save(&entry)
+                store.save(&entry).map(|()| !first)
             }
-            Job::Mark(marks) => store.set_marks(&marks),
+            Job::Mark(marks) => store.set_marks(&marks).map(|()| false),
             Job::Flush(done) => {
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(());
-                Ok(())
+                Ok(false)
             }
         });
         let result = match tokio::time::timeout(SLOW, &mut work).await {
@@ -95,7 +99,9 @@ async fn run(store: Arc<Store>, mut queue: mpsc::Receiver<Job>, trouble: Trouble
             }
         };
         match result {
-            Ok(Ok(())) => trouble.health.set(Component::State, Status::Ok, ""),
+            // What went wrong before is over once a newer configuration is kept.
+            Ok(Ok(true)) => trouble.health.set(Component::State, Status::Ok, ""),
+            Ok(Ok(false)) => {}
             Ok(Err(error)) => trouble.tell(&error.to_string()),
             Err(error) => trouble.tell(&error.to_string()),
         }

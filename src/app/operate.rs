@@ -1,5 +1,7 @@
 //! What an operator may change of the live configuration: go back to a former one, stay with one, take the file again.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::json;
 
@@ -7,6 +9,7 @@ use super::reload::{Cause, Step};
 use super::{App, Command};
 use crate::admin::question::{Change, Reply};
 use crate::config::diff;
+use crate::snapshot::Snapshot;
 
 impl App {
     pub(super) async fn obey(&mut self, command: Command) {
@@ -24,31 +27,34 @@ impl App {
         if let Some(pinned) = self.history().pinned() {
             return Err(format!("generation {pinned} is pinned: unpin it first"));
         }
-        let left = self.shared.snapshot.load_full();
-        let generation = self.go_back(to, Cause { action: "rollback", source }).await?;
-        if left.config.digest() != self.shared.snapshot.load().config.digest() {
-            self.history().mark_bad(left.config.digest(), &format!("taken back by {source}"));
+        let left = self.go_back(to, Cause { action: "rollback", source }).await?;
+        let live = self.shared.snapshot.load_full();
+        if left.config.digest() != live.config.digest() {
+            {
+                let mut history = self.history();
+                history.mark_bad(left.config.digest(), &format!("taken back by {source}"));
+                // Whoever goes forth again wants that one, whatever was said about it before.
+                history.forget(live.config.digest());
+            }
             self.keep_marks();
         }
         self.shared.metrics.process.rollbacks.inc();
-        Ok(self.done(generation, to, &left.config))
+        Ok(self.done(to, &left).await)
     }
 
     async fn pin(&mut self, to: u64, source: &str) -> Result<Reply, String> {
-        let left = self.shared.snapshot.load_full();
-        let generation = match to == left.generation {
-            true => to,
-            false => self.go_back(to, Cause { action: "pin", source }).await?,
-        };
+        let cause = Cause { action: "pin", source };
+        let live = self.shared.snapshot.load_full();
+        let left = if to == live.generation { live } else { self.go_back(to, cause).await? };
+        let generation = self.shared.snapshot.load().generation;
         self.history().pin(Some(generation));
         self.keep_marks();
         self.stale = Some(format!("generation {generation} is pinned by {source}, and the file is not looked at"));
         self.tell_stale();
-        self.control.stale(self.stale.as_deref());
         if to == left.generation {
-            self.tell(Cause { action: "pin", source }, "live", "", 0, None);
+            self.tell(cause, "live", "", 0, None);
         }
-        Ok(self.done(generation, to, &left.config))
+        Ok(self.done(to, &left).await)
     }
 
     async fn unpin(&mut self, source: &str) -> Result<Reply, String> {
@@ -63,39 +69,48 @@ impl App {
         self.keep_marks();
         self.tell(Cause { action: "unpin", source }, "live", "", 0, None);
         self.stale = Some(format!("generation {pinned} is no longer pinned, and the file is refused"));
+        self.tell_stale();
         self.reload(source).await;
-        let live = self.shared.snapshot.load().generation;
-        Ok(self.done(live, pinned, &left.config))
+        Ok(self.done(pinned, &left).await)
     }
 
-    async fn go_back(&mut self, to: u64, cause: Cause<'_>) -> Result<u64, String> {
+    /// Makes a former configuration live; what was live until then.
+    async fn go_back(&mut self, to: u64, cause: Cause<'_>) -> Result<Arc<Snapshot>, String> {
         let old = self.shared.snapshot.load_full();
-        let live = old.generation;
-        if to == live {
+        if to == old.generation {
             return Err(format!("generation {to} is live"));
         }
-        let config = self.history().find(to)?;
-        let before = self.stale.take();
-        let next = live + 1;
-        self.stale = Some(format!(
+        // A disk may have to be read.
+        let history = self.history().clone();
+        let found = tokio::task::spawn_blocking(move || history.find(to)).await;
+        let config = found.map_err(|error| error.to_string())??;
+        let next = self.history().next_generation();
+        let before = self.stale.replace(format!(
             "generation {next} is generation {to} again, by {}; the file is taken again when it changes",
             cause.source
         ));
-        let gone = self.go_live(Step::to(config, &old), cause).await;
-        if gone.is_err() {
-            self.stale = before;
+        match self.go_live(Step::to(config, &old), cause).await {
+            Ok(live) => {
+                self.tell(cause, "live", &live.summary, 0, Some(old.generation));
+                Ok(old)
+            }
+            Err(error) => {
+                self.stale = before;
+                Err(error)
+            }
         }
-        gone
     }
 
-    fn done(&self, generation: u64, asked: u64, left: &crate::config::Config) -> Reply {
-        let live = self.shared.snapshot.load();
-        let kept = self.history().store().is_some();
-        let changes = diff::changes(left, &live.config);
+    async fn done(&self, asked: u64, left: &Snapshot) -> Reply {
+        let live = self.shared.snapshot.load_full();
+        let changes = diff::changes(&left.config, &live.config);
+        let config = live.config.clone();
+        let complete = tokio::task::spawn_blocking(move || config.storable().complete).await.unwrap_or(false);
+        let kept = complete && self.history().store().is_some();
         (
             StatusCode::OK,
             json!({
-                "generation": generation,
+                "generation": live.generation,
                 "asked": asked,
                 "summary": diff::summary(&changes),
                 "changes": changes,

@@ -18,13 +18,21 @@ pub async fn why(shared: &Shared, id: String) -> Reply {
         (worker.index, recent.find(id.as_bytes()), recent.kept())
     });
     let answers = asked.await;
+    let answered = answers.len();
     let kept = answers.iter().map(|(_, _, kept)| *kept).reduce(Kept::and);
     let found = answers.into_iter().filter_map(|(index, found, _)| Some(of_worker(found?, index)));
     match found.max_by(|a, b| time(a).cmp(time(b))) {
         Some(found) => (StatusCode::OK, found),
         None => {
             let kept = kept.unwrap_or_default().json();
-            (StatusCode::NOT_FOUND, json!({ "error": "no longer kept, or never seen", "kept": kept }))
+            let workers = shared.workers.len();
+            let error = match answered == workers {
+                true => "no longer kept, or never seen".to_owned(),
+                false => {
+                    format!("no longer kept, never seen, or asked in vain: {answered} of {workers} workers answered")
+                }
+            };
+            (StatusCode::NOT_FOUND, json!({ "error": error, "kept": kept }))
         }
     }
 }

@@ -1,21 +1,21 @@
-//! Reload: parse, validate, compile, bind, swap. All or nothing; whatever fails leaves what runs as it is. And the
-//! probation after it.
+//! Reload: parse, validate, compile, bind, swap. All or nothing; whatever fails leaves what runs as it is.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::json;
 
 use super::App;
+use super::first::First;
 use super::history::{History, Version};
 use super::keeper::{Job, Trouble};
-use super::trial::{Before, Trial};
 use crate::admin::health::{Component, Status};
-use crate::config::{Config, Report, diff};
+use crate::config::{Config, diff};
 use crate::net::accept::Socket;
+use crate::policy::probation::Observations;
 use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::audit::Event;
 use crate::telemetry::metrics::Labels;
@@ -66,13 +66,29 @@ pub struct Step {
     pub config: Arc<Config>,
     /// Whose endpoints serve until others are found.
     known: Arc<Snapshot>,
-    /// How the routes did before, and those that are to be compared with it.
-    trial: Option<(Before, BTreeSet<String>)>,
+    /// How the routes did before, where they are to be compared with that.
+    before: Option<Observations>,
+}
+
+/// What went live.
+pub struct Live {
+    pub previous: Arc<Snapshot>,
+    pub summary: String,
+}
+
+/// Where the state directory has a configuration from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// It has it.
+    Already,
+    /// The process began with it.
+    First,
+    Not,
 }
 
 impl Step {
     pub fn to(config: Arc<Config>, known: &Arc<Snapshot>) -> Self {
-        Self { config, known: known.clone(), trial: None }
+        Self { config, known: known.clone(), before: None }
     }
 }
 
@@ -83,7 +99,7 @@ impl App {
         let pinned = self.history().pinned();
         if let Some(pinned) = pinned {
             let why = format!("generation {pinned} is pinned: `outrigger config unpin` takes the file again");
-            return self.refused(cause, &why, json!([{ "message": why }]));
+            return self.refused(cause, None, &why, json!([{ "message": why }]));
         }
         let config = match self.origin.load() {
             Ok(config) => Arc::new(config),
@@ -92,25 +108,26 @@ impl App {
                     tracing::error!(%problem, "configuration refused");
                 }
                 let first = report.problems().first().map(ToString::to_string).unwrap_or_default();
-                return self.refused(cause, &first, serde_json::to_value(&report).unwrap_or_default());
+                return self.refused(cause, None, &first, serde_json::to_value(&report).unwrap_or_default());
             }
         };
         let bad = self.history().bad(config.digest()).map(|bad| bad.why.clone());
         if let Some(bad) = bad {
             let why = format!("it was taken back before, and has not changed since: {bad}");
             tracing::error!(why, "configuration refused");
-            return self.refused(cause, &why, json!([{ "message": why }]));
+            return self.refused(cause, Some(config.digest()), &why, json!([{ "message": why }]));
         }
-        let old = self.shared.snapshot.load_full();
         let before = self.before();
-        let mut routes = diff::changed_routes(&old.config, &config);
-        routes.extend(diff::removed_routes(&old.config, &config));
         let stale = self.stale.take();
-        let step = Step { trial: Some((before, routes)), ..Step::to(config, &old) };
-        if let Err(error) = self.go_live(step, cause).await {
-            self.stale = stale;
-            tracing::error!(error, "configuration refused");
-            return self.refused(cause, &error, json!([{ "message": error }]));
+        let old = self.shared.snapshot.load_full();
+        let step = Step { before: Some(before), ..Step::to(config.clone(), &old) };
+        match self.go_live(step, cause).await {
+            Ok(live) => self.tell(cause, "live", &live.summary, 0, Some(live.previous.generation)),
+            Err(error) => {
+                self.stale = stale;
+                tracing::error!(error, "configuration refused");
+                return self.refused(cause, Some(config.digest()), &error, json!([{ "message": error }]));
+            }
         }
         // Another configuration than those that were taken back: whoever wrote it has seen that.
         let forgotten = self.history().forget_bad();
@@ -120,13 +137,17 @@ impl App {
     }
 
     /// Makes a configuration live, as a new generation; or tells why that cannot be.
-    pub(super) async fn go_live(&mut self, step: Step, cause: Cause<'_>) -> Result<u64, String> {
-        let Step { config, known, trial } = step;
+    pub(super) async fn go_live(&mut self, step: Step, cause: Cause<'_>) -> Result<Live, String> {
+        let Step { config, known, before } = step;
         let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
-        self.end_trial();
+        let last = self.end_trial();
+        if before.is_none() && last.is_some() {
+            // What was seen meanwhile is no measure of what is good.
+            self.baseline.skip(self.shared.metrics.observe());
+        }
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
-        let snapshot = compile(config.clone(), old.generation + 1, Some(&known));
+        let snapshot = compile(config.clone(), self.history().next_generation(), Some(&known));
         self.settle_endpoints(&snapshot).await;
         self.retire_series(&snapshot);
         let generation = snapshot.generation;
@@ -134,8 +155,8 @@ impl App {
         self.shared.generation.store(generation, Ordering::Release);
         self.install(bound);
         self.look();
-        if let Some((before, routes)) = trial {
-            self.begin_trial(before, &old, &config, routes);
+        if let Some(before) = before {
+            self.begin_trial(before, last, &old, &config);
         }
         self.accepted(&config);
         if !restart.is_empty() {
@@ -143,46 +164,39 @@ impl App {
         }
         let summary = diff::summary(&diff::changes(&old.config, &config));
         tracing::info!(generation, action = cause.action, source = cause.source, summary, "configuration is live");
-        self.remember(generation, &config, cause, &summary, false);
-        self.tell(cause, "live", &summary, 0, Some(old.generation));
-        Ok(generation)
+        self.remember(&config, cause, &summary, Kept::Not);
+        Ok(Live { previous: old, summary })
     }
 
     /// The same for the configuration that the process began with.
-    pub(super) fn began(
-        &mut self,
-        config: &Arc<Config>,
-        action: &str,
-        stored: bool,
-        told: &[String],
-        report: Option<&Report>,
-    ) {
+    pub(super) fn began(&mut self, first: &First) {
+        let First { config, told, report, .. } = first;
         self.accepted(config);
         told.iter().for_each(|line| self.trouble().tell(line));
-        let cause = Cause { action, source: &self.origin.name() };
-        for problem in report.map(Report::problems).unwrap_or_default() {
-            tracing::error!(%problem, "configuration refused");
-        }
+        let cause = Cause { action: first.cause, source: &self.origin.name() };
         if let Some(report) = report {
+            for problem in report.problems() {
+                tracing::error!(%problem, "configuration refused");
+            }
+            self.shared.metrics.process.config_refused(SystemTime::now());
             let problems = serde_json::to_value(report).unwrap_or_default();
             self.control.refused(problems);
         }
         if let Some(stale) = &self.stale {
             tracing::error!(stale, "not running on what the file says");
         }
-        let generation = self.shared.snapshot.load().generation;
-        self.remember(generation, config, cause, "", stored);
+        self.remember(config, cause, "", if first.stored { Kept::Already } else { Kept::First });
         let summary = self.stale.clone().unwrap_or_default();
-        self.tell(cause, "live", &summary, report.map_or(0, |report| report.problems().len()), None);
+        self.tell(cause, "live", &summary, report.as_ref().map_or(0, |report| report.problems().len()), None);
     }
 
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, generation: u64, config: &Arc<Config>, cause: Cause<'_>, summary: &str, stored: bool) {
+    fn remember(&self, config: &Arc<Config>, cause: Cause<'_>, summary: &str, kept: Kept) {
         let version = Version {
-            generation,
+            generation: self.shared.snapshot.load().generation,
             at: SystemTime::now(),
             cause: format!("{} by {}", cause.action, cause.source),
             summary: summary.to_owned(),
@@ -190,8 +204,8 @@ impl App {
             config: config.clone(),
         };
         self.history().push(version.clone());
-        if !stored {
-            self.keeper.job(Job::Save(version));
+        if kept != Kept::Already {
+            self.keeper.job(Job::Save { version, first: kept == Kept::First });
         }
     }
 
@@ -220,95 +234,27 @@ impl App {
         });
     }
 
-    fn refused(&mut self, cause: Cause<'_>, first: &str, problems: serde_json::Value) {
+    /// `digest` is that of what was refused, where it could be read.
+    fn refused(&mut self, cause: Cause<'_>, digest: Option<&str>, first: &str, problems: serde_json::Value) {
         self.shared.metrics.process.config_refused(SystemTime::now());
-        self.shared.metrics.process.set_stale(true);
+        let detail = format!("the last change was refused, the one before is live: {first}");
+        let line = detail.lines().next().unwrap_or_default().to_owned();
+        self.stale.get_or_insert(line);
+        self.tell_stale();
         let count = problems.as_array().map_or(1, Vec::len);
         self.control.refused(problems);
-        let detail = format!("the last change was refused, the one before is live: {first}");
         self.health.set(Component::Config, Status::Degraded, detail);
-        let line = first.lines().next().unwrap_or_default();
-        self.tell(cause, "refused", line, count, None);
-    }
-
-    /// How the routes did until now.
-    fn before(&mut self) -> Before {
-        let (now, counters) = (Instant::now(), self.shared.metrics.observe());
-        if self.trial.is_none() {
-            self.baseline.tick(now, counters.clone());
-        }
-        Before { seen: self.baseline.before(now), counters }
-    }
-
-    fn begin_trial(&mut self, before: Before, old: &Arc<Snapshot>, config: &Config, routes: BTreeSet<String>) {
-        let live = (config, self.shared.snapshot.load().generation);
-        self.trial = Trial::new(before, old.clone(), live, routes, Instant::now());
-        let on = self.trial.is_some();
-        self.shared.alarm.arm(on);
-        self.shared.metrics.process.set_probation(on);
-        self.control.trial(self.trial.as_ref());
-        if let Some(trial) = &self.trial {
-            tracing::info!(routes = trial.routes.len(), time = %config.root().runtime.probation, "on probation");
-        }
-    }
-
-    fn end_trial(&mut self) {
-        self.trial = None;
-        self.shared.alarm.arm(false);
-        self.shared.metrics.process.set_probation(false);
-        self.control.trial(None);
-    }
-
-    /// Once a second.
-    pub(super) async fn observe(&mut self) {
-        if self.trial.is_some() {
-            return self.judge().await;
-        }
-        if !self.shared.snapshot.load().config.root().runtime.probation.is_zero() {
-            self.baseline.tick(Instant::now(), self.shared.metrics.observe());
-        }
-    }
-
-    /// Requests fail while a reload is on probation.
-    pub(super) async fn alarmed(&mut self) {
-        let Some(next) = self.trial.as_ref().map(Trial::next) else { return };
-        tokio::time::sleep_until(next.into()).await;
-        self.judge().await;
-    }
-
-    async fn judge(&mut self) {
-        let now = Instant::now();
-        let counters = self.shared.metrics.observe();
-        let Some(trial) = &mut self.trial else { return };
-        let finding = trial.judge(&counters, now);
-        let (over, previous) = (trial.is_over(now), trial.previous.clone());
-        let back_to = previous.generation;
-        let undone = trial.generation;
-        let Some(finding) = finding else {
-            if over {
-                self.end_trial();
-                self.baseline.tick(now, counters);
-                tracing::info!(generation = undone, "probation is over, and nothing got worse");
-                self.tell(Cause { action: "probation", source: "probation" }, "passed", "", 0, None);
-            }
-            return;
-        };
-        let why = finding.to_string();
-        tracing::error!(generation = undone, back_to, why, "taken back");
-        let digest = self.shared.snapshot.load().config.digest().to_owned();
-        self.stale = Some(format!("generation {undone} was taken back to generation {back_to}: {why}"));
-        let cause = Cause { action: "rollback", source: "probation" };
-        // Its own endpoints are still known: nobody has to be looked up, or waited for.
-        if let Err(error) = self.go_live(Step::to(previous.config.clone(), &previous), cause).await {
-            self.stale = None;
-            tracing::error!(error, "cannot go back");
-            return self.tell(cause, "failed", &error, 1, None);
-        }
-        self.baseline.skip(self.shared.metrics.observe());
-        self.shared.metrics.process.rollbacks.inc();
-        self.history().mark_bad(&digest, &why);
-        self.keep_marks();
-        self.tell(cause, "undone", &why, 0, Some(undone));
+        self.audit.write(&Event {
+            at: SystemTime::now(),
+            action: cause.action,
+            source: cause.source,
+            generation: None,
+            digest,
+            previous: None,
+            result: "refused",
+            summary: first.lines().next().unwrap_or_default(),
+            problems: count,
+        });
     }
 
     /// Makes the bound sockets those that are accepted on.

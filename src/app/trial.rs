@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::config::schema::Protocol;
 use crate::policy::probation::{Bounds, Finding, Observations, Probation};
 use crate::snapshot::Snapshot;
 
-/// Shortest time between two looks.
+/// Shortest time between two looks, and how many times as long as a look it is.
 const PAUSE: Duration = Duration::from_millis(5);
+const SHARE: u32 = 10;
+/// Until going back is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 pub struct Trial {
     probation: Probation,
@@ -18,7 +22,7 @@ pub struct Trial {
     pub generation: u64,
     pub routes: BTreeSet<String>,
     pub until: Instant,
-    looked: Instant,
+    next: Instant,
 }
 
 /// Numbers that a reload is judged by, as they were when it went live.
@@ -37,19 +41,38 @@ impl Trial {
         now: Instant,
     ) -> Option<Self> {
         let runtime = &config.root().runtime;
-        if routes.is_empty() || runtime.probation.is_zero() {
+        if runtime.probation.is_zero() {
+            return None;
+        }
+        // Of connections that are not understood nothing is counted that could be compared.
+        let counted = |name: &String| !is_tcp(config, name) && !is_tcp(&previous.config, name);
+        let routes: BTreeSet<String> = routes.into_iter().filter(counted).collect();
+        if routes.is_empty() {
             return None;
         }
         let bounds = Bounds { errors: runtime.rollback.errors, p99: runtime.rollback.p99 };
         let changed = routes.iter().map(|name| Arc::from(name.as_str()));
         let probation = Probation::new(before.seen, before.counters, changed, bounds);
         let until = now + *runtime.probation;
-        Some(Self { probation, previous, generation, routes, until, looked: now })
+        Some(Self { probation, previous, generation, routes, until, next: now })
     }
 
+    /// The same configuration with a new number.
+    pub fn again(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// `now` is when `counters` began to be read.
     pub fn judge(&mut self, counters: &Observations, now: Instant) -> Option<Finding> {
-        self.looked = now;
-        self.probation.judge(counters.clone())
+        let finding = self.probation.judge(counters.clone());
+        // With many series a look takes a while, and the thread has others to serve.
+        self.next = now + PAUSE.max(now.elapsed() * SHARE);
+        finding
+    }
+
+    /// Going back has failed: what is in the way may go away.
+    pub fn wait(&mut self) {
+        self.next = Instant::now() + RETRY;
     }
 
     pub fn is_over(&self, now: Instant) -> bool {
@@ -58,6 +81,16 @@ impl Trial {
 
     /// When it may be looked at again.
     pub fn next(&self) -> Instant {
-        self.looked + PAUSE
+        self.next
     }
+}
+
+/// Whether the route relays connections of TCP.
+fn is_tcp(config: &Config, name: &str) -> bool {
+    let root = config.root();
+    let Some(route) = root.routes.iter().find(|route| route.name == name) else { return false };
+    let one = route.to.as_deref().into_iter();
+    let targets = one.chain(route.split.iter().flatten().map(|side| side.to.as_str()));
+    let services = targets.filter_map(|to| root.services.get(to.split('/').next()?));
+    services.into_iter().any(|service| service.protocol == Protocol::Tcp)
 }

@@ -258,14 +258,15 @@ fn compile(
     Ok(Config { root, tree, digest, sources: sources.into(), files, tcp_listeners })
 }
 
-/// Adds the source lines, and gives list items the index that they have in their own file.
+/// Adds the source lines, without secrets, and gives list items the index that they have in their own file.
 fn report(mut problems: Vec<Problem>, tree: Option<&Node>, sources: &[Source]) -> Report {
     let lines: BTreeMap<&str, Vec<&str>> =
         sources.iter().map(|source| (&*source.file, source.text.lines().collect())).collect();
+    let hidden = storable::Hidden::of(sources);
     for problem in &mut problems {
         if let Some(place) = &problem.place {
             let line = lines.get(&*place.file).and_then(|lines| lines.get(place.line as usize - 1));
-            problem.source = line.map(|line| line.chars().take(2000).collect());
+            problem.source = line.and_then(|line| Some(hidden.mask(&place.file, line)?.chars().take(2000).collect()));
         }
         if let Some(path) = tree.and_then(|tree| merge::local(tree, &problem.path)) {
             problem.path = path;

@@ -105,7 +105,13 @@ impl Store {
                 tracing::warn!(directory = %directory.display(), name, %error, "cannot remove a temporary file");
             }
         }
-        Ok(Self { directory, keep: usize::try_from(keep).unwrap_or(usize::MAX).max(1), writing: Mutex::default() })
+        let mut store = Self { directory, keep: 1, writing: Mutex::default() };
+        store.set_keep(keep);
+        Ok(store)
+    }
+
+    pub fn set_keep(&mut self, keep: u32) {
+        self.keep = usize::try_from(keep).unwrap_or(usize::MAX).max(1);
     }
 
     pub fn directory(&self) -> &Path {

@@ -47,7 +47,7 @@ pub struct Event<'a> {
 }
 
 /// The audit of the process. Writing never fails: what cannot be written is in the log, once for each time of trouble.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Audit {
     /// None where there is no target, and once closed.
     writer: Mutex<Option<Writer>>,

@@ -261,6 +261,12 @@ impl ProcessCounters {
         self.reloaded(false, at);
     }
 
+    /// A configuration was taken back: it counts as accepted, and is not what whoever wrote it wanted.
+    pub fn undone(&self, at: SystemTime) {
+        self.rollbacks.inc();
+        self.reloaded(false, at);
+    }
+
     pub fn set_drain_phase(&self, phase: DrainPhase) {
         self.drain_phase.store(phase as u32, Relaxed);
     }

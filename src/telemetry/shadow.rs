@@ -15,6 +15,7 @@ use crate::policy::guard::Guard;
 const KEPT: usize = 64;
 /// Characters of a path that are kept.
 const PATH_MAX: usize = 256;
+const METHOD_MAX: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct Example {
@@ -40,6 +41,7 @@ impl Examples {
             self.0.pop_front();
         }
         example.path.truncate(example.path.floor_char_boundary(PATH_MAX));
+        example.method.truncate(example.method.floor_char_boundary(METHOD_MAX));
         self.0.push_back(example);
     }
 

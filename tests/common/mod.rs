@@ -13,18 +13,23 @@ pub mod origin;
 pub mod proxy;
 pub mod tell;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use conn::{Conn, Head, Message, get, send};
 pub use origin::Origin;
-pub use proxy::{Proxy, Setup};
+pub use proxy::{Proxy, Said, Setup, Start};
 
 /// Longest that any test waits for something that is to happen at once.
 pub const SOON: Duration = Duration::from_secs(10);
+
+/// The same where a disk has to sync, which on a machine that builds at the same time may take its time.
+pub const DISK: Duration = Duration::from_secs(40);
 
 /// A directory of its own, removed at the end.
 pub struct TempDir(PathBuf);
@@ -79,13 +84,15 @@ pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
 /// test that runs beside us takes it before its owner binds it.
 pub fn free_addr() -> SocketAddr {
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    // A proxy that is started again wants its own back, which nobody holds in between.
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::from(d.subsec_nanos()));
     for _ in 0..1000 {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let mixed = (clock ^ (u64::from(std::process::id()) << 32)).wrapping_add(step.wrapping_mul(7919));
         let hashed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
         let addr = SocketAddr::from(([127, 0, 0, 1], 11_000 + u16::try_from(hashed % 21_000).unwrap_or(0)));
-        if TcpListener::bind(addr).is_ok() {
+        if GIVEN.lock().expect("addresses").insert(addr) && TcpListener::bind(addr).is_ok() {
             return addr;
         }
     }

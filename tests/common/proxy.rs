@@ -3,14 +3,17 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{SOON, TempDir, conn, eventually, free_addr};
+use super::{DISK, SOON, TempDir, conn, eventually, free_addr};
 
 /// Places that are filled with free addresses.
 const PLACES: [&str; 5] = ["listen", "listen2", "health", "admin", "spare"];
+
+/// Variables of whoever runs the tests that would show in what is tested.
+const AMBIENT: [&str; 3] = ["RUST_LOG", "OUTRIGGER_CONFIG", "OUTRIGGER_STATE_DIRECTORY"];
 
 /// Lays out a configuration: a directory, and what fills the places of a text.
 pub type Lay<'a> = &'a dyn Fn(&TempDir, &dyn Fn(&str) -> String) -> PathBuf;
@@ -23,8 +26,27 @@ pub struct Proxy {
     config: PathBuf,
     /// Place and address, those of the caller included.
     fills: Vec<(String, String)>,
+    start: Start,
     stdout: Lines,
     stderr: Lines,
+}
+
+/// How the process is started, besides its configuration. `{dir}`, the directory of the test, and the other places are
+/// filled in arguments and values as well.
+#[derive(Debug, Default, Clone)]
+pub struct Start {
+    /// Wraps the command, as in `["prlimit", "--nofile=64"]`.
+    pub wrap: Vec<String>,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 /// One listener, one service, one route; each takes more keys as YAML flow text that begins with a comma.
@@ -39,6 +61,56 @@ pub struct Setup<'a> {
     pub wrap: &'a [&'a str],
     /// 0 is `auto`.
     pub workers: u32,
+}
+
+impl Start {
+    pub fn args(args: &[&str]) -> Self {
+        Self::default().and_args(args)
+    }
+
+    pub fn and_args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    pub fn and_env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn wrapped(wrap: &[&str]) -> Self {
+        Self { wrap: wrap.iter().map(|word| (*word).to_owned()).collect(), ..Self::default() }
+    }
+
+    fn filled(&self, fills: &[(String, String)]) -> Self {
+        let all = |words: &[String]| words.iter().map(|word| fill(word, fills)).collect();
+        let env = self.env.iter().map(|(name, value)| (name.clone(), fill(value, fills))).collect();
+        Self { wrap: all(&self.wrap), args: all(&self.args), env }
+    }
+
+    fn command(&self, config: &Path) -> Command {
+        let program = env!("CARGO_BIN_EXE_outrigger");
+        let mut words = self.wrap.iter().map(String::as_str).chain([program, "run", "--config"]);
+        let mut command = Command::new(words.next().unwrap_or(program));
+        command.args(words).arg(config).args(&self.args);
+        for name in AMBIENT {
+            command.env_remove(name);
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Said {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output in UTF-8");
+        let code = output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"));
+        Self { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("JSON: {e}: {self:?}"))
+    }
 }
 
 impl Setup<'_> {
@@ -76,22 +148,43 @@ impl Proxy {
     }
 
     pub fn start_wrapped(config: &str, given: &[(&str, SocketAddr)], wrap: &[&str]) -> Self {
-        Self::launch(&|dir, fill| dir.file("outrigger.yaml", fill(config)), given, wrap)
+        Self::launch(&file(config), given, &Start::wrapped(wrap))
+    }
+
+    /// With arguments and an environment.
+    pub fn start_as(start: &Start, config: &str, given: &[(&str, SocketAddr)]) -> Self {
+        Self::launch(&file(config), given, start)
+    }
+
+    /// Both.
+    pub fn start_laid_as(start: &Start, lay: Lay<'_>, given: &[(&str, SocketAddr)]) -> Self {
+        Self::launch(lay, given, start)
+    }
+
+    /// Expects that it ends by itself.
+    pub fn refused(start: &Start, lay: Lay<'_>) -> Said {
+        let dir = TempDir::new("proxy");
+        let fills = fills(&dir, &[]);
+        let path = lay(&dir, &|text| fill(text, &fills));
+        ends(&start.filled(&fills), &path)
+    }
+
+    /// Expects that one that has ended does not start again.
+    pub fn refused_again(&self) -> Said {
+        ends(&self.start, &self.config)
     }
 
     /// For a configuration that is more than a file: `lay` puts it into the directory, with `fill` for its texts, and
     /// returns the path to run with.
     pub fn start_laid(lay: Lay<'_>, given: &[(&str, SocketAddr)]) -> Self {
-        Self::launch(lay, given, &[])
+        Self::launch(lay, given, &Start::default())
     }
 
-    fn launch(lay: Lay<'_>, given: &[(&str, SocketAddr)], wrap: &[&str]) -> Self {
+    fn launch(lay: Lay<'_>, given: &[(&str, SocketAddr)], start: &Start) -> Self {
         let mut trouble = String::new();
         // Again where another process took a port between the look and the bind.
         for _ in 0..3 {
-            let given = given.iter().map(|(name, addr)| ((*name).to_owned(), addr.to_string()));
-            let ours = PLACES.iter().map(|name| ((*name).to_owned(), free_addr().to_string()));
-            let mut proxy = Self::spawn(lay, ours.chain(given).collect(), wrap);
+            let mut proxy = Self::spawn(lay, given, start);
             match proxy.await_ready() {
                 Ok(()) => return proxy,
                 Err(why) => trouble = format!("{why}\n{}", proxy.stderr_text()),
@@ -100,19 +193,27 @@ impl Proxy {
         panic!("the proxy did not start: {trouble}");
     }
 
-    fn spawn(lay: Lay<'_>, fills: Vec<(String, String)>, wrap: &[&str]) -> Self {
+    fn spawn(lay: Lay<'_>, given: &[(&str, SocketAddr)], start: &Start) -> Self {
         let dir = TempDir::new("proxy");
+        let fills = fills(&dir, given);
         let path = lay(&dir, &|text| fill(text, &fills));
-        let (child, stdout, stderr) = run(wrap, &path);
-        Self { child, dir, config: path, fills, stdout, stderr }
+        let start = start.filled(&fills);
+        let (child, stdout, stderr) = run(&start, &path);
+        Self { child, dir, config: path, fills, start, stdout, stderr }
     }
 
     /// Runs one that has ended once more, on the same addresses.
     pub fn start_again(&mut self) {
-        (self.child, self.stdout, self.stderr) = run(&[], &self.config);
+        (self.child, self.stdout, self.stderr) = run(&self.start, &self.config);
         if let Err(why) = self.await_ready() {
             panic!("the proxy did not start again: {why}\n{}", self.stderr_text());
         }
+    }
+
+    /// The same in another way.
+    pub fn start_again_as(&mut self, start: &Start) {
+        self.start = start.filled(&self.fills);
+        self.start_again();
     }
 
     fn await_ready(&mut self) -> Result<(), String> {
@@ -149,6 +250,31 @@ impl Proxy {
     /// The text with its places filled, as at the start.
     pub fn fill(&self, text: &str) -> String {
         fill(text, &self.fills)
+    }
+
+    /// Ends it at once, in order; `start_again` is next.
+    pub fn stop(&mut self) {
+        self.signal("INT");
+        let status = self.wait_exit(DISK);
+        assert!(status.success(), "{status}\n{}", self.stderr_text());
+    }
+
+    /// Runs a command of the binary against this one.
+    pub fn cli(&self, args: &[&str]) -> Said {
+        let admin = self.place("admin").to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.args(args).args(["--admin", &admin]).stdin(Stdio::null());
+        for name in AMBIENT {
+            command.env_remove(name);
+        }
+        Said::of(command.output().expect("run outrigger"))
+    }
+
+    /// JSON that a command prints; it has to succeed.
+    pub fn cli_json(&self, args: &[&str]) -> serde_json::Value {
+        let said = self.cli(&[args, &["--format", "json"]].concat());
+        assert_eq!(said.code, 0, "{args:?}: {said:?}");
+        said.json()
     }
 
     /// A request to the admin address.
@@ -288,20 +414,30 @@ impl Drop for Proxy {
     }
 }
 
-fn run(wrap: &[&str], config: &Path) -> (Child, Lines, Lines) {
-    let mut words: Vec<&str> = wrap.to_vec();
-    words.extend([env!("CARGO_BIN_EXE_outrigger"), "run", "--config"]);
-    let mut child = Command::new(words[0])
-        .args(&words[1..])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start the proxy");
+fn file(config: &str) -> impl Fn(&TempDir, &dyn Fn(&str) -> String) -> PathBuf {
+    move |dir, fill| dir.file("outrigger.yaml", fill(config))
+}
+
+fn fills(dir: &TempDir, given: &[(&str, SocketAddr)]) -> Vec<(String, String)> {
+    let given = given.iter().map(|(name, addr)| ((*name).to_owned(), addr.to_string()));
+    let ours = PLACES.iter().map(|name| ((*name).to_owned(), free_addr().to_string()));
+    let place = ("dir".to_owned(), dir.path().display().to_string());
+    ours.chain(given).chain([place]).collect()
+}
+
+fn run(start: &Start, config: &Path) -> (Child, Lines, Lines) {
+    let mut command = start.command(config);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the proxy");
     let stdout = collect(child.stdout.take().expect("stdout"));
     let stderr = collect(child.stderr.take().expect("stderr"));
     (child, stdout, stderr)
+}
+
+/// Runs it to its end, which is to come soon.
+fn ends(start: &Start, config: &Path) -> Said {
+    let mut start = start.clone();
+    start.wrap.splice(0..0, ["timeout".to_owned(), SOON.as_secs().to_string()]);
+    Said::of(start.command(config).output().expect("start the proxy"))
 }
 
 fn request(path: &str) -> String {

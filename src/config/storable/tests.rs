@@ -195,3 +195,33 @@ proptest::proptest! {
         }
     }
 }
+
+/// The lines that a report of this file shows.
+fn shown(text: &str) -> Vec<Option<String>> {
+    let report = parse("t.yaml", text, &env).expect_err("a problem");
+    report.problems().iter().map(|problem| problem.source.clone()).collect()
+}
+
+#[test]
+fn problems_are_told_without_the_secrets_beside_them() {
+    let route = |headers: &str| {
+        format!("{HEAD}routes: [{{ name: a, to: app, tmeout: 1s, requestHeaders: {{ {headers} }} }}]\n")
+    };
+    let masked = route("set: { authorization: *************, x-a: b }");
+    let line = masked.lines().last().map(str::to_owned);
+    assert_eq!(shown(&route("set: { authorization: Bearer secret, x-a: b }")), std::slice::from_ref(&line));
+    // Not even where they are of the wrong kind, or the file is no YAML.
+    for headers in ["set: { authorization: [hunter2], x-a: b }", "set: { x-key: { k: hunter2 } }"] {
+        let lines = shown(&route(headers));
+        assert!(lines.iter().flatten().all(|line| !line.contains("hunter2") && line.contains("*******")), "{lines:?}");
+    }
+    assert_eq!(shown(&route("set: { authorization: \"hunter\\x32\" }")), [None]);
+    assert_eq!(shown(&route("set: { authorization: hunter2").replace("}]", "")), [None]);
+    let unread = shown("routes: [");
+    assert_eq!(unread, [Some("routes: [".to_owned())]);
+    let folded = format!(
+        "{}      tmeout: 1s",
+        with("        authorization: >-\n          hunter2hunter2\n          hunter3hunter3")
+    );
+    assert!(shown(&format!("{HEAD}{folded}")).iter().flatten().all(|line| !line.contains("hunter")), "{folded}");
+}
