@@ -124,7 +124,7 @@ fn rebuild(spare: &request::Parts) -> Request<Upload> {
 
 /// One try, and what is told of it.
 async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
-    plan.tries.begin(plan.upstream.pool.address, request.version());
+    plan.tries.begin(plan.upstream.pool.address, request.version(), clock::recent());
     let mut sent = None;
     let tried = match request.version() {
         Version::HTTP_2 => once_http2(plan, request, &mut sent).await,
@@ -198,7 +198,7 @@ async fn once_http1(
 /// The moment at which the request goes out.
 fn connected(plan: &Plan<'_>, reused: bool, connecting: Duration, begun: Instant) -> Instant {
     let now = if reused { clock::recent() } else { clock::tick() };
-    plan.tries.connected(reused, now.saturating_duration_since(begun), connecting);
+    plan.tries.connected(reused, now.saturating_duration_since(begun), connecting, now);
     now
 }
 

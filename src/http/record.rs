@@ -189,8 +189,8 @@ impl Record {
     }
 
     /// The deadline has passed before an answer came.
-    pub fn out_of_time(&self, reason: Reason, waited: Duration) {
-        self.tries.ended(Outcome::Failed(reason), Some(waited));
+    pub fn out_of_time(&self, reason: Reason, queued: bool, now: Instant) {
+        self.tries.cut(reason, queued, now);
         self.tries.not_again.set(Some(NotAgain::OutOfTime));
     }
 
@@ -254,7 +254,8 @@ impl Record {
         let mut attributes: [(&str, &[u8]); ATTRIBUTES_MAX] = [("", b""); ATTRIBUTES_MAX];
         let mut named = 0;
         for (slot, (index, value)) in attributes.iter_mut().zip(&self.attributes) {
-            *slot = (snapshot.attributes.get(*index).map_or("", |known| &known.name), value.as_bytes());
+            let Some(known) = snapshot.attributes.get(*index) else { continue };
+            *slot = (&known.name, if known.secret { b"[redacted]" } else { value.as_bytes() });
             named += 1;
         }
         let sum = |step: fn(&Attempt) -> Option<Micros>| {
@@ -263,6 +264,9 @@ impl Record {
         let total = now.saturating_duration_since(self.start);
         let failed = self.failed();
         let not_again = match self.tries.not_again.get() {
+            None if count > 0 && self.answered.is_none() && self.reason == Reason::ClientReset => {
+                Some(NotAgain::ClientGone)
+            }
             None if failed && self.answered.is_some() => Some(NotAgain::Answered),
             known => known,
         };

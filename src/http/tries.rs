@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Version;
 
@@ -15,11 +15,14 @@ pub struct Tries {
     /// The first few; the last slot is that of the last try.
     slots: RefCell<[Option<Attempt>; ATTEMPTS_MAX]>,
     count: Cell<usize>,
+    /// When the step that is under way began.
+    since: Cell<Option<Instant>>,
     pub not_again: Cell<Option<NotAgain>>,
 }
 
 impl Tries {
-    pub fn begin(&self, endpoint: SocketAddr, protocol: Version) {
+    pub fn begin(&self, endpoint: SocketAddr, protocol: Version, now: Instant) {
+        self.since.set(Some(now));
         self.count.set(self.count.get() + 1);
         let attempt = Attempt {
             endpoint,
@@ -37,7 +40,8 @@ impl Tries {
     }
 
     /// A connection is there; how long that took, and how much of it was spent on making one.
-    pub fn connected(&self, reused: bool, took: Duration, connecting: Duration) {
+    pub fn connected(&self, reused: bool, took: Duration, connecting: Duration, now: Instant) {
+        self.since.set(Some(now));
         self.with_last(|attempt| {
             attempt.connection = Some(if reused { Connection::Reused } else { Connection::New });
             attempt.queue = waited(took.saturating_sub(connecting));
@@ -61,6 +65,19 @@ impl Tries {
         self.with_last(|attempt| {
             attempt.outcome = outcome;
             attempt.first_byte = waited.map(Micros::from).or(attempt.first_byte);
+        });
+    }
+
+    /// Nobody waits for it any longer. `queued`: a connection was waited for, and not being made.
+    pub fn cut(&self, reason: Reason, queued: bool, now: Instant) {
+        let waited = self.since.get().map(|since| now.saturating_duration_since(since).into());
+        self.with_last(|attempt| {
+            attempt.outcome = Outcome::Failed(reason);
+            match attempt.connection {
+                Some(_) => attempt.first_byte = waited,
+                None if queued => attempt.queue = waited,
+                None => attempt.connect = waited,
+            }
         });
     }
 
