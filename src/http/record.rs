@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderValue, Method, Uri, Version, request};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
 
 use super::tries::Tries;
 use crate::body::Progress;
@@ -197,7 +197,8 @@ impl Record {
     /// What rules in shadow mode would have refused, by now.
     fn would_refuse(&self, now: Instant) -> impl Iterator<Item = Would> {
         let route = self.chosen.and_then(|chosen| self.view.snapshot.routes.get(chosen.route));
-        let body = route.and_then(|route| {
+        // What goes through a tunnel is no body.
+        let body = route.filter(|_| self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16()).and_then(|route| {
             let bound = route.max_body?;
             let actual = self.upload.bytes.get().max(self.announced.unwrap_or_default());
             let would = bound.judge(actual) == Judgement::Would;
