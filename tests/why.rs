@@ -3,10 +3,11 @@
 mod common;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::h2peer::{H2Client, H2Origin, call, request};
+use common::h2raw::{self, Peer};
 use common::origin::{Gate, Next};
 use common::tell::{Told, outrigger};
 use common::{Conn, Message, Origin, Proxy, SOON, Setup, eventually, free_addr, until};
@@ -177,6 +178,17 @@ fn what_was_not_sent_again_says_why() {
     assert_eq!((&one["status"], &one["failed"]), (&json!(200), &json!(false)));
 }
 
+/// An address that neither takes a connection nor refuses it: its queue is full.
+fn hole() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    socket.listen(0).expect("listen");
+    let addr = socket.local_addr().ok().and_then(|addr| addr.as_socket()).expect("its address");
+    let moment = Duration::from_millis(50);
+    let queue = std::iter::from_fn(|| TcpStream::connect_timeout(&addr, moment).ok()).collect();
+    (addr, socket, queue)
+}
+
 #[test]
 fn failures_say_how_far_they_came() {
     let gate = Gate::default();
@@ -189,17 +201,20 @@ listeners: [{ name: edge, mode: proxy, address: "{listen}", halfClose: false }]
 services:
   app: { endpoints: { static: ["{up}"] } }
   one: { endpoints: { static: ["{up}"] }, connections: { max: 1 } }
+  hole: { endpoints: { static: ["{hole}"] } }
   dead: { endpoints: { static: ["{spare}"] } }
 routes:
   - { name: all, to: app, maxBody: 10 }
   - { name: short, match: [{ path: { prefix: /slow/short } }], to: app, timeout: 150ms }
+  - { name: hole, match: [{ path: { prefix: /hole } }], to: hole, timeout: 150ms }
   - { name: hold, match: [{ path: { prefix: /slow/hold } }], to: one }
   - { name: queue, match: [{ path: { prefix: /slow/queue } }], to: one, timeout: 150ms }
   - { name: dead, match: [{ path: { prefix: /dead } }], to: dead }
   - { name: tea, match: [{ path: { exact: /tea } }], respond: { status: 418 } }
   - { name: gone, hosts: [gone.test], redirect: { path: /new } }
 "#;
-    let proxy = Proxy::start(config, &[("up", origin.addr())]);
+    let (hole, _socket, _queue) = hole();
+    let proxy = Proxy::start(config, &[("up", origin.addr()), ("hole", hole)]);
     let addr = proxy.addr();
     let time = |one: &Value, name: &str| one["phases"][name].as_f64().unwrap_or(-1.0);
 
@@ -216,6 +231,11 @@ routes:
     let one = why(&proxy, "late");
     is_story(&one, "request_timeout", &["new request_timeout"], "out_of_time");
     assert!(time(&one, "total") >= 150.0 && time(&one, "firstByte") > 100.0, "{one:#}");
+
+    assert_eq!(send(addr, "GET /hole", "hole", "").status(), 504);
+    let one = why(&proxy, "hole");
+    is_story(&one, "request_timeout", &["- request_timeout"], "out_of_time");
+    assert!(time(&one, "connect") > 100.0 && time(&one, "firstByte") < 0.0, "it was never sent: {one:#}");
 
     // The only connection is taken: it waits for its turn until its time is up.
     let mut first = Conn::connect(addr);
@@ -234,6 +254,11 @@ routes:
     let one = why(&proxy, "left");
     is_story(&one, "client_reset", &["new client_reset"], "client_gone");
     assert_eq!((&one["status"], &one["failed"]), (&json!(499), &json!(true)));
+    let mut leaver = Peer::client(addr, &[]);
+    leaver.headers(1, &h2raw::request("GET", "/slow/stream", &[("x-request-id", "cancelled")]), true);
+    until("it is there", SOON, || origin.seen().iter().any(|seen| seen.message.head.start_line().contains("/stream")));
+    leaver.rst(1, h2raw::CANCEL);
+    is_story(&why(&proxy, "cancelled"), "client_reset", &["- not_http2", "new client_reset"], "client_gone");
 
     assert_eq!(send(addr, "POST /a", "large", "Content-Length: 11\r\n\r\n01234567890").status(), 413);
     let one = why(&proxy, "large");
