@@ -10,17 +10,17 @@ use crate::worker::Shared;
 
 /// The exchange with this id; the newest, where several had it.
 pub async fn why(shared: &Shared, id: String) -> Reply {
-    if let Some(off) = off(shared) {
-        return off;
-    }
     let asked = shared.ask(move |worker| {
         let recent = worker.recent.borrow();
-        (worker.index, recent.find(id.as_bytes()), recent.kept())
+        (recent.is_on(), worker.index, recent.find(id.as_bytes()), recent.kept())
     });
     let answers = asked.await;
     let answered = answers.len();
-    let kept = answers.iter().map(|(_, _, kept)| *kept).reduce(Kept::and);
-    let found = answers.into_iter().filter_map(|(index, found, _)| Some(of_worker(found?, index)));
+    if answers.iter().all(|(on, ..)| !on) {
+        return off();
+    }
+    let kept = answers.iter().map(|(.., kept)| *kept).reduce(Kept::and);
+    let found = answers.into_iter().filter_map(|(_, index, found, _)| Some(of_worker(found?, index)));
     match found.max_by(|a, b| time(a).cmp(time(b))) {
         Some(found) => (StatusCode::OK, found),
         None => {
@@ -48,21 +48,22 @@ fn time(exchange: &Value) -> &str {
 }
 
 /// Where nothing is kept at all, that is the answer to every question.
-fn off(shared: &Shared) -> Option<Reply> {
-    let off = shared.snapshot.load().config.root().telemetry.recent.0 == 0;
-    off.then(|| (StatusCode::NOT_FOUND, json!({ "error": "nothing is kept: `telemetry.recent` is 0" })))
+fn off() -> Reply {
+    let error = "no exchange is kept: telemetry.recent is 0, or less than 16Ki for each worker";
+    (StatusCode::NOT_FOUND, json!({ "error": error }))
 }
 
 pub async fn list(shared: &Shared, filter: Filter, limit: usize) -> Reply {
-    if let Some(off) = off(shared) {
-        return off;
-    }
     let asked = shared.ask(move |worker| {
         let recent = worker.recent.borrow();
-        (worker.index, recent.list(filter, limit), recent.kept())
+        (recent.is_on(), worker.index, recent.list(filter, limit), recent.kept())
     });
+    let answers = asked.await;
+    if answers.iter().all(|(on, ..)| !on) {
+        return off();
+    }
     let (mut all, mut kept) = (Vec::new(), Kept::default());
-    for (index, some, of) in asked.await {
+    for (_, index, some, of) in answers {
         all.extend(some.into_iter().map(|one| of_worker(one, index)));
         kept = kept.and(of);
     }

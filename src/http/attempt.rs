@@ -129,8 +129,8 @@ fn rebuild(spare: &request::Parts) -> Request<Upload> {
 /// One function for both versions: each that a future is moved into makes it larger by a request.
 async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
     let Upstream { pool, limits, .. } = plan.upstream;
-    plan.tries.begin(pool.address, request.version());
     let begun = clock::recent();
+    plan.tries.begin(pool.address, request.version(), begun);
     if request.version() == Version::HTTP_2 {
         let lease = match h2::checkout(pool, limits, plan.worker).await {
             Ok(lease) => lease,

@@ -318,7 +318,9 @@ impl Exchange {
             let tried = pin!(attempt::run(&plan, request));
             within(upstream.deadline, route.stream_idle, &self.0.activity, tried).await
         };
-        let now = clock::recent();
+        let queued = upstream.pool.open() >= upstream.limits.max;
+        // What ends by a timer has read nothing that would have told the time.
+        let now = if tried.is_ok() { clock::recent() } else { clock::tick() };
         self.0.record.upstream = Some(now.saturating_duration_since(sent));
         match tried {
             Ok((response, lease)) => {
@@ -328,7 +330,7 @@ impl Exchange {
             }
             Err(reason) => {
                 if matches!(reason, Reason::RequestTimeout | Reason::IdleTimeout) {
-                    self.0.record.out_of_time(reason, clock::tick());
+                    self.0.record.out_of_time(reason, queued, now);
                 }
                 self.fail(reason)
             }

@@ -20,7 +20,7 @@ use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
 use crate::telemetry::block::{Block, GrpcSide};
-use crate::telemetry::recent::{ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Outcome, Phases, Would};
+use crate::telemetry::recent::{ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Phases, Would};
 use crate::telemetry::shadow::Example;
 use crate::wire::trace::Context;
 use crate::wire::{grpc, proxy_status};
@@ -213,15 +213,16 @@ impl Record {
     }
 
     /// The deadline has passed before an answer came.
-    pub fn out_of_time(&self, reason: Reason, now: Instant) {
-        self.tries.ended(Outcome::Failed(reason), now);
+    pub fn out_of_time(&self, reason: Reason, queued: bool, now: Instant) {
+        self.tries.cut(reason, queued, now);
         self.tries.not_again.set(Some(NotAgain::OutOfTime));
     }
 
     /// What rules in shadow mode would have refused, by now.
     fn would_refuse(&self, now: Instant) -> impl Iterator<Item = Would> {
         let route = self.chosen.and_then(|chosen| self.view.snapshot.routes.get(chosen.route));
-        let body = route.and_then(|route| {
+        // What goes through a tunnel is no body.
+        let body = route.filter(|_| self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16()).and_then(|route| {
             let bound = route.max_body?;
             let actual = self.upload.bytes.get().max(self.announced.unwrap_or_default());
             let would = bound.judge(actual) == Judgement::Would;
@@ -275,7 +276,8 @@ impl Record {
         let mut attributes: [(&str, &[u8]); ATTRIBUTES_MAX] = [("", b""); ATTRIBUTES_MAX];
         let mut named = 0;
         for (slot, (index, value)) in attributes.iter_mut().zip(&self.attributes) {
-            *slot = (snapshot.attributes.get(*index).map_or("", |known| &known.name), value.as_bytes());
+            let Some(known) = snapshot.attributes.get(*index) else { continue };
+            *slot = (&known.name, if known.secret { b"[redacted]" } else { value.as_bytes() });
             named += 1;
         }
         let attempts = self.tries.known();
@@ -285,6 +287,9 @@ impl Record {
         let total = now.saturating_duration_since(self.start);
         let failed = self.failed();
         let not_again = match self.tries.not_again.get() {
+            None if !attempts.is_empty() && self.answered.is_none() && self.reason == Reason::ClientReset => {
+                Some(NotAgain::ClientGone)
+            }
             None if failed && self.answered.is_some() => Some(NotAgain::Answered),
             known => known,
         };

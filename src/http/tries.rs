@@ -25,31 +25,31 @@ pub struct Tries {
     /// The first few; the last slot is that of the last try.
     slots: RefCell<[Attempt; ATTEMPTS_MAX]>,
     count: Cell<usize>,
-    /// When the request of the last try went out.
-    sent: Cell<Option<Instant>>,
+    /// When the step that is under way began.
+    since: Cell<Option<Instant>>,
     pub not_again: Cell<Option<NotAgain>>,
 }
 
 impl Default for Tries {
     fn default() -> Self {
         let slots = RefCell::new([NONE; ATTEMPTS_MAX]);
-        Self { slots, count: Cell::new(0), sent: Cell::new(None), not_again: Cell::new(None) }
+        Self { slots, count: Cell::new(0), since: Cell::new(None), not_again: Cell::new(None) }
     }
 }
 
 impl Tries {
-    pub fn begin(&self, endpoint: SocketAddr, protocol: Version) {
+    pub fn begin(&self, endpoint: SocketAddr, protocol: Version, now: Instant) {
         self.count.set(self.count.get() + 1);
-        self.sent.set(None);
+        self.since.set(Some(now));
         self.with_last(|slot| *slot = Attempt { endpoint, protocol, ..NONE });
     }
 
     /// A connection is there; how long that took, and how much of it was spent on making one.
     pub fn connected(&self, reused: bool, now: Instant, took: Duration, connecting: Duration) {
-        self.sent.set(Some(now));
+        self.since.set(Some(now));
         self.with_last(|attempt| {
             attempt.connection = Some(if reused { Connection::Reused } else { Connection::New });
-            attempt.queue = waited(took.saturating_sub(connecting));
+            attempt.queue = telling(took.saturating_sub(connecting));
             attempt.connect = (!reused).then(|| connecting.into());
         });
     }
@@ -66,8 +66,30 @@ impl Tries {
     }
 
     pub fn ended(&self, outcome: Outcome, now: Instant) {
-        let first_byte = self.sent.get().map(|sent| now.saturating_duration_since(sent).into());
-        self.with_last(|attempt| (attempt.outcome, attempt.first_byte) = (outcome, first_byte));
+        let waited = self.waited(now);
+        self.with_last(|attempt| {
+            attempt.outcome = outcome;
+            if attempt.connection.is_some() {
+                attempt.first_byte = waited;
+            }
+        });
+    }
+
+    /// Nobody waits for it any longer. `queued`: a connection was waited for, and not being made.
+    pub fn cut(&self, reason: Reason, queued: bool, now: Instant) {
+        let waited = self.waited(now);
+        self.with_last(|attempt| {
+            attempt.outcome = Outcome::Failed(reason);
+            match attempt.connection {
+                Some(_) => attempt.first_byte = waited,
+                None if queued => attempt.queue = waited,
+                None => attempt.connect = waited,
+            }
+        });
+    }
+
+    fn waited(&self, now: Instant) -> Option<Micros> {
+        self.since.get().map(|since| now.saturating_duration_since(since).into())
     }
 
     pub fn count(&self) -> usize {
@@ -92,6 +114,6 @@ impl Tries {
 }
 
 /// No wait is not worth telling.
-fn waited(time: Duration) -> Option<Micros> {
+fn telling(time: Duration) -> Option<Micros> {
     (time >= Duration::from_micros(1)).then(|| time.into())
 }

@@ -108,6 +108,7 @@ fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
         lowercase: attribute.lowercase,
         values: attribute.values.clone(),
         forward: attribute.forward.as_deref().and_then(|name| name.parse().ok()),
+        secret: crate::config::is_secret(name),
     }
 }
 

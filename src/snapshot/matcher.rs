@@ -31,6 +31,8 @@ pub struct Attribute {
     pub lowercase: bool,
     pub values: Vec<String>,
     pub forward: Option<HeaderName>,
+    /// By its name, its value is nobody's business: explanations and recent exchanges leave it out.
+    pub secret: bool,
 }
 
 /// A part of a request that has values.
