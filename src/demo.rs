@@ -100,6 +100,8 @@ impl Stage {
     fn advice(&self) -> String {
         let Self { file, proxy, admin, health, .. } = self;
         let file = file.display();
+        // The address that the commands ask unless told.
+        let asked = if admin.to_string() == "127.0.0.1:15000" { String::new() } else { format!(" --admin {admin}") };
         format!(
             r#"
 Outrigger is running on http://{proxy}, in front of a service in two versions. Try, in another terminal:
@@ -108,8 +110,13 @@ Outrigger is running on http://{proxy}, in front of a service in two versions. T
   the canary, by header     curl -H 'x-env: canary' http://{proxy}/reviews/7
   the split of 90 and 10    for i in $(seq 100); do curl -s http://{proxy}/; done | grep -o '"version":"v."' | sort | uniq -c
   a user stays on a side    for i in 1 2 3; do curl -s -H 'x-user-id: ada' http://{proxy}/; done
+  why does it go there      outrigger explain{asked} http://{proxy}/ -H 'x-user-id: ada'
+  what became of requests   outrigger why{asked}
+  look before a change      sed 's/weight: 90/weight: 50/; s/weight: 10/weight: 50/' {file} > new.yaml
+                            outrigger diff{asked} new.yaml
   change it, live           sed -i 's/weight: 90/weight: 50/; s/weight: 10/weight: 50/' {file}
                             ... and watch the line below, or ask for the split again
+  what was live, and back   outrigger config history{asked}; outrigger config rollback 1{asked}
   make a mistake            sed -i 's/split:/splitt:/' {file}; sleep 1; curl -s http://{health}/healthz
                             ... nothing breaks; undo it with s/splitt:/split:/
   server-sent events        curl -N http://{proxy}/events

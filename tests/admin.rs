@@ -19,8 +19,8 @@ fn json(message: &Message) -> Value {
 
 type Rows = Vec<(String, String)>;
 
-/// `METHOD /path` of the tables in the documentation, those of health and those of admin.
-fn documented() -> (Rows, Rows) {
+/// `METHOD /path` of the tables in the documentation: those of health, those of admin, and what can be asked.
+fn documented() -> (Rows, Rows, Rows) {
     let text = include_str!("../docs/admin.md");
     let rows = |section: &str| -> Rows {
         let section = text.split(&format!("\n## {section}\n")).nth(1).expect("the section");
@@ -29,16 +29,16 @@ fn documented() -> (Rows, Rows) {
         let words = cells.filter_map(|cell| cell.split_once(' '));
         words.map(|(method, path)| (method.to_owned(), path.to_owned())).collect()
     };
-    let (health, admin) = (rows("Health"), rows("Admin"));
-    assert!(health.len() >= 5 && admin.len() >= 7, "{health:?} {admin:?}");
-    (health, admin)
+    let (health, admin, questions) = (rows("Health"), rows("Admin"), rows("Questions and changes"));
+    assert!(health.len() >= 5 && admin.len() >= 7 && questions.len() >= 10, "{health:?} {admin:?} {questions:?}");
+    (health, admin, questions)
 }
 
 #[test]
 fn every_documented_endpoint_answers_and_every_endpoint_is_documented() {
     let origin = Origin::ok();
     let proxy = Proxy::front(origin.addr());
-    let (health, admin) = documented();
+    let (health, admin, questions) = documented();
     for (method, path) in health.iter().chain(&admin).filter(|(_, path)| path != "/drain") {
         let reply = proxy.admin(method, path);
         assert_eq!(reply.status(), 200, "{method} {path}: {reply:?}");
@@ -52,14 +52,20 @@ fn every_documented_endpoint_answers_and_every_endpoint_is_documented() {
         let reply = raw(&proxy, "health", &format!("{method} {path}"), "Host: pod\r\n");
         assert_eq!(reply.status(), 200, "{path} on the health address: {reply:?}");
     }
-    for (method, path) in &admin {
+    // A yes or a no, but not that there is no such endpoint or method.
+    for (method, path) in &questions {
+        let asked = path.replace("{id}", "none").replace("{generation}", "1");
+        let reply = proxy.admin(method, &asked);
+        assert!(reply.status() != 405 && json(&reply)["error"] != "no such endpoint", "{method} {path}: {reply:?}");
+    }
+    for (method, path) in admin.iter().chain(&questions) {
         let reply = raw(&proxy, "health", &format!("{method} {path}"), "Host: pod\r\n");
         assert_eq!(reply.status(), 404, "{path} is not for the health address: {reply:?}");
     }
     let index = proxy.admin_json("/");
     for path in index.as_object().expect("an object").keys() {
         let known = |rows: &[(String, String)]| rows.iter().any(|(_, p)| p.split('?').next() == Some(path));
-        assert!(known(&health) || known(&admin), "{path} is not in docs/admin.md");
+        assert!(known(&health) || known(&admin) || known(&questions), "{path} is not in docs/admin.md");
     }
     // The last, since the process ends by it.
     assert_eq!(proxy.admin("POST", "/drain").status(), 202);

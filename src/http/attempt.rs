@@ -56,7 +56,7 @@ pub async fn run(plan: &Plan<'_>, mut request: Request<Upload>) -> Result<(Respo
             }
             Err(failure) => failure,
         };
-        plan.tries.ended(failure.outcome(), clock::recent());
+        plan.tries.ended(failure.outcome(), clock::tick());
         let again = match (failure, &spare) {
             (Failure::Final(reason), _) => {
                 plan.tries.not_again.set(Some(why_final(reason)));
