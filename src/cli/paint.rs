@@ -26,17 +26,11 @@ pub struct Painted<T> {
 
 impl Paint {
     pub const PLAIN: Self = Self { on: false };
-    #[cfg(test)]
-    pub const COLOURED: Self = Self { on: true };
 
     /// For standard output.
     pub fn stdout() -> Self {
         let said = |name| std::env::var_os(name).unwrap_or_default();
         Self { on: std::io::stdout().is_terminal() && said("NO_COLOR").is_empty() && said("TERM") != "dumb" }
-    }
-
-    pub fn plain<T>(self, inner: T) -> Painted<T> {
-        Painted { code: None, inner }
     }
 
     pub fn bold<T>(self, inner: T) -> Painted<T> {

