@@ -150,7 +150,7 @@ const BY_THE_SCHEMA: &[(&str, &str)] = &[
     ("▸routes: { a: 1 }", "routes: expected a list, found a mapping | "),
     (
         "defaults: { timeout: ▸5 }",
-        "defaults.timeout: expected a duration or a mapping, found a number | write it with its unit: `5s`",
+        "defaults.timeout: expected a duration, found a number | write it with its unit: `5s`",
     ),
     (
         "defaults: { timeout: ▸5sec }",

@@ -1,8 +1,8 @@
 //! An explanation for people: from the listener to the headers, each line with its place in the configuration.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 
-use crate::cli::paint::{Paint, harmless};
+use crate::cli::paint::{Paint, Painted, harmless};
 use crate::explain::{Candidate, Explanation, Outcome, Policy, Side, Standing};
 
 /// Columns of the names on the left, and of what is said before a place.
@@ -10,6 +10,9 @@ const NAME: usize = 11;
 const BODY: usize = 74;
 /// Candidates after the winner that are named.
 const AFTER: usize = 3;
+
+/// One of the colours of `Paint`.
+type Colour = fn(Paint, String) -> Painted<String>;
 
 struct Page {
     out: String,
@@ -34,11 +37,16 @@ pub fn render(explained: &Explanation, paint: Paint) -> String {
 
 impl Page {
     /// A name, a text, and where it is written.
-    fn line(&mut self, name: &str, text: &dyn Display, place: Option<&str>) {
-        let text = harmless(&text.to_string());
+    fn line(&mut self, name: &str, text: &str, place: Option<&str>) {
+        self.painted(name, |_, text| Paint::PLAIN.bold(text), text, place);
+    }
+
+    /// The text is made harmless before it is painted: our own colours are the only ones.
+    fn painted(&mut self, name: &str, colour: Colour, text: &str, place: Option<&str>) {
+        let text = colour(self.paint, harmless(text));
         let name = self.paint.bold(format!("{name:<NAME$}"));
         let line = match place {
-            Some(place) => format!("{name}{text:<BODY$} {}", self.paint.dim(place)),
+            Some(place) => format!("{name}{text:<BODY$} {}", self.paint.dim(harmless(place))),
             None => format!("{name}{text}"),
         };
         // Writing to a string does not fail.
@@ -63,7 +71,6 @@ impl Page {
     }
 
     fn candidates(&mut self, all: &[Candidate], more: usize) {
-        let paint = self.paint;
         let mut after = 0;
         for (index, candidate) in all.iter().enumerate() {
             let name = if index == 0 { "routes" } else { "" };
@@ -72,7 +79,7 @@ impl Page {
             match (candidate.standing, &candidate.failed) {
                 (Standing::Wins, _) => {
                     let text = format!("+ {}{rule}: every condition holds", candidate.route);
-                    self.line(name, &paint.green(text), place);
+                    self.painted(name, Paint::green, &text, place);
                 }
                 (Standing::Fails, Some(failed)) => {
                     let text = format!(
@@ -85,21 +92,22 @@ impl Page {
                 (Standing::NotTried, _) => {
                     after += 1;
                     if after <= AFTER {
-                        self.line(name, &paint.dim(format!("  {}{rule}: comes after", candidate.route)), place);
+                        let text = format!("  {}{rule}: comes after", candidate.route);
+                        self.painted(name, Paint::dim, &text, place);
                     }
                 }
             }
         }
         let left = after.saturating_sub(AFTER) + more;
         if left > 0 {
-            self.line("", &paint.dim(format!("  and {left} more")), None);
+            self.painted("", Paint::dim, &format!("  and {left} more"), None);
         }
     }
 
     fn outcome(&mut self, explained: &Explanation) {
         if let Some(reason) = &explained.reason {
             let text = format!("{} {}: {}", reason.status, reason.code, reason.sentence);
-            self.line("answer", &self.paint.red(text), None);
+            self.painted("answer", Paint::red, &text, None);
         }
         if let Some(route) = &explained.route {
             let rule = route.rule.map(|rule| format!(" match[{rule}]")).unwrap_or_default();
@@ -137,8 +145,8 @@ impl Page {
             };
             let text = format!("{mark} {}{share} ({})", side.to, side.protocol);
             match side.possible {
-                true => self.line("to", &self.paint.green(text), side.place.as_deref()),
-                false => self.line("", &self.paint.dim(text), side.place.as_deref()),
+                true => self.painted("to", Paint::green, &text, side.place.as_deref()),
+                false => self.painted("", Paint::dim, &text, side.place.as_deref()),
             }
             if side.possible {
                 self.endpoints(side);
@@ -158,18 +166,18 @@ impl Page {
             self.line("", &format!("  + {}{weight}{}", endpoint.address, live.unwrap_or_default()), None);
         }
         for excluded in &side.excluded {
-            self.line("", &self.paint.dim(format!("  - {}: {}", excluded.address, excluded.why)), None);
+            self.painted("", Paint::dim, &format!("  - {}: {}", excluded.address, excluded.why), None);
         }
         if side.endpoints.is_empty() {
             let error = side.discovery.get("lastError").and_then(|error| error.as_str()).unwrap_or_default();
-            self.line("", &self.paint.red(format!("  no endpoint can be chosen {error}").trim_end()), None);
+            self.painted("", Paint::red, format!("  no endpoint can be chosen {error}").trim_end(), None);
         }
     }
 
     fn policy(&mut self, policies: &[Policy]) {
         for (index, policy) in policies.iter().enumerate() {
             let name = if index == 0 { "policy" } else { "" };
-            let text = format!("{:<27}{:<18}{}", policy.name, policy.value, self.paint.dim(&policy.from));
+            let text = format!("{:<27}{:<18}{}", policy.name, policy.value, policy.from);
             self.line(name, &text, policy.place.as_deref());
         }
     }
