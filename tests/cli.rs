@@ -130,7 +130,6 @@ fn keys_of_later_versions_are_refused_by_name() {
         ("policies: []", "policies"),
         ("authorization: []", "authorization"),
         ("identity: { trustDomain: a }", "identity"),
-        ("state: { directory: /tmp }", "state"),
     ];
     for (line, key) in later {
         let said = refused(&format!("{GOOD}{line}\n"));
