@@ -127,7 +127,7 @@ fn who_did_what_to_which_and_how_it_ended() {
     let all = lines_of(&path, count + 4);
     assert!(fs::read_to_string(&path).expect("the audit").starts_with(&before));
     let line = &all[count + 3];
-    assert_eq!((event(line), &line["digest"]), (("last good", "live", Some(4), None), &two));
+    assert_eq!((event(line), &line["digest"]), (("last-good", "live", Some(4), None), &two));
     assert!(line["summary"].as_str().is_some_and(|summary| summary.contains("the file cannot be used")), "{line:#}");
     assert_eq!(line["problems"], 1);
 }

@@ -252,7 +252,7 @@ fn from_elsewhere_only_the_token_asks() {
         let addr = SocketAddr::new(ip, local.port());
         assert!(!told(addr, "1"), "anybody could ask");
         assert!(told(addr, TOKEN) && !told(addr, &TOKEN[1..]));
-        assert_eq!(live.up.last().head.all(HEADER), [TOKEN[1..].to_owned()], "not for us, so passed on");
+        assert_eq!(live.up.last().head.all(HEADER), [""; 0], "it may have been a token");
         assert!(told(addr, TOKEN));
         assert_eq!(live.up.last().head.all(HEADER), [""; 0]);
     }

@@ -354,7 +354,8 @@ fn a_service_that_is_slower() {
     let load = Steady::to(&proxy, "/", 32, Duration::from_millis(60));
     load.more(500);
     proxy.edit_config(GOOD, &GOOD.replace("to: app", "to: other"));
-    is_undone(&proxy, 2, "the 99th percentile rose");
+    // Which of the two tests finds it depends on how fast the answers were before.
+    is_undone(&proxy, 2, "rose");
     let answered = slow.seen().len();
     println!("{answered} requests were slow");
     assert!(answered <= 1000, "{answered} requests were slow");
