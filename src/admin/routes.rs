@@ -107,42 +107,57 @@ impl Admin {
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(endpoint.methods()));
             return Routed::Answer(refusal);
         }
-        match endpoint.asks(rest, request) {
-            Some(Ok(routed)) => routed,
-            Some(Err(why)) => Routed::Answer(json_reply(StatusCode::BAD_REQUEST, &json!({ "error": why }))),
-            None => Routed::Answer(self.run(endpoint, surface, request)),
-        }
+        self.run(endpoint, rest, surface, request)
+            .unwrap_or_else(|why| Routed::Answer(json_reply(StatusCode::BAD_REQUEST, &json!({ "error": why }))))
     }
 
-    fn run(&self, endpoint: Endpoint, surface: Surface, request: &Parts) -> Response<Bytes> {
+    /// An error is what is wrong with the path or the query.
+    fn run(&self, endpoint: Endpoint, rest: &str, surface: Surface, request: &Parts) -> Result<Routed, String> {
         let now = Instant::now();
-        match endpoint {
-            Endpoint::Livez => match self.health.live(now) {
+        let ok = |value: &Value| Routed::Answer(json_reply(StatusCode::OK, value));
+        let number = |name: &str| {
+            let given = question::number(&request.uri, name);
+            given.ok_or_else(|| format!("say ?{name}= and the number of a generation"))
+        };
+        Ok(match endpoint {
+            Endpoint::Livez => Routed::Answer(match self.health.live(now) {
                 Ok(()) => reply(StatusCode::OK, TEXT, "ok\n"),
                 Err(why) => json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "failed", "detail": why })),
-            },
-            Endpoint::Readyz => probe(self.health.ready(now)),
-            Endpoint::Startupz => probe(self.health.started(now)),
+            }),
+            Endpoint::Readyz => Routed::Answer(probe(self.health.ready(now))),
+            Endpoint::Startupz => Routed::Answer(probe(self.health.started(now))),
             Endpoint::Healthz => {
                 let (fine, report) = self.health.report(now);
-                json_reply(if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
+                let status = if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Routed::Answer(json_reply(status, &report))
             }
-            Endpoint::Metrics => self.metrics(request),
+            Endpoint::Metrics => Routed::Answer(self.metrics(request)),
             Endpoint::Index => {
-                let about = Endpoint::of(surface).map(|e| (e.path().to_owned(), e.about().into())).collect();
-                json_reply(StatusCode::OK, &Value::Object(about))
+                ok(&Value::Object(Endpoint::of(surface).map(|e| (e.path().to_owned(), e.about().into())).collect()))
             }
-            Endpoint::Config => json_reply(StatusCode::OK, &self.provider.config()),
-            Endpoint::ConfigStatus => json_reply(StatusCode::OK, &self.provider.config_status()),
-            Endpoint::Clusters => json_reply(StatusCode::OK, &self.provider.clusters()),
+            Endpoint::Config => ok(&self.provider.config()),
+            Endpoint::ConfigStatus => ok(&self.provider.config_status()),
+            Endpoint::Clusters => ok(&self.provider.clusters()),
             Endpoint::Drain => {
                 self.provider.drain();
-                json_reply(StatusCode::ACCEPTED, &json!({ "status": "draining" }))
+                Routed::Answer(json_reply(StatusCode::ACCEPTED, &json!({ "status": "draining" })))
             }
-            Endpoint::LogLevel => self.log_level(request),
-            // The others are questions.
-            _ => json_reply(StatusCode::NOT_FOUND, &json!({ "error": "no such endpoint" })),
-        }
+            Endpoint::LogLevel => Routed::Answer(self.log_level(request)),
+            Endpoint::Explain => Routed::Read(Form::Explain),
+            Endpoint::Diff => Routed::Read(Form::Diff),
+            Endpoint::Why => Routed::Ask(Question::Why(decode_segment(rest))),
+            Endpoint::Recent => Routed::Ask(question::recent(&request.uri)?),
+            Endpoint::Shadow => Routed::Ask(Question::Shadow),
+            Endpoint::History => Routed::Ask(Question::History),
+            Endpoint::Show => {
+                let generation = rest.parse().map_err(|_| format!("`{rest}` is not a generation"))?;
+                Routed::Ask(Question::Show(generation))
+            }
+            Endpoint::Changes => Routed::Ask(Question::Changes { from: number("from")?, to: number("to")? }),
+            Endpoint::Rollback => Routed::Ask(Question::Change(Change::Rollback(number("to")?))),
+            Endpoint::Pin => Routed::Ask(Question::Change(Change::Pin(number("generation")?))),
+            Endpoint::Unpin => Routed::Ask(Question::Change(Change::Unpin)),
+        })
     }
 
     /// OpenMetrics for whom it is acceptable (Prometheus says so), the older format for everybody else.
@@ -201,29 +216,6 @@ impl Endpoint {
             Some((before, _)) => path.strip_prefix(before).filter(|rest| !rest.is_empty()),
             None => (self.path() == path).then_some(""),
         }
-    }
-
-    /// The question that an endpoint stands for; `None` where it is answered at once.
-    fn asks(self, rest: &str, request: &Parts) -> Option<Result<Routed, String>> {
-        let uri = &request.uri;
-        let number = |name: &str| {
-            question::number(uri, name).ok_or_else(|| format!("say ?{name}= and the number of a generation"))
-        };
-        let question = match self {
-            Self::Explain => return Some(Ok(Routed::Read(Form::Explain))),
-            Self::Diff => return Some(Ok(Routed::Read(Form::Diff))),
-            Self::Why => Ok(Question::Why(decode_segment(rest))),
-            Self::Recent => question::recent(uri),
-            Self::Shadow => Ok(Question::Shadow),
-            Self::History => Ok(Question::History),
-            Self::Show => rest.parse().map(Question::Show).map_err(|_| format!("`{rest}` is not a generation")),
-            Self::Changes => number("from").and_then(|from| Ok(Question::Changes { from, to: number("to")? })),
-            Self::Rollback => number("to").map(|to| Question::Change(Change::Rollback(to))),
-            Self::Pin => number("generation").map(|to| Question::Change(Change::Pin(to))),
-            Self::Unpin => Ok(Question::Change(Change::Unpin)),
-            _ => return None,
-        };
-        Some(question.map(Routed::Ask))
     }
 
     fn of(surface: Surface) -> impl Iterator<Item = Self> {

@@ -122,8 +122,11 @@ impl History {
         None
     }
 
-    pub fn push(&mut self, version: Version) {
+    /// A configuration that means the same as the live one takes its place; the number of that one, for the disk.
+    pub fn push(&mut self, version: Version) -> Option<u64> {
         self.highest = self.highest.max(version.generation);
+        let same = |live: &mut Version| live.digest == version.digest;
+        let replaced = self.versions.pop_back_if(same).map(|live| live.generation);
         self.versions.push_back(version);
         let size = |version: &Version| version.config.sources().map(|(_, text)| text.len()).sum::<usize>();
         while self.versions.len() > 2
@@ -131,6 +134,7 @@ impl History {
         {
             self.versions.pop_front();
         }
+        replaced.filter(|replaced| self.marks.pin != Some(*replaced))
     }
 
     pub fn live(&self) -> Option<&Version> {

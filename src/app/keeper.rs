@@ -18,6 +18,8 @@ const SLOW: Duration = Duration::from_secs(5);
 pub enum Job {
     Save {
         version: Version,
+        /// One that means the same.
+        replaces: Option<u64>,
         /// The process began with it.
         first: bool,
     },
@@ -76,13 +78,15 @@ async fn run(store: Arc<Store>, mut queue: mpsc::Receiver<Job>, trouble: Trouble
     while let Some(job) = queue.recv().await {
         let store = store.clone();
         let mut work = tokio::task::spawn_blocking(move || match job {
-            Job::Save { version, first } => {
+            Job::Save { version, replaces, first } => {
                 let entry = version.entry();
                 if !entry.complete {
                     let generation = entry.generation;
                     tracing::warn!(generation, "secrets are written in the configuration: its copy leaves them out");
                 }
-                store.save(&entry).map(|()| !first)
+                store.save(&entry)?;
+                replaces.map_or(Ok(()), |old| store.remove(old))?;
+                Ok(!first)
             }
             Job::Mark(marks) => store.set_marks(&marks).map(|()| false),
             Job::Flush(done) => {

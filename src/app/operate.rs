@@ -14,11 +14,14 @@ use crate::snapshot::Snapshot;
 impl App {
     pub(super) async fn obey(&mut self, command: Command) {
         let Command { change, source, answer } = command;
-        let reply = match change {
-            Change::Rollback(to) => self.rollback(to, &source).await,
-            Change::Pin(to) => self.pin(to, &source).await,
-            Change::Unpin => self.unpin(&source).await,
+        let (action, reply) = match change {
+            Change::Rollback(to) => ("rollback", self.rollback(to, &source).await),
+            Change::Pin(to) => ("pin", self.pin(to, &source).await),
+            Change::Unpin => ("unpin", self.unpin(&source).await),
         };
+        if let Err(why) = &reply {
+            self.tell(Cause { action, source: &source }, "refused", why, 0, None);
+        }
         // Whoever asked may have left; what was asked for is done.
         let _ = answer.send(reply.unwrap_or_else(|why| (StatusCode::CONFLICT, json!({ "error": why }))));
     }

@@ -99,6 +99,7 @@ impl App {
         let pinned = self.history().pinned();
         if let Some(pinned) = pinned {
             let why = format!("generation {pinned} is pinned: `outrigger config unpin` takes the file again");
+            tracing::warn!(why, "configuration refused");
             return self.refused(cause, None, &why, json!([{ "message": why }]));
         }
         let config = match self.origin.load() {
@@ -203,9 +204,9 @@ impl App {
             digest: config.digest().to_owned(),
             config: config.clone(),
         };
-        self.history().push(version.clone());
+        let replaces = self.history().push(version.clone());
         if kept != Kept::Already {
-            self.keeper.job(Job::Save { version, first: kept == Kept::First });
+            self.keeper.job(Job::Save { version, replaces, first: kept == Kept::First });
         }
     }
 

@@ -23,6 +23,8 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// The floor, with events and without.
 const POLL: Duration = Duration::from_secs(2);
 const POLL_ALONE: Duration = Duration::from_millis(500);
+/// Looks in a row that must find nothing before that is told.
+const MISSED: u32 = 3;
 
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
@@ -103,6 +105,7 @@ fn digest(path: &Path) -> Option<u64> {
 }
 
 async fn run(path: PathBuf, wake: Arc<Notify>, mut armed: Armed, mut seen: Option<u64>, sender: mpsc::Sender<()>) {
+    let mut missed = 0;
     loop {
         let period = if armed.notify.is_some() { POLL } else { POLL_ALONE };
         tokio::select! {
@@ -115,9 +118,12 @@ async fn run(path: PathBuf, wake: Arc<Notify>, mut armed: Armed, mut seen: Optio
         let looked = tokio::task::spawn_blocking(move || (arm(&look, &wake, Some(armed)), digest(&look))).await;
         let Ok((rearmed, found)) = looked else { return };
         armed = rearmed;
-        // Gone is not a change: it is how a replacement begins. What comes back is compared with what was.
-        if found.is_some() && found != seen {
-            seen = found;
+        // Gone is not a change: it is how a replacement begins. What comes back is compared with what was. Only who
+        // stays away is worth a word, and so is a return.
+        let returned = found.is_some() && missed >= MISSED;
+        missed = if found.is_some() { 0 } else { missed + 1 };
+        if found.is_some() && found != seen || missed == MISSED || returned {
+            seen = found.or(seen);
             // Full is fine: then the change before this one has not been looked at yet.
             let _ = sender.try_send(());
         }

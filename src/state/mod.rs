@@ -132,6 +132,16 @@ impl Store {
         Ok(())
     }
 
+    /// One that is not there is removed already. Blocks.
+    pub fn remove(&self, generation: u64) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(file(generation))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(about(&self.directory, &format!("cannot remove generation {generation}"), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Newest first, read one by one while iterating. The error is the directory's own; files have theirs.
     pub fn list(&self) -> io::Result<impl Iterator<Item = Result<Entry, Damaged>>> {
         let generations = self.generations()?;
