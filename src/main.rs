@@ -1,6 +1,5 @@
-//! The command line. Exit codes: 0 done, 1 configuration refused, 2 wrong usage, 3 could not run.
+//! The command line. Exit codes are in `EXIT_CODES`.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,8 +27,8 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 configuration refused, 2 wrong usage, 3 could not run (an address is taken, …)";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 configuration refused, 2 wrong usage (for `explain` also: no route matches), \
+                          3 could not run (an address is taken, …) or no proxy answers";
 
 #[derive(Subcommand)]
 enum Command {
@@ -90,12 +89,11 @@ fn main() -> ExitCode {
         Command::Diff(diff) => cli::diff::run(diff),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
-            // Whoever reads only the beginning may close the pipe.
-            let _ = writeln!(std::io::stdout(), "{:#}", outrigger::config::json_schema());
+            cli::print(&format!("{:#}\n", outrigger::config::json_schema()));
             ExitCode::SUCCESS
         }
         Command::Version => {
-            println!("outrigger {}", env!("CARGO_PKG_VERSION"));
+            cli::print(concat!("outrigger ", env!("CARGO_PKG_VERSION"), "\n"));
             ExitCode::SUCCESS
         }
     }

@@ -195,6 +195,7 @@ fn json_holds_all_that_leads_to_a_decision() {
         .as_array()
         .expect("edits")
         .iter()
+        .filter(|edit| edit["why"] != "the proxy")
         .map(|edit| ["on", "what", "name", "value"].map(|key| edit[key].as_str().unwrap_or("-")).join(" "))
         .collect();
     assert_eq!(
@@ -296,7 +297,8 @@ fn each_outcome_has_its_words_and_its_code() {
     let told = by_file(&dir, &format!("{RICH}{routes}"), &["http://x.test/", "--format", "json"]);
     let all = told.json();
     let shown = all["candidates"].as_array().map_or(0, Vec::len);
-    assert!(shown <= 101 && all["moreCandidates"].as_u64() > Some(200), "{shown} of them, {}", all["moreCandidates"]);
+    let before = all["moreCandidates"]["before"].as_u64();
+    assert!(shown <= 101 && before >= Some(200), "{shown} of them, {}", all["moreCandidates"]);
     assert_eq!(all["route"]["name"], "any", "the winner is always shown");
 }
 

@@ -10,7 +10,7 @@ use super::fingerprint::{Callers, Fingerprint, Value, name_of};
 use super::judge::{Judge, Lot, Outcome, Spread, Stretch};
 use super::looked::Looked;
 use super::radius::{Coverage, Group, Kind, Radius};
-use super::reservoir::Sample;
+use super::reservoir::{Remembered, Sample};
 use super::told::Told;
 use crate::config::schema;
 use crate::policy::split::BUCKETS;
@@ -18,12 +18,16 @@ use crate::snapshot::{Action, Route, Snapshot};
 
 /// Callers of a group that are told apart.
 const CALLERS_MAX: usize = 10_000;
+/// Requests that a fingerprint stands for; with less it is of another time.
+const WEIGHT_MIN: f64 = 1e-9;
 
 /// What `new` would change for the requests that `samples` remember from under `old`.
 pub fn compare(old: &Snapshot, new: &Snapshot, samples: &[Sample]) -> Radius {
     let mut sums = Sums::default();
-    // What is old enough has no weight left.
-    let total = samples.iter().map(Sample::weight).sum::<f64>().max(f64::MIN_POSITIVE);
+    let total = samples.iter().map(Sample::weight).sum::<f64>();
+    if total <= 0.0 {
+        return sums.radius(old, new, samples);
+    }
     for (looked, requests) in requests(samples) {
         let first = sums.fingerprints;
         sums.fingerprints += requests.len();
@@ -55,7 +59,7 @@ fn requests(samples: &[Sample]) -> Vec<(&Looked, Requests<'_>)> {
             all.push((&sample.looked, Requests::new()));
         }
         let Some((_, requests)) = all.get_mut(place) else { continue };
-        for known in &sample.remembered {
+        for known in sample.known() {
             let empty = || Request { path: &known.path, weight: 0.0, callers: Callers::default() };
             let request = requests.entry(&known.print).or_insert_with(empty);
             request.weight += known.weight;
@@ -73,8 +77,13 @@ fn hidden(requests: &Requests<'_>) -> HashSet<usize> {
 }
 
 impl Sample {
+    /// What is not too old to count.
+    fn known(&self) -> impl Iterator<Item = &Remembered> {
+        self.remembered.iter().filter(|known| known.weight >= WEIGHT_MIN)
+    }
+
     fn weight(&self) -> f64 {
-        self.remembered.iter().map(|known| known.weight).sum()
+        self.known().map(|known| known.weight).sum()
     }
 }
 

@@ -367,21 +367,6 @@ fn any_head_is_written_again() {
 }
 
 #[test]
-fn traffic_of_days_ago_has_no_weight_and_no_nonsense() {
-    let old = snapshot("  - { name: a, to: reviews }");
-    let new = snapshot("  - { name: a, to: ratings }");
-    let mut traffic = Traffic::new();
-    traffic.send(&old, "GET http://a/", caller(1));
-    for _ in 0..100 {
-        traffic.now += Duration::from_secs(86_400);
-        traffic.take();
-    }
-    let radius = compare(&old, &new, &[traffic.take()]);
-    assert!([radius.changed_share, radius.changed_rate, radius.coverage.rate].iter().all(|number| number.is_finite()));
-    assert_eq!(radius.coverage.fingerprints, 1);
-}
-
-#[test]
 fn a_million_paths_stay_within_their_memory() {
     let old = snapshot("  - { name: all, match: [{ headers: { x-stage: { prefix: a } } }], to: reviews }");
     let listener = &old.listeners[0];
@@ -525,4 +510,22 @@ fn fates(snapshot: &Snapshot, text: &str) -> Vec<(String, bool)> {
         Ok(decision) => (format!("{:?}", decision.route.action), false),
     };
     (0..split::BUCKETS).step_by(25).map(fate).collect()
+}
+
+/// After a day without requests there is nothing left to compare, and nothing to divide by.
+#[test]
+fn what_is_long_ago_is_nothing() {
+    let (old, new) = (snapshot(SPLIT), snapshot("  - { name: all, to: ratings }"));
+    let mut traffic = Traffic::new();
+    traffic.send(&old, "GET http://reviews/a", caller(1));
+    for _ in 0..40 {
+        let radius = compare(&old, &new, &[traffic.take()]);
+        let numbers = [radius.changed_share, radius.changed_rate, radius.unknown_share, radius.coverage.share];
+        assert!(numbers.iter().chain([&radius.coverage.rate]).all(|number| number.is_finite()), "{radius:?}");
+        assert!(radius.groups.iter().all(|group| group.share.is_finite() && group.rate.is_finite()), "{radius:?}");
+        traffic.now += Duration::from_secs(3600);
+    }
+    let radius = compare(&old, &new, &[traffic.take()]);
+    assert!(radius.groups.is_empty() && radius.coverage.fingerprints == 0, "{radius:?}");
+    assert_eq!((radius.changed_share, radius.coverage.share), (0.0, 0.0));
 }

@@ -1,15 +1,15 @@
 //! `outrigger check`: every problem of a configuration, for people, for scripts, and for whatever reads SARIF. What is
 //! a problem is not decided here: it is what `run` refuses, and what the rules of an organisation ask.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::sarif;
-use crate::app::{EXIT_CONFIG, Origin};
+use super::paint::harmless;
+use super::{REFUSED, sarif};
+use crate::app::Origin;
 use crate::config::Report;
 use crate::config::lint::{self, Rules};
 
@@ -40,9 +40,8 @@ pub enum Format {
 pub fn run(args: Check) -> ExitCode {
     let (rules, report) = problems(&args);
     let ok = !report.has_errors();
-    // Whoever reads only the beginning may close the pipe.
-    let _ = print(&args, &rules, &report, ok);
-    if ok { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
+    print(&args, &rules, &report, ok);
+    if ok { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
 }
 
 fn problems(args: &Check) -> (Rules, Report) {
@@ -59,19 +58,17 @@ fn problems(args: &Check) -> (Rules, Report) {
     (rules, Report::new(problems))
 }
 
-fn print(args: &Check, rules: &Rules, report: &Report, ok: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn print(args: &Check, rules: &Rules, report: &Report, ok: bool) {
     match args.format {
         Format::Text => {
             if !report.problems().is_empty() {
-                writeln!(std::io::stderr(), "{report}")?;
+                super::tell(report);
             }
             if ok {
-                writeln!(out, "{}: ok", args.config.display())?;
+                super::print(&format!("{}: ok\n", harmless(&args.config.display().to_string())));
             }
-            Ok(())
         }
-        Format::Json => writeln!(out, "{:#}", json!({ "ok": ok, "problems": report })),
-        Format::Sarif => writeln!(out, "{:#}", sarif::log(rules, report, &args.config)),
+        Format::Json => super::print(&format!("{:#}\n", json!({ "ok": ok, "problems": report }))),
+        Format::Sarif => super::print(&format!("{:#}\n", sarif::log(rules, report, &args.config))),
     }
 }

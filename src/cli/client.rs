@@ -42,20 +42,29 @@ pub enum Unreachable {
     System(io::Error),
 }
 
-/// Status and body of the answer; a body that is no JSON is a string. Waits for it.
+/// Status and body of the answer, which has `key` where the status is 200, and a reason where it is not. Waits for it.
 ///
 /// # Errors
-/// Where there is no whole answer. One with a bad status is none.
-pub fn get(admin: SocketAddr, path: &str) -> Result<(u16, Value), Unreachable> {
-    wait(ask(admin, Method::GET, path, Bytes::new()))
+/// Where there is no whole answer, or not one of a proxy. One with a bad status is none.
+pub fn get(admin: SocketAddr, path: &str, key: &str) -> Result<(u16, Value), Unreachable> {
+    wait(ask(admin, Method::GET, path, Bytes::new())).and_then(|answer| known(admin, answer, key))
 }
 
 /// As `get`, with JSON to say.
 ///
 /// # Errors
 /// As `get`.
-pub fn post(admin: SocketAddr, path: &str, body: &Value) -> Result<(u16, Value), Unreachable> {
-    wait(ask(admin, Method::POST, path, Bytes::from(body.to_string())))
+pub fn post(admin: SocketAddr, path: &str, body: &Value, key: &str) -> Result<(u16, Value), Unreachable> {
+    wait(ask(admin, Method::POST, path, Bytes::from(body.to_string()))).and_then(|answer| known(admin, answer, key))
+}
+
+/// Other web servers answer as well.
+fn known(admin: SocketAddr, (status, value): (u16, Value), key: &str) -> Result<(u16, Value), Unreachable> {
+    let keys = if status == 200 { &[key][..] } else { &["error", "problems"] };
+    match keys.iter().any(|key| value.get(key).is_some()) {
+        true => Ok((status, value)),
+        false => Err(Unreachable::Foreign(admin, format!("status {status} without `{}`", keys.join("` or `")))),
+    }
 }
 
 fn wait<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Result<T, Unreachable> {
@@ -147,18 +156,26 @@ mod tests {
     #[test]
     fn an_answer_has_a_status_and_a_value() {
         let (outcome, heard) =
-            asked(answer("404 Not Found", "{\"error\": \"no\"}\n"), |admin| get(admin, "/why/a?b=c"));
+            asked(answer("404 Not Found", "{\"error\": \"no\"}\n"), |admin| get(admin, "/why/a?b=c", "id"));
         assert_eq!(outcome.unwrap(), (404, json!({ "error": "no" })));
         assert!(heard.starts_with("GET /why/a?b=c HTTP/1.1\r\nhost: 127.0.0.1:"), "{heard}");
         assert!(heard.contains("connection: close\r\n") && !heard.contains("content-type"), "{heard}");
-        let (outcome, _) = asked(answer("200 OK", "plain\n"), |admin| get(admin, "/"));
-        assert_eq!(outcome.unwrap(), (200, json!("plain")));
+    }
+
+    #[test]
+    fn what_is_no_answer_of_a_proxy_is_none() {
+        for (status, body) in [("200 OK", "plain\n"), ("200 OK", "{}"), ("200 OK", "[1]"), ("404 Not Found", "<html>")]
+        {
+            let (outcome, _) = asked(answer(status, body), |admin| get(admin, "/", "changes"));
+            assert!(matches!(outcome, Err(Unreachable::Foreign(..))), "{body}: {outcome:?}");
+        }
     }
 
     #[test]
     fn a_post_says_json() {
-        let (outcome, heard) = asked(answer("200 OK", "[]"), |admin| post(admin, "/explain", &json!({ "a": 1 })));
-        assert_eq!(outcome.unwrap(), (200, json!([])));
+        let said = answer("200 OK", "{\"b\":2}");
+        let (outcome, heard) = asked(said, |admin| post(admin, "/explain", &json!({ "a": 1 }), "b"));
+        assert_eq!(outcome.unwrap(), (200, json!({ "b": 2 })));
         assert!(heard.starts_with("POST /explain ") && heard.ends_with("\r\n\r\n{\"a\":1}"), "{heard}");
         assert!(heard.contains("content-type: application/json\r\ncontent-length: 7\r\n"), "{heard}");
     }
@@ -166,7 +183,7 @@ mod tests {
     #[test]
     fn nobody_there_is_one_sentence() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = get(free, "/").unwrap_err().to_string();
+        let error = get(free, "/", "a").unwrap_err().to_string();
         let wanted = format!("no proxy answers at {free} (connection refused); name its admin address with --admin");
         assert_eq!(error, wanted);
     }
@@ -174,17 +191,17 @@ mod tests {
     #[test]
     fn what_is_no_http_is_no_proxy() {
         for nonsense in ["SSH-2.0-OpenSSH_9.6\r\n", "", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort"] {
-            let (outcome, _) = asked(nonsense, |admin| get(admin, "/"));
+            let (outcome, _) = asked(nonsense, |admin| get(admin, "/", "a"));
             assert!(matches!(outcome, Err(Unreachable::Foreign(..))), "{outcome:?}");
         }
-        assert!(matches!(asked("", |admin| get(admin, "/ no path")).0, Err(Unreachable::Foreign(..))));
+        assert!(matches!(asked("", |admin| get(admin, "/ no path", "a")).0, Err(Unreachable::Foreign(..))));
     }
 
     #[test]
     fn an_answer_is_bounded() {
         let mut large = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
         large.resize(ANSWER_MAX + 4096, b' ');
-        let (outcome, _) = asked(large, |admin| get(admin, "/"));
+        let (outcome, _) = asked(large, |admin| get(admin, "/", "a"));
         assert!(matches!(outcome, Err(Unreachable::TooLarge(_))), "{:?}", outcome.map(|(status, _)| status));
     }
 }

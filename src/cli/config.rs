@@ -1,18 +1,16 @@
 //! `outrigger config`: the configurations that went live in a running proxy, and which of them is to be live.
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client;
+use super::client::{get, post};
 use super::paint::{Format, Paint, harmless};
+use super::{DEFAULT_ADMIN, REFUSED, UNREACHABLE};
 
-const EXIT_REFUSED: u8 = 1;
-const EXIT_UNREACHABLE: u8 = 3;
 /// Digits of a digest that tell configurations apart.
 const DIGEST: usize = 12;
 
@@ -21,7 +19,7 @@ pub struct Config {
     #[command(subcommand)]
     what: What,
     /// Admin address of the proxy
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000", global = true)]
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, global = true)]
     admin: SocketAddr,
     #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
     format: Format,
@@ -45,35 +43,27 @@ enum What {
 
 /// Exit codes: 0 done, 1 refused or not kept, 3 no proxy answers.
 pub fn run(args: Config) -> ExitCode {
-    let answer = match args.what {
-        What::History => client::get(args.admin, "/config/history"),
-        What::Show { generation } => client::get(args.admin, &format!("/config/history/{generation}")),
-        What::Diff { from, to } => client::get(args.admin, &format!("/config/diff?from={from}&to={to}")),
-        What::Rollback { generation } => {
-            client::post(args.admin, &format!("/config/rollback?to={generation}"), &Value::Null)
-        }
-        What::Pin { generation } => {
-            client::post(args.admin, &format!("/config/pin?generation={generation}"), &Value::Null)
-        }
-        What::Unpin => client::post(args.admin, "/config/unpin", &Value::Null),
+    let Config { what, admin, format } = args;
+    let change = |path: &str| post(admin, path, &Value::Null, "changes");
+    let answer = match what {
+        What::History => get(admin, "/config/history", "generations"),
+        What::Show { generation } => get(admin, &format!("/config/history/{generation}"), "files"),
+        What::Diff { from, to } => get(admin, &format!("/config/diff?from={from}&to={to}"), "changes"),
+        What::Rollback { generation } => change(&format!("/config/rollback?to={generation}")),
+        What::Pin { generation } => change(&format!("/config/pin?generation={generation}")),
+        What::Unpin => change("/config/unpin"),
     };
     let (status, answer) = match answer {
         Ok(answer) => answer,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(EXIT_UNREACHABLE);
-        }
+        Err(error) => return super::fail(&error.to_string(), UNREACHABLE),
     };
     if status != 200 {
-        eprintln!("error: {}", harmless(answer["error"].as_str().unwrap_or("the proxy refused")));
-        return ExitCode::from(EXIT_REFUSED);
+        return super::fail(answer["error"].as_str().unwrap_or("the proxy refused"), REFUSED);
     }
-    let out = match args.format {
+    super::print(&match format {
         Format::Json => format!("{answer:#}\n"),
-        Format::Text => text(args.what, &answer, Paint::stdout()),
-    };
-    // Whoever reads only the beginning may close the pipe.
-    let _ = std::io::stdout().write_all(out.as_bytes());
+        Format::Text => text(what, &answer, Paint::stdout()),
+    });
     ExitCode::SUCCESS
 }
 

@@ -1,7 +1,6 @@
 //! `outrigger diff`: what a new configuration would change, in words and in traffic, as the running proxy tells it.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,12 +9,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client;
+use super::client::{self, Unreachable};
+use super::paint::{Format, Paint, harmless};
+use super::{DEFAULT_ADMIN, REFUSED, UNREACHABLE};
 use crate::blast::{Coverage, Group, Kind, Radius};
-use crate::config::{Place, Problem, Report, source};
+use crate::config::{Problem, Report, source};
 
-const EXIT_REFUSED: u8 = 1;
-const EXIT_FAILED: u8 = 3;
 /// Names of one list that are printed.
 const NAMES_MAX: usize = 10;
 
@@ -25,19 +24,13 @@ pub struct Diff {
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Admin address of the running proxy
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
     admin: SocketAddr,
     /// Exit 1 if more than this share of the requests changes, or may change
     #[arg(long, value_name = "PERCENT", value_parser = percentage)]
     max_change: Option<f64>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    Text,
-    Json,
 }
 
 /// What the proxy answers.
@@ -66,35 +59,45 @@ pub fn run(args: Diff) -> ExitCode {
         Ok(files) => files,
         Err(report) => return refuse(&report, args.format),
     };
-    let (status, answer) = match client::post(args.admin, "/diff", &json!({ "files": files })) {
-        Ok(answer) => answer,
-        Err(error) => {
-            eprintln!("cannot ask the proxy at {}: {error}", args.admin);
-            return ExitCode::from(EXIT_FAILED);
-        }
-    };
-    match status {
-        200 => {}
-        422 => return refuse(&Report::new(problems(&answer)), args.format),
-        status => {
-            eprintln!("the proxy at {} answered {status}: {answer}", args.admin);
-            return ExitCode::from(EXIT_FAILED);
-        }
+    let answer = client::post(args.admin, "/diff", &json!({ "files": files }), "radius");
+    match answer.and_then(|answer| understand(args.admin, answer)) {
+        Ok(Heard::Refused(report)) => refuse(&report, args.format),
+        Ok(Heard::Told(told, answer)) => show(&args, &told, answer),
+        Ok(Heard::Failed(why)) => super::fail(&why, UNREACHABLE),
+        Err(error) => super::fail(&error.to_string(), UNREACHABLE),
     }
-    let told = match Answer::deserialize(&answer) {
-        Ok(told) => told,
-        Err(error) => {
-            eprintln!("the answer of the proxy at {} is not understood: {error}", args.admin);
-            return ExitCode::from(EXIT_FAILED);
+}
+
+/// An answer, by what it means.
+enum Heard {
+    /// Also as it came.
+    Told(Box<Answer>, Value),
+    /// The new configuration.
+    Refused(Report),
+    /// By the proxy, with its reason.
+    Failed(String),
+}
+
+fn understand(admin: SocketAddr, (status, answer): (u16, Value)) -> Result<Heard, Unreachable> {
+    let understood = match status {
+        200 => Answer::deserialize(&answer).map(|told| Heard::Told(Box::new(told), answer)),
+        422 => Report::deserialize(&answer["problems"]).map(Heard::Refused),
+        _ => {
+            let why = answer["error"].as_str().unwrap_or("without a reason");
+            return Ok(Heard::Failed(format!("{admin} answered {status}: {why}")));
         }
     };
+    understood.map_err(|_| Unreachable::Foreign(admin, "its answer has another shape".to_owned()))
+}
+
+fn show(args: &Diff, told: &Answer, answer: Value) -> ExitCode {
     let gate = args.max_change.map(|max| Gate::new(max, &told.radius));
-    show(&match args.format {
-        Format::Text => text(&told, gate),
+    super::print(&match args.format {
+        Format::Text => text(told, gate, Paint::stdout()),
         Format::Json => format!("{:#}\n", with_gate(answer, gate)),
     });
     match gate {
-        Some(gate) if !gate.passes() => ExitCode::from(EXIT_REFUSED),
+        Some(gate) if !gate.passes() => ExitCode::from(REFUSED),
         Some(_) | None => ExitCode::SUCCESS,
     }
 }
@@ -121,40 +124,13 @@ fn read(path: &Path) -> Result<Vec<Value>, Report> {
     paths.iter().map(file).collect()
 }
 
+/// As `check` does.
 fn refuse(report: &Report, format: Format) -> ExitCode {
     match format {
-        Format::Text => eprintln!("{report}"),
-        Format::Json => show(&format!("{:#}\n", json!({ "problems": report }))),
+        Format::Text => super::tell(report),
+        Format::Json => super::print(&format!("{:#}\n", json!({ "problems": report }))),
     }
-    ExitCode::from(EXIT_REFUSED)
-}
-
-/// Whoever reads only the beginning may close the pipe.
-fn show(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-/// As they were sent: what they look like is known here.
-fn problems(answer: &Value) -> Vec<Problem> {
-    let text = |json: &Value, key: &str| json.get(key).and_then(Value::as_str).map(str::to_owned);
-    let number = |json: &Value, key: &str| json.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    let all = answer.get("problems").and_then(Value::as_array);
-    let problem = |json: &Value| {
-        let place = text(json, "file").zip(number(json, "line")).map(|(file, line)| Place {
-            file: file.into(),
-            line,
-            column: number(json, "column").unwrap_or(1),
-            width: 0,
-        });
-        Problem {
-            place,
-            path: text(json, "path").unwrap_or_default(),
-            remedy: text(json, "remedy"),
-            source: text(json, "source"),
-            ..Problem::new(text(json, "message").unwrap_or_default())
-        }
-    };
-    all.into_iter().flatten().map(problem).collect()
+    ExitCode::from(REFUSED)
 }
 
 fn with_gate(mut answer: Value, gate: Option<Gate>) -> Value {
@@ -175,14 +151,14 @@ impl Gate {
     }
 }
 
-fn text(told: &Answer, gate: Option<Gate>) -> String {
-    let mut out = String::from("configuration\n");
+fn text(told: &Answer, gate: Option<Gate>, paint: Paint) -> String {
+    let mut out = format!("{}\n", paint.bold("configuration"));
     if told.changes.is_empty() {
         out.push_str("  nothing changes\n");
     }
     told.changes.iter().for_each(|change| line(&mut out, &format!("  {}", change.text)));
     let radius = &told.radius;
-    out.push_str("\ntraffic\n");
+    let _ = write!(out, "\n{}\n", paint.bold("traffic"));
     for group in &radius.groups {
         line(&mut out, &format!("  {} of requests ({}) {}", percent(group.share), rate(group.rate), what(group)));
         line(&mut out, &format!("      {}", who(group)));
@@ -194,18 +170,19 @@ fn text(told: &Answer, gate: Option<Gate>) -> String {
     }
     list(&mut out, "listeners that are gone", &radius.gone);
     list(&mut out, "routes that no remembered request takes", &radius.unreached);
-    out.push_str("\ncoverage\n");
+    let _ = write!(out, "\n{}\n", paint.bold("coverage"));
     coverage(&mut out, &radius.coverage);
     if let Some(gate) = gate {
-        out.push('\n');
-        line(&mut out, &verdict(gate, &radius.coverage));
+        let verdict = verdict(gate, &radius.coverage);
+        let verdict = if gate.passes() { paint.green(verdict) } else { paint.red(verdict) };
+        let _ = write!(out, "\n{verdict}\n");
     }
     out
 }
 
 /// What a peer has sent may be in it.
 fn line(out: &mut String, text: &str) {
-    out.extend(text.chars().map(|c| if c.is_control() { '?' } else { c }));
+    out.push_str(&harmless(text));
     out.push('\n');
 }
 

@@ -2,7 +2,6 @@
 
 mod text;
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,20 +11,22 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::client;
-use super::paint::{Format, Paint, harmless};
+use super::client::{self, Unreachable};
+use super::paint::{Format, Paint};
+use super::{DEFAULT_ADMIN, NO_ROUTE, REFUSED, UNREACHABLE, WRONG_USAGE};
 use crate::app::Origin;
+use crate::config::Report;
 use crate::explain::{self, Ask, Explanation, Outcome};
 use crate::snapshot;
 
-const EXIT_REFUSED: u8 = 1;
-/// Wrong usage, and no route.
-const EXIT_NO_ROUTE: u8 = 2;
-const EXIT_UNREACHABLE: u8 = 3;
 /// For endpoints that have to be looked up.
 const LOOK_UP: Duration = Duration::from_secs(2);
 
+const EXIT_CODES: &str =
+    "Exit codes: 0 explained, 1 configuration refused, 2 no route matches, or wrong usage, 3 no proxy answers";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Explain {
     /// The request, as curl takes it: [METHOD] URL
     #[arg(value_name = "[METHOD] URL", required = true, num_args = 1..=2)]
@@ -34,7 +35,7 @@ pub struct Explain {
     #[arg(long, value_name = "PATH", conflicts_with = "admin")]
     config: Option<PathBuf>,
     /// By the proxy with this admin address, with what is going on there now
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
     admin: SocketAddr,
     /// A header of the request, `name: value`
     #[arg(short = 'H', long = "header", value_name = "LINE")]
@@ -52,10 +53,14 @@ pub struct Explain {
     format: Format,
 }
 
-/// What cannot be explained, and the exit code for it.
-struct Failed(String, u8);
+/// Why nothing is explained.
+enum Failed {
+    Refused(Report),
+    /// With the exit code.
+    Other(String, u8),
+}
 
-/// Exit codes: 0 explained, 1 the configuration is refused, 2 no route matches or wrong usage, 3 no proxy answers.
+/// Exit codes: see `EXIT_CODES`.
 pub fn run(args: Explain) -> ExitCode {
     let ask = ask(&args);
     let explained = match &args.config {
@@ -64,19 +69,18 @@ pub fn run(args: Explain) -> ExitCode {
     };
     let explanation = match explained {
         Ok(explanation) => explanation,
-        Err(Failed(why, code)) => {
-            eprintln!("error: {why}");
-            return ExitCode::from(code);
+        Err(Failed::Refused(report)) => {
+            super::tell(&report);
+            return ExitCode::from(REFUSED);
         }
+        Err(Failed::Other(why, code)) => return super::fail(&why, code),
     };
-    let out = match args.format {
+    super::print(&match args.format {
         Format::Json => format!("{:#}\n", serde_json::to_value(&explanation).unwrap_or_default()),
         Format::Text => text::render(&explanation, Paint::stdout()),
-    };
-    // Whoever reads only the beginning may close the pipe.
-    let _ = std::io::stdout().write_all(out.as_bytes());
+    });
     match explanation.outcome {
-        Outcome::NoRoute => ExitCode::from(EXIT_NO_ROUTE),
+        Outcome::NoRoute => ExitCode::from(NO_ROUTE),
         _ => ExitCode::SUCCESS,
     }
 }
@@ -99,9 +103,9 @@ fn ask(args: &Explain) -> Ask {
 
 fn offline(path: &Path, ask: &Ask) -> Result<Explanation, Failed> {
     let loaded = Origin::Path(path.to_owned()).load();
-    let config = Arc::new(loaded.map_err(|report| Failed(report.to_string(), EXIT_REFUSED))?);
+    let config = Arc::new(loaded.map_err(Failed::Refused)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failed(format!("no event loop: {error}"), EXIT_UNREACHABLE))?;
+    let runtime = runtime.map_err(|error| Failed::Other(format!("no event loop: {error}"), UNREACHABLE))?;
     runtime.block_on(async {
         let snapshot = snapshot::compile(config, 0, None);
         let settled = async {
@@ -111,19 +115,18 @@ fn offline(path: &Path, ask: &Ask) -> Result<Explanation, Failed> {
         };
         // What is not found by then is shown as it is: without endpoints, and with the error of the look-up.
         let _ = tokio::time::timeout(LOOK_UP, settled).await;
-        explain::explain(&snapshot, ask).map_err(|why| Failed(harmless(&why), EXIT_NO_ROUTE))
+        explain::explain(&snapshot, ask).map_err(|why| Failed::Other(why, WRONG_USAGE))
     })
 }
 
 fn live(admin: SocketAddr, ask: &Ask) -> Result<Explanation, Failed> {
     let body = serde_json::to_value(ask).unwrap_or_default();
-    let unreachable = |error: &dyn std::fmt::Display| Failed(error.to_string(), EXIT_UNREACHABLE);
-    let (status, answer) = client::post(admin, "/explain", &body).map_err(|error| unreachable(&error))?;
-    match status {
-        200 => serde_json::from_value(answer).map_err(|error| unreachable(&error)),
-        _ => {
-            let why = answer.get("error").and_then(Value::as_str).unwrap_or("it does not explain");
-            Err(Failed(harmless(why), if status == 400 { EXIT_NO_ROUTE } else { EXIT_UNREACHABLE }))
-        }
+    let unreachable = |error: Unreachable| Failed::Other(error.to_string(), UNREACHABLE);
+    let (status, answer) = client::post(admin, "/explain", &body, "outcome").map_err(unreachable)?;
+    if status == 200 {
+        let foreign = |_| unreachable(Unreachable::Foreign(admin, "its explanation has another shape".to_owned()));
+        return serde_json::from_value(answer).map_err(foreign);
     }
+    let why = answer.get("error").and_then(Value::as_str).unwrap_or("it does not explain");
+    Err(Failed::Other(why.to_owned(), if status == 400 { WRONG_USAGE } else { UNREACHABLE }))
 }

@@ -2,7 +2,6 @@
 
 mod text;
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -11,12 +10,9 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::Value;
 
 use super::client::{self, Unreachable};
-use super::paint::{Format, Paint, harmless};
+use super::paint::{Format, Paint};
+use super::{DEFAULT_ADMIN, NOT_KEPT, UNREACHABLE};
 use crate::telemetry::recent::{Filter, LIST_MAX};
-
-/// No longer kept, or never seen.
-const EXIT_NOT_KEPT: u8 = 1;
-const EXIT_UNREACHABLE: u8 = 3;
 
 #[derive(Debug, Args)]
 pub struct Why {
@@ -24,7 +20,7 @@ pub struct Why {
     #[arg(value_name = "REQUEST-ID", value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
     /// Admin address of the proxy
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
     admin: SocketAddr,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -60,27 +56,23 @@ impl Why {
 
 /// Exit codes: 0 found, 1 not kept any more, 3 no answer.
 pub fn run(args: Why) -> ExitCode {
-    let answer = client::get(args.admin, &args.path());
-    let (out, code) = told(&args, answer, Paint::stdout());
-    let written = match code {
-        EXIT_UNREACHABLE => std::io::stderr().write_all(out.as_bytes()),
-        _ => std::io::stdout().write_all(out.as_bytes()),
-    };
-    // Whoever reads only the beginning may close the pipe.
-    drop(written);
-    ExitCode::from(code)
+    let key = if args.id.is_some() { "id" } else { "exchanges" };
+    match told(&args, client::get(args.admin, &args.path(), key), Paint::stdout()) {
+        Ok((out, code)) => {
+            super::print(&out);
+            ExitCode::from(code)
+        }
+        Err(why) => super::fail(&why, UNREACHABLE),
+    }
 }
 
-/// What to print for an answer, and the exit code.
-fn told(args: &Why, answer: Result<(u16, Value), Unreachable>, paint: Paint) -> (String, u8) {
-    let (status, value) = match answer {
-        Ok(answer) => answer,
-        Err(error) => return (format!("{error}\n"), EXIT_UNREACHABLE),
-    };
+/// What to print for an answer, and the exit code; an error is no answer.
+fn told(args: &Why, answer: Result<(u16, Value), Unreachable>, paint: Paint) -> Result<(String, u8), String> {
+    let (status, value) = answer.map_err(|error| error.to_string())?;
     let not_kept = status == 404 && value.get("kept").is_some();
     if status != 200 && !not_kept {
         let why = value.get("error").unwrap_or(&value).as_str().unwrap_or("without a reason");
-        return (format!("{} answered {status}: {}\n", args.admin, harmless(why)), EXIT_UNREACHABLE);
+        return Err(format!("{} answered {status}: {why}", args.admin));
     }
     let out = match (args.format, not_kept, &args.id) {
         (Format::Json, ..) => format!("{value:#}\n"),
@@ -88,7 +80,7 @@ fn told(args: &Why, answer: Result<(u16, Value), Unreachable>, paint: Paint) -> 
         (Format::Text, false, Some(_)) => text::exchange(&value, paint),
         (Format::Text, false, None) => text::list(&value, paint),
     };
-    (out, if not_kept { EXIT_NOT_KEPT } else { 0 })
+    Ok((out, if not_kept { NOT_KEPT } else { 0 }))
 }
 
 /// As one segment of a path (RFC 3986, section 2.3: what is unreserved stays).

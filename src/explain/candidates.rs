@@ -2,44 +2,57 @@
 //! The same outcome as the route table's, found the slow way; a property test holds the two against each other.
 
 use std::cmp::Ordering;
+use std::fmt::Display;
 
-use super::{Candidate, Failed, Standing};
-use crate::config::Config;
-use crate::config::schema;
-use crate::snapshot::matcher::Facts;
-use crate::snapshot::route::{PathRule, Rule, is_parameter, written_regex};
+use super::places::{self, place};
+use super::{Candidate, Failed, More, Standing, short};
+use crate::snapshot::matcher::{Facts, Key};
+use crate::snapshot::route::{PathRule, Rule, bare, is_parameter, written_regex};
 use crate::snapshot::{self, Listener, Snapshot};
 
-/// Candidates that are shown; a table may have a hundred thousand.
+/// Candidates that are shown before the winner, and with those after it; a table may have a hundred thousand.
 const SHOWN: usize = 100;
+/// Values of one condition that are named, and characters of what it wants and finds.
+const VALUES: usize = 3;
+const LENGTH: usize = 300;
 
-/// The candidates, the winner among them, and how many more there are.
-pub fn candidates(snapshot: &Snapshot, listener: &Listener, facts: &Facts<'_>) -> (Vec<Candidate>, usize) {
+#[derive(Default)]
+pub struct Candidates {
+    pub shown: Vec<Candidate>,
+    pub more: More,
+    /// Rules for the host that come before the winner, and fail.
+    pub failing: usize,
+}
+
+/// The winner, and those before and after it.
+pub fn candidates(snapshot: &Snapshot, listener: &Listener, facts: &Facts<'_>) -> Candidates {
     let written = snapshot.config.root().routes.len();
     let rules = snapshot::rules(snapshot, listener).into_iter().chain(snapshot::implied_rules(snapshot));
     let mut ranked: Vec<(Order, Vec<String>, Rule)> = rules
         .map(|(hosts, rule)| (Order { implied: rule.route >= written, host: host(&hosts, facts.host) }, hosts, rule))
         .collect();
     ranked.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| by_rule(&a.2, &b.2)));
+    let mut found = Candidates::default();
     let mut won = false;
-    let mut shown = Vec::new();
-    let mut more = 0;
     for (order, hosts, rule) in &ranked {
         let judge = Judge { snapshot, facts, rule };
-        let failed = if won { None } else { judge.failed(order.host, hosts) };
-        let standing = match (&failed, won) {
-            (_, true) => Standing::NotTried,
-            (Some(_), _) => Standing::Fails,
-            (None, _) => Standing::Wins,
-        };
-        won |= standing == Standing::Wins;
-        if shown.len() < SHOWN || standing == Standing::Wins {
-            shown.push(judge.candidate(standing, failed));
-        } else {
-            more += 1;
+        if won {
+            match found.shown.len() <= SHOWN {
+                true => found.shown.push(judge.candidate(Standing::NotTried, None)),
+                false => found.more.after += 1,
+            }
+            continue;
+        }
+        let failed = judge.failed(order.host, hosts);
+        won = failed.is_none();
+        found.failing += usize::from(!won && order.host != Host::Other);
+        match won {
+            true => found.shown.push(judge.candidate(Standing::Wins, None)),
+            false if found.shown.len() < SHOWN => found.shown.push(judge.candidate(Standing::Fails, failed)),
+            false => found.more.before += 1,
         }
     }
-    (shown, more)
+    found
 }
 
 /// What precedes the path in the order of precedence.
@@ -62,7 +75,7 @@ enum Host {
 
 fn host(hosts: &[String], asked: &str) -> Host {
     let one = |host: &String| {
-        let host = host.to_ascii_lowercase();
+        let host = bare(host);
         match host.strip_prefix('*') {
             Some(suffix) if asked.len() > suffix.len() && asked.ends_with(suffix) => {
                 Host::Wildcard(std::cmp::Reverse(suffix.len()))
@@ -122,52 +135,32 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn config(&self) -> &Config {
-        &self.snapshot.config
-    }
-
-    /// The rule as it is written; `None` for one that a service's hosts imply.
-    fn written(&self) -> Option<&schema::Route> {
-        self.config().root().routes.get(self.rule.route)
-    }
-
     /// Where the rule is written: its match, or the route where it has none.
     fn path(&self) -> String {
-        let Rule { route, index, .. } = self.rule;
-        match self.written() {
-            Some(written) if !written.matches.is_empty() => format!("routes[{route}].match[{index}]"),
-            Some(_) => format!("routes[{route}]"),
-            None => {
-                let name = self.snapshot.routes.get(*route).map_or("", |route| &*route.name);
-                format!("services{}.hosts", crate::config::step(name))
-            }
-        }
+        places::of_rule(self.snapshot, self.rule.route, self.rule.index)
     }
 
     fn candidate(&self, standing: Standing, failed: Option<Failed>) -> Candidate {
-        let place = self.config().place(&self.path()).map(|place| place.to_string());
-        let route = self.snapshot.routes.get(self.rule.route).map_or("", |route| &*route.name).to_owned();
-        let rule = self.written().filter(|written| !written.matches.is_empty()).map(|_| self.rule.index);
-        Candidate { route, rule, place, standing, failed }
+        let Rule { route, index, .. } = *self.rule;
+        let name = self.snapshot.routes.get(route).map_or("", |route| &*route.name).to_owned();
+        let rule = places::number(self.snapshot, route, index);
+        Candidate { route: name, rule, place: place(self.snapshot, &self.path()), standing, failed }
     }
 
     fn failed(&self, host: Host, hosts: &[String]) -> Option<Failed> {
         let Self { facts, rule, .. } = self;
         if host == Host::Other {
             let asked = if facts.host.is_empty() { "none".to_owned() } else { format!("`{}`", facts.host) };
-            let wanted = hosts.iter().map(|host| format!("`{host}`")).collect::<Vec<_>>().join(" or ");
-            let path = match self.written() {
-                Some(_) => format!("routes[{}].hosts", rule.route),
-                None => self.path(),
-            };
-            return Some(self.because("host", &wanted, &asked, &path));
+            let route = places::of_route(self.snapshot, rule.route);
+            let path = if route.ends_with(".hosts") { route } else { format!("{route}.hosts") };
+            return Some(self.because("host", &listed(hosts, " or "), &asked, &path));
         }
         self.failed_path()
             .or_else(|| {
                 let methods = &rule.conditions.methods;
-                let wanted = || methods.iter().map(|method| format!("`{method}`")).collect::<Vec<_>>().join(" or ");
                 let fails = !methods.is_empty() && !methods.contains(facts.method);
-                fails.then(|| self.because("method", &wanted(), &format!("`{}`", facts.method), &self.sub("methods")))
+                let (wanted, found) = (|| listed(methods, " or "), format!("`{}`", facts.method));
+                fails.then(|| self.because("method", &wanted(), &found, &self.sub("methods")))
             })
             .or_else(|| {
                 let fails = rule.conditions.grpc && !facts.grpc;
@@ -193,38 +186,34 @@ impl Judge<'_> {
     }
 
     fn failed_condition(&self) -> Option<Failed> {
-        let (index, condition) =
-            self.rule.conditions.all.iter().enumerate().find(|(_, condition)| !condition.holds(self.facts))?;
-        let (section, name) = self.condition_names().into_iter().nth(index)?;
+        let condition = self.rule.conditions.all.iter().find(|condition| !condition.holds(self.facts))?;
+        let (section, name) = self.written_key(&condition.key);
         let mut found = Vec::new();
-        condition.key.each(self.facts, &mut |value| found.push(format!("`{}`", super::shown(&name, value))));
-        let found = if found.is_empty() { "none".to_owned() } else { found.join(" and ") };
-        let what = match section {
-            "headers" => format!("header {name}"),
-            "cookies" => format!("cookie {name}"),
-            "query" => format!("query {name}"),
-            _ => format!("attribute {name}"),
-        };
+        condition.key.each(self.facts, &mut |value| found.push(super::shown(&name, value)));
+        let found = if found.is_empty() { "none".to_owned() } else { listed(&found, " and ") };
+        let what = condition.key.describe(self.snapshot);
         let path = self.sub(&format!("{section}{}", crate::config::step(&name)));
         let wanted = if crate::config::is_secret(&name) { "[redacted]".to_owned() } else { condition.text.to_string() };
         Some(self.because(&what, &wanted, &found, &path))
     }
 
-    /// Section and key of each condition, in the order in which the rule has them.
-    fn condition_names(&self) -> Vec<(&'static str, String)> {
-        let Some(one) = self.written().and_then(|written| written.matches.get(self.rule.index)) else {
-            return Vec::new();
-        };
-        let sections = [
-            ("headers", &one.headers),
-            ("cookies", &one.cookies),
-            ("attributes", &one.attributes),
-            ("query", &one.query),
-        ];
-        let names = |(section, texts): (&'static str, &indexmap::IndexMap<String, schema::Text>)| {
-            texts.keys().map(|name| (section, name.clone())).collect::<Vec<_>>()
-        };
-        sections.into_iter().flat_map(names).collect()
+    /// Section and key by which a condition is written. The names of headers are in lower case once compiled.
+    fn written_key(&self, key: &Key) -> (&'static str, String) {
+        match key {
+            Key::Header(name) => {
+                let route = places::written(self.snapshot, self.rule.route);
+                let one = route.and_then(|route| route.matches.get(self.rule.index));
+                let mut names = one.into_iter().flat_map(|one| one.headers.keys());
+                let written = names.find(|written| written.eq_ignore_ascii_case(name.as_str()));
+                ("headers", written.map_or_else(|| name.to_string(), Clone::clone))
+            }
+            Key::Cookie(name) => ("cookies", name.to_string()),
+            Key::Query(name) => ("query", name.to_string()),
+            Key::Attribute(index) => {
+                let attribute = self.snapshot.attributes.get(*index);
+                ("attributes", attribute.map_or_else(String::new, |attribute| attribute.name.to_string()))
+            }
+        }
     }
 
     fn sub(&self, key: &str) -> String {
@@ -232,13 +221,17 @@ impl Judge<'_> {
     }
 
     fn because(&self, what: &str, wanted: &str, found: &str, path: &str) -> Failed {
-        let place = self.config().place(path).or_else(|| self.config().place(&self.path()));
-        Failed {
-            condition: what.to_owned(),
-            wanted: wanted.to_owned(),
-            found: found.to_owned(),
-            place: place.map(|place| place.to_string()),
-        }
+        let place = place(self.snapshot, path).or_else(|| place(self.snapshot, &self.path()));
+        Failed { condition: what.to_owned(), wanted: short(wanted, LENGTH), found: short(found, LENGTH), place }
+    }
+}
+
+/// `a` or `b`; of many, the first and how many more.
+fn listed(all: &[impl Display], between: &str) -> String {
+    let quoted: Vec<String> = all.iter().take(VALUES).map(|one| format!("`{one}`")).collect();
+    match all.len().saturating_sub(VALUES) {
+        0 => quoted.join(between),
+        more => format!("{} and {more} more", quoted.join(", ")),
     }
 }
 

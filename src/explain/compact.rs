@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::sides;
+use super::{places, sides};
 use crate::decide::Drawn;
 use crate::snapshot::{Route, Snapshot, Target};
 
@@ -56,12 +56,10 @@ pub fn compact(known: &Known<'_>) -> Option<HeaderValue> {
     say("listener", &known.listener);
     if let Some((route, index, rule)) = known.route {
         say("route", &route.name);
-        let written = snapshot.config.root().routes.get(index);
-        if written.is_some_and(|written| !written.matches.is_empty()) {
-            say("match", &rule);
+        if let Some(number) = places::number(snapshot, index, rule) {
+            say("match", &number);
         }
-        let path = written.map(|_| format!("routes[{index}]"));
-        if let Some(place) = path.and_then(|path| super::place(snapshot, &path)) {
+        if let Some(place) = places::place(snapshot, &places::of_rule(snapshot, index, rule)) {
             say("at", &place);
         }
         if let Some(timeout) = route.timeout.filter(|_| !known.grpc || route.timeout_is_own) {

@@ -2,15 +2,15 @@
 
 use serde_json::Value;
 
-use super::{Policy, place};
-use crate::config::schema;
+use super::Policy;
+use super::places::{self, place};
 use crate::decide::{Decision, Verdict};
-use crate::snapshot::Snapshot;
+use crate::policy::split;
+use crate::snapshot::{Action, Kind, Route, Snapshot, Target};
 
-/// Keys of a route and of the defaults that it starts from.
-const DEFAULTED: [(&str, &str); 1] = [("timeout", "defaults.timeout")];
-/// Keys that are the same for all routes.
+/// Keys of `defaults` that are the same for all routes.
 const DEFAULTS: [&str; 3] = ["connectTimeout", "streamIdleTimeout", "tcpIdleTimeout"];
+const DEFAULTS_TCP: [&str; 2] = ["connectTimeout", "tcpIdleTimeout"];
 const OF_SERVICE: [&str; 5] = [
     "loadBalancer.policy",
     "connections.max",
@@ -18,50 +18,73 @@ const OF_SERVICE: [&str; 5] = [
     "connections.maxRequests",
     "connections.idleTimeout",
 ];
+/// A connection that is relayed is nobody else's: it comes from no pool.
+const OF_SERVICE_TCP: [&str; 1] = ["loadBalancer.policy"];
 const OF_LISTENER: [&str; 7] =
     ["maxConnections", "headerTimeout", "idleTimeout", "maxHeaderBytes", "maxHeaders", "maxStreams", "halfClose"];
+const OF_LISTENER_TCP: [&str; 1] = ["maxConnections"];
 
 /// What binds a request of this route.
 pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec<Policy> {
-    let root = snapshot.config.root();
-    let name = &*decision.route.name;
-    let index = root.routes.iter().position(|written| *written.name == *name);
-    let route = index.and_then(|index| root.routes.get(index));
-    let (route_json, defaults) = (json(&route), json(&root.defaults));
-    let at = |key: &str| index.map(|index| format!("routes[{index}].{key}"));
-    let Verdict::Forward { target, .. } = decision.verdict else { return Vec::new() };
-    let mut policy = Vec::new();
-    for (key, default) in DEFAULTED {
-        let own = at(key).filter(|_| !route_json[key].is_null());
-        policy.push(match own {
-            Some(path) => entry(snapshot, key, text(&route_json[key]), "route", &path),
-            // It has a deadline of its own.
-            None if grpc => entry(snapshot, key, "none for gRPC".to_owned(), "built in", ""),
-            None => entry(snapshot, key, text(&defaults[key]), "defaults", default),
-        });
+    let Action::Forward(_) = decision.route.action else { return Vec::new() };
+    let index = decision.rule.route;
+    let route = json(&places::written(snapshot, index));
+    let own = |key: &str| {
+        let path = format!("routes[{index}].{key}");
+        (!route[key].is_null()).then(|| entry(snapshot, key, text(&route[key]), "route", &path))
+    };
+    let timeout = own("timeout").unwrap_or_else(|| match grpc {
+        // It has a deadline of its own.
+        true => Policy {
+            name: "timeout".to_owned(),
+            value: "none for gRPC".to_owned(),
+            from: "built in".to_owned(),
+            place: None,
+        },
+        false => default(snapshot, "timeout"),
+    });
+    let mut policy = vec![timeout];
+    policy.extend(DEFAULTS.map(|key| default(snapshot, key)));
+    let attempts = snapshot.config.root().defaults.retry.as_ref().map_or(0, |retry| retry.attempts);
+    policy.push(entry(snapshot, "retry", format!("attempts {attempts}"), "defaults", "defaults.retry"));
+    policy.extend(own("maxBody"));
+    if let Verdict::Forward { target, .. } = decision.verdict {
+        policy.extend(of_service(snapshot, target, &OF_SERVICE));
     }
-    for key in DEFAULTS {
-        policy.push(entry(snapshot, key, text(&defaults[key]), "defaults", &format!("defaults.{key}")));
-    }
-    policy.push(entry(snapshot, "retry", "attempts 0".to_owned(), "defaults", "defaults.retry"));
-    if let Some(path) = at("maxBody").filter(|_| !route_json["maxBody"].is_null()) {
-        policy.push(entry(snapshot, "maxBody", text(&route_json["maxBody"]), "route", &path));
-    }
-    let service = snapshot.services.get(target.service).map_or("", |service| &*service.name);
-    let written: Option<&schema::Service> = root.services.get(service);
-    let service_json = json(&written);
-    for key in OF_SERVICE {
-        let path = format!("services{}.{key}", crate::config::step(service));
-        let value = service_json.pointer(&format!("/{}", key.replace('.', "/"))).map(text).unwrap_or_default();
-        policy.push(entry(snapshot, key, value, "service", &path));
+    policy
+}
+
+/// What binds a connection of a tcp route.
+pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
+    let Action::Forward(forward) = &route.action else { return Vec::new() };
+    let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
+    if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
+        policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
     }
     policy
 }
 
 pub fn of_listener(snapshot: &Snapshot, index: usize) -> Vec<Policy> {
-    let listener = json(&snapshot.config.root().listeners.get(index));
-    let one = |key: &str| entry(snapshot, key, text(&listener[key]), "listener", &format!("listeners[{index}].{key}"));
-    OF_LISTENER.into_iter().map(one).collect()
+    let Some(listener) = snapshot.listeners.get(index) else { return Vec::new() };
+    let keys: &[&str] = if let Kind::Tcp(_) = listener.kind { &OF_LISTENER_TCP } else { &OF_LISTENER };
+    let written = json(&*listener.config);
+    let one = |key: &&str| entry(snapshot, key, text(&written[*key]), "listener", &format!("listeners[{index}].{key}"));
+    keys.iter().map(one).collect()
+}
+
+fn default(snapshot: &Snapshot, key: &str) -> Policy {
+    let defaults = json(&snapshot.config.root().defaults);
+    entry(snapshot, key, text(&defaults[key]), "defaults", &format!("defaults.{key}"))
+}
+
+fn of_service(snapshot: &Snapshot, target: Target, keys: &[&str]) -> Vec<Policy> {
+    let name = snapshot.services.get(target.service).map_or("", |service| &*service.name);
+    let written = json(&snapshot.config.root().services.get(name));
+    let one = |key: &&str| {
+        let value = written.pointer(&format!("/{}", key.replace('.', "/"))).map(text).unwrap_or_default();
+        entry(snapshot, key, value, "service", &format!("services{}.{key}", crate::config::step(name)))
+    };
+    keys.iter().map(one).collect()
 }
 
 /// A value that is written nowhere is built in.

@@ -4,7 +4,10 @@
 mod ask;
 mod candidates;
 mod compact;
+mod edits;
 mod effective;
+mod listener;
+mod places;
 mod sides;
 
 #[cfg(test)]
@@ -22,8 +25,9 @@ use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::Reason;
 use crate::policy::split;
 use crate::snapshot::matcher::Facts;
-use crate::snapshot::{Action, HeaderEdits, Kind, Listener, Redirect, Rewrite, Snapshot};
+use crate::snapshot::{Action, Kind, Listener, Redirect, Rewrite, Snapshot};
 use crate::wire::grpc;
+use places::place;
 
 /// Everything that is known of a request before its body. `outrigger explain --format json` prints it as it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -40,8 +44,7 @@ pub struct Explanation {
     pub route: Option<Winner>,
     /// In order of precedence.
     pub candidates: Vec<Candidate>,
-    /// Candidates that are left out.
-    pub more_candidates: usize,
+    pub more_candidates: More,
     pub attributes: Vec<Attribute>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
@@ -51,6 +54,15 @@ pub struct Explanation {
     pub edits: Vec<Edit>,
     /// What only the body, or chance, will decide.
     pub unknown: Vec<String>,
+    /// What was said of the request, and is of no consequence.
+    pub notes: Vec<String>,
+}
+
+/// Candidates that are left out, in front of the winner and behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct More {
+    pub before: usize,
+    pub after: usize,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -90,6 +102,7 @@ pub struct Named {
 #[serde(rename_all = "camelCase")]
 pub struct Because {
     pub code: String,
+    /// 0 where no HTTP is spoken.
     pub status: u16,
     pub sentence: String,
 }
@@ -167,7 +180,7 @@ pub struct Side {
     pub to: String,
     /// Of the line, in percent.
     pub share: f64,
-    /// First bucket, and the first that is no longer its own.
+    /// First bucket, and the first that is no longer its own: the same where it has none.
     pub buckets: (u32, u32),
     /// It is chosen, or chance may choose it.
     pub possible: bool,
@@ -175,7 +188,10 @@ pub struct Side {
     /// Where the endpoints come from.
     pub discovery: serde_json::Value,
     pub endpoints: Vec<Endpoint>,
+    /// Those that are left out.
+    pub more_endpoints: usize,
     pub excluded: Vec<Excluded>,
+    pub more_excluded: usize,
     pub place: Option<String>,
 }
 
@@ -245,7 +261,10 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
         grpc: grpc::is_grpc(&parts.headers),
         from: ask.from.clone(),
     };
-    let (listener, why) = choose(snapshot, ask, &parts)?;
+    if ask.from.is_some() {
+        explanation.notes.push("nothing in this configuration looks at the caller".to_owned());
+    }
+    let (listener, why) = listener::choose(snapshot, ask, &parts)?;
     let index = snapshot.listeners.iter().position(|known| known.name == listener.name).unwrap_or_default();
     explanation.listener = Some(Named {
         name: listener.name.to_string(),
@@ -257,7 +276,7 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
         tcp(&mut explanation, snapshot, route);
         return Ok(explanation);
     }
-    let understood = match decide::understand(listener, &parts) {
+    let understood = match listener::understand(listener, &parts) {
         Ok(understood) => understood,
         Err(reason) => {
             (explanation.outcome, explanation.reason) = (Outcome::Refuse, Some(because(reason)));
@@ -279,7 +298,8 @@ fn http(
     explanation.request.host = understood.authority.host.to_string();
     explanation.request.path = understood.path.text.to_string();
     explanation.attributes = attributes(snapshot, &facts);
-    (explanation.candidates, explanation.more_candidates) = candidates::candidates(snapshot, listener, &facts);
+    let candidates = candidates::candidates(snapshot, listener, &facts);
+    (explanation.candidates, explanation.more_candidates) = (candidates.shown, candidates.more);
     let decision = match decide::decide(snapshot, listener, &facts, || 0) {
         Ok(decision) => decision,
         Err(reason) => {
@@ -294,69 +314,52 @@ fn http(
         (Verdict::Answer, Action::Redirect(_)) => Outcome::Redirect,
         (Verdict::Answer, Action::Respond(..)) => Outcome::Respond,
     };
-    if let Verdict::Refuse(reason) = decision.verdict {
-        explanation.reason = Some(because(reason));
+    (explanation.split, explanation.sides) = sides::of(snapshot, &decision);
+    let mut action = action(snapshot, &decision, &explanation.sides);
+    let refused = match decision.verdict {
+        Verdict::Refuse(reason) => Some(reason),
+        Verdict::Forward { .. } => sides::nowhere(&explanation.sides).then_some(Reason::NoEndpoint),
+        Verdict::Answer => None,
+    };
+    match refused {
+        Some(reason) => {
+            (explanation.outcome, explanation.reason) = (Outcome::Refuse, Some(because(reason)));
+            action = format!("refused: {}", reason.sentence());
+        }
+        None => {
+            explanation.edits = edits::of(snapshot, &decision, &facts, parts);
+            explanation.unknown = unknown(&decision, parts, explanation.split.as_ref(), &explanation.sides);
+        }
     }
-    let winner = explanation.candidates.iter().find(|candidate| candidate.standing == Standing::Wins);
+    let (route, rule) = (decision.rule.route, decision.rule.index);
     explanation.route = Some(Winner {
         name: decision.route.name.to_string(),
-        rule: winner.and_then(|winner| winner.rule),
-        place: winner.and_then(|winner| winner.place.clone()),
-        why: why_it_won(&explanation.candidates),
-        action: action(snapshot, &decision),
+        rule: places::number(snapshot, route, rule),
+        place: place(snapshot, &places::of_rule(snapshot, route, rule)),
+        why: why_it_won(candidates.failing),
+        action,
     });
-    (explanation.split, explanation.sides) = sides::of(snapshot, &decision);
     explanation.policy.splice(0..0, effective::of_route(snapshot, &decision, facts.grpc));
-    explanation.edits = edits(snapshot, &decision, &facts);
-    explanation.unknown = unknown(&decision, parts, explanation.split.as_ref());
 }
 
-fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, route: usize) {
-    let Some(route) = snapshot.routes.get(route) else {
-        explanation.reason = Some(because(Reason::NoRoute));
+fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, index: usize) {
+    let Some(route) = snapshot.routes.get(index) else {
+        explanation.reason = Some(Because { status: 0, ..because(Reason::NoRoute) });
         return;
     };
-    let written = snapshot.config.root().routes.iter().position(|written| *written.name == *route.name);
     explanation.outcome = Outcome::Forward;
     explanation.route = Some(Winner {
         name: route.name.to_string(),
         rule: None,
-        place: written.and_then(|index| place(snapshot, &format!("routes[{index}]"))),
+        place: place(snapshot, &places::of_route(snapshot, index)),
         why: "a tcp listener has one route, and looks at no request".to_owned(),
         action: "bytes are relayed both ways".to_owned(),
     });
-    (explanation.split, explanation.sides) = sides::of_tcp(snapshot, route);
-}
-
-/// The listener that the request would come to.
-fn choose<'s>(snapshot: &'s Snapshot, ask: &Ask, parts: &request::Parts) -> Result<(&'s Listener, String), String> {
-    let all = &snapshot.listeners;
-    let names = || all.iter().map(|listener| format!("`{}`", listener.name)).collect::<Vec<_>>().join(", ");
-    if let Some(name) = &ask.listener {
-        let named = all.iter().find(|listener| *listener.name == **name);
-        return named
-            .map(|listener| (listener, "it was named".to_owned()))
-            .ok_or_else(|| format!("there is no listener `{name}`: there is {}", names()));
-    }
-    let on = |port: u16| all.iter().find(|listener| listener.config.address.port() == port);
-    if let Some(port) = ask.port {
-        let found = on(port).map(|listener| (listener, format!("it listens on port {port}")));
-        return found.ok_or_else(|| format!("no listener is on port {port}: there is {}", names()));
-    }
-    if let Some((listener, port)) = ask.url_port().and_then(|port| Some((on(port)?, port))) {
-        return Ok((listener, format!("it listens on port {port}")));
-    }
-    let http = |listener: &&Listener| matches!(listener.kind, Kind::Http { .. });
-    let routed = |listener: &&Listener| {
-        let Ok(understood) = decide::understand(listener, parts) else { return false };
-        decide::decide(snapshot, listener, &understood.facts(snapshot, parts), || 0).is_ok()
-    };
-    let found = all.iter().filter(http).find(routed);
-    match found.or_else(|| all.iter().find(http)).or(all.first()) {
-        Some(listener) if all.len() == 1 => Ok((listener, "the only one".to_owned())),
-        Some(listener) if found.is_some() => Ok((listener, "the first that has a route for it".to_owned())),
-        Some(listener) => Ok((listener, "no listener has a route for it; this is the first".to_owned())),
-        None => Err("there is no listener".to_owned()),
+    (explanation.split, explanation.sides) = sides::of_tcp(snapshot, route, index);
+    explanation.policy.splice(0..0, effective::of_tcp(snapshot, route));
+    if sides::nowhere(&explanation.sides) {
+        explanation.outcome = Outcome::Refuse;
+        explanation.reason = Some(Because { status: 0, ..because(Reason::NoEndpoint) });
     }
 }
 
@@ -385,21 +388,20 @@ fn attributes(snapshot: &Snapshot, facts: &Facts<'_>) -> Vec<Attribute> {
     snapshot.attributes.iter().map(one).collect()
 }
 
-fn why_it_won(candidates: &[Candidate]) -> String {
-    let place = candidates.iter().position(|candidate| candidate.standing == Standing::Wins).unwrap_or_default();
-    match place {
+/// `failing`: rules for the host that come before it.
+fn why_it_won(failing: usize) -> String {
+    match failing {
         0 => "the most telling route, and all of its conditions hold".to_owned(),
-        1 => "all of its conditions hold; one more telling route fails".to_owned(),
+        1 => "all of its conditions hold; one more telling rule fails".to_owned(),
         n => format!("all of its conditions hold; {n} more telling rules fail"),
     }
 }
 
-fn action(snapshot: &Snapshot, decision: &Decision<'_>) -> String {
+fn action(snapshot: &Snapshot, decision: &Decision<'_>, sides: &[Side]) -> String {
     match (&decision.verdict, &decision.route.action) {
-        (Verdict::Refuse(reason), _) => format!("refused: {}", reason.sentence()),
-        (Verdict::Forward { target, drawn, .. }, _) => match drawn {
-            Some(drawn) if !drawn.sticky => "to one side of a split, by chance".to_owned(),
-            _ => format!("to {}", sides::name(snapshot, *target)),
+        (Verdict::Forward { target, .. }, _) => match sides::only(sides) {
+            Some(_) => format!("to {}", sides::name(snapshot, *target)),
+            None => "to one side of a split, by chance".to_owned(),
         },
         (_, Action::Redirect(redirect)) => format!("redirect ({}){}", redirect.status.as_u16(), redirected(redirect)),
         (_, Action::Respond(status, body)) => format!("answer {} of {} bytes", status.as_u16(), body.len()),
@@ -428,43 +430,10 @@ fn rewritten(rewrite: &Rewrite) -> String {
     }
 }
 
-fn edits(snapshot: &Snapshot, decision: &Decision<'_>, facts: &Facts<'_>) -> Vec<Edit> {
-    let mut edits = Vec::new();
-    let mut edit = |on: &str, what: &str, name: &str, value: Option<String>, why: &str| {
-        let (on, what, name) = (on.to_owned(), what.to_owned(), name.to_owned());
-        edits.push(Edit { on, what, value: value.map(|value| shown(&name, &value)), name, why: why.to_owned() });
-    };
-    if let Verdict::Forward { forward, .. } = decision.verdict {
-        for attribute in &snapshot.attributes {
-            if let (Some(name), Some(value)) = (&attribute.forward, attribute.value(facts)) {
-                let why = format!("attribute {}", attribute.name);
-                edit("request", "set", name.as_str(), Some(value.into_owned()), &why);
-            }
-        }
-        if let Some(rewrite) = &forward.rewrite {
-            edit("request", "set", ":path", Some(rewritten(rewrite)), "rewrite of the route");
-        }
-        if let Some(host) = &forward.rewrite_host {
-            edit("request", "set", "host", host.to_str().ok().map(str::to_owned), "rewrite of the route");
-        }
-    }
-    let mut all = |on: &str, list: &HeaderEdits| {
-        let text = |value: &http::HeaderValue| Some(String::from_utf8_lossy(value.as_bytes()).into_owned());
-        list.remove.iter().for_each(|name| edit(on, "remove", name.as_str(), None, "edits of the route"));
-        list.set.iter().for_each(|(name, value)| edit(on, "set", name.as_str(), text(value), "edits of the route"));
-        list.add.iter().for_each(|(name, value)| edit(on, "add", name.as_str(), text(value), "edits of the route"));
-    };
-    if matches!(decision.verdict, Verdict::Forward { .. }) {
-        all("request", &decision.route.request_headers);
-    }
-    all("response", &decision.route.response_headers);
-    edits
-}
-
 /// What cannot be known from the head.
-fn unknown(decision: &Decision<'_>, parts: &request::Parts, split: Option<&Split>) -> Vec<String> {
+fn unknown(decision: &Decision<'_>, parts: &request::Parts, split: Option<&Split>, sides: &[Side]) -> Vec<String> {
     let mut unknown = Vec::new();
-    if let Some(Split { bucket: None, by, .. }) = split {
+    if let (Some(Split { bucket: None, by, .. }), None) = (split, sides::only(sides)) {
         unknown.push(format!("the side: {by}"));
     }
     let counted = parts.headers.contains_key(http::header::CONTENT_LENGTH);
@@ -480,18 +449,21 @@ fn because(reason: Reason) -> Because {
     Because { code, status: reason.status().as_u16(), sentence }
 }
 
-fn place(snapshot: &Snapshot, path: &str) -> Option<String> {
-    snapshot.config.place(path).map(|place| place.to_string())
-}
-
 /// A value as it may be shown under this name.
 fn shown(name: &str, value: &str) -> String {
     const LENGTH: usize = 200;
     if is_secret(name) {
         return "[redacted]".to_owned();
     }
-    let short: String = value.chars().take(LENGTH).collect();
-    if short.len() < value.len() { format!("{short}…") } else { short }
+    short(value, LENGTH)
+}
+
+/// The first so many characters.
+fn short(text: &str, length: usize) -> String {
+    match text.char_indices().nth(length) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 /// The share of a line between two of its buckets, in percent.

@@ -2,36 +2,55 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, Excluded, Side, Split, percent, place};
+use super::places::{self, place};
+use super::{Endpoint, Excluded, Side, Split, percent};
 use crate::decide::{Decision, Verdict};
 use crate::discovery;
 use crate::snapshot::{Action, Forward, Route, Snapshot, Subset, Target};
 
+/// Endpoints of one side that are shown, and as many of those that cannot be chosen.
+const SHOWN: usize = 100;
+
 pub fn of(snapshot: &Snapshot, decision: &Decision<'_>) -> (Option<Split>, Vec<Side>) {
     let Verdict::Forward { forward, side, drawn, .. } = decision.verdict else { return (None, Vec::new()) };
-    let path = written(snapshot, decision.route);
-    let chosen = drawn.is_none_or(|drawn| drawn.sticky).then_some(side);
+    let path = places::of_route(snapshot, decision.rule.route);
+    let sides = sides(snapshot, forward, drawn.is_none_or(|drawn| drawn.sticky).then_some(side), &path);
     let split = drawn.map(|drawn| {
-        let by = match &forward.sticky {
-            Some(key) if drawn.sticky => format!("by its {}", key.describe(snapshot)),
-            Some(key) => format!("by chance, since the request has no {}", key.describe(snapshot)),
-            None => "by chance".to_owned(),
+        let by = match (&forward.sticky, only(&sides)) {
+            (Some(key), _) if drawn.sticky => format!("by its {}", key.describe(snapshot)),
+            (_, Some(side)) => format!("whatever is drawn: {} is the only possible side", side.to),
+            (Some(key), None) => format!("by chance, since the request has no {}", key.describe(snapshot)),
+            (None, None) => "by chance".to_owned(),
         };
-        Split {
-            bucket: drawn.sticky.then_some(drawn.bucket),
-            by,
-            place: path.as_ref().and_then(|path| place(snapshot, &format!("{path}.split"))),
-        }
+        let bucket = drawn.sticky.then_some(drawn.bucket);
+        Split { bucket, by, place: place(snapshot, &format!("{path}.split")) }
     });
-    (split, sides(snapshot, forward, chosen, path.as_deref()))
+    (split, sides)
 }
 
-pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> (Option<Split>, Vec<Side>) {
+/// Of the route of a tcp listener, which has this index.
+pub fn of_tcp(snapshot: &Snapshot, route: &Route, index: usize) -> (Option<Split>, Vec<Side>) {
     let Action::Forward(forward) = &route.action else { return (None, Vec::new()) };
-    let path = written(snapshot, route);
-    let split = (forward.targets.len() > 1).then(|| Split { bucket: None, by: "by chance".to_owned(), place: None });
-    let chosen = split.is_none().then_some(0);
-    (split, sides(snapshot, forward, chosen, path.as_deref()))
+    let path = places::of_route(snapshot, index);
+    let several = forward.targets.len() > 1;
+    let sides = sides(snapshot, forward, (!several).then_some(0), &path);
+    let by = match only(&sides) {
+        Some(side) => format!("whatever is drawn: {} is the only possible side", side.to),
+        None => "by chance".to_owned(),
+    };
+    let place = place(snapshot, &format!("{path}.split"));
+    (several.then_some(Split { bucket: None, by, place }), sides)
+}
+
+/// The side, where there is but one that may be chosen.
+pub fn only(sides: &[Side]) -> Option<&Side> {
+    let mut possible = sides.iter().filter(|side| side.possible);
+    possible.next().filter(|_| possible.next().is_none())
+}
+
+/// Whether there is no endpoint on any side that may be chosen.
+pub fn nowhere(sides: &[Side]) -> bool {
+    sides.iter().filter(|side| side.possible).all(|side| side.endpoints.is_empty())
 }
 
 /// `service` or `service/subset`.
@@ -42,12 +61,7 @@ pub fn name(snapshot: &Snapshot, target: Target) -> String {
     subset.map_or_else(|| service.to_owned(), |subset| format!("{service}/{}", subset.name))
 }
 
-fn written(snapshot: &Snapshot, route: &Route) -> Option<String> {
-    let index = snapshot.config.root().routes.iter().position(|written| *written.name == *route.name)?;
-    Some(format!("routes[{index}]"))
-}
-
-fn sides(snapshot: &Snapshot, forward: &Forward, chosen: Option<usize>, path: Option<&str>) -> Vec<Side> {
+fn sides(snapshot: &Snapshot, forward: &Forward, chosen: Option<usize>, path: &str) -> Vec<Side> {
     let starts = std::iter::once(0).chain(forward.edges.iter().copied());
     let sides = forward.targets.iter().zip(&forward.edges).zip(starts).enumerate();
     sides
@@ -56,11 +70,12 @@ fn sides(snapshot: &Snapshot, forward: &Forward, chosen: Option<usize>, path: Op
             let subset = service.and_then(|service| service.subsets.get(target.subset?));
             let list: Arc<[discovery::Endpoint]> =
                 service.map_or_else(|| Arc::from([]), |service| service.upstream.endpoints().borrow().clone());
-            let (endpoints, excluded) = endpoints(&list, subset);
-            let place = path.and_then(|path| {
-                let of_split = place(snapshot, &format!("{path}.split[{index}].to"));
-                of_split.or_else(|| place(snapshot, &format!("{path}.to")))
-            });
+            let (mut endpoints, mut excluded) = endpoints(&list, subset);
+            let more_endpoints = endpoints.len().saturating_sub(SHOWN);
+            let more_excluded = excluded.len().saturating_sub(SHOWN);
+            endpoints.truncate(SHOWN);
+            excluded.truncate(SHOWN);
+            let written = [format!("{path}.split[{index}].to"), format!("{path}.to"), path.to_owned()];
             Side {
                 to: name(snapshot, *target),
                 share: percent(start, *end),
@@ -69,8 +84,10 @@ fn sides(snapshot: &Snapshot, forward: &Forward, chosen: Option<usize>, path: Op
                 protocol: service.map(|service| format!("{:?}", service.protocol).to_lowercase()).unwrap_or_default(),
                 discovery: service.map(|service| service.upstream.describe()).unwrap_or_default(),
                 endpoints,
+                more_endpoints,
                 excluded,
-                place,
+                more_excluded,
+                place: written.iter().find_map(|path| place(snapshot, path)),
             }
         })
         .collect()

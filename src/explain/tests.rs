@@ -289,8 +289,9 @@ fn every_value_says_where_it_comes_from() {
     let bucket = split.bucket.expect("a bucket");
     assert_eq!(bucket, split::bucket("all", "ada"));
     assert_eq!(explained.sides.iter().map(|side| side.share).collect::<Vec<_>>(), [90.0, 10.0]);
-    assert_eq!(explained.sides[usize::from(bucket >= 9000)].possible, true);
-    let edits: Vec<String> = explained.edits.iter().map(|edit| format!("{} {:?}", edit.name, edit.value)).collect();
+    assert!(explained.sides[usize::from(bucket >= 9000)].possible);
+    let edits = explained.edits.iter().filter(|edit| edit.why == "edits of the route");
+    let edits: Vec<String> = edits.map(|edit| format!("{} {:?}", edit.name, edit.value)).collect();
     assert_eq!(edits, ["x-internal None", "authorization Some(\"[redacted]\")", "x-mesh Some(\"on\")"]);
 }
 
@@ -323,4 +324,237 @@ fn a_request_that_is_refused_or_goes_nowhere_says_so() {
     assert_eq!((refused.outcome, refused.reason.map(|because| because.status)), (Outcome::Refuse, Some(413)));
     let bad = explain(&snapshot, &asked("GET", "http://a.test/", &["content-length: x"])).expect("one");
     assert_eq!((bad.outcome, bad.reason.map(|because| because.status)), (Outcome::Refuse, Some(400)));
+}
+
+/// By a configuration with these services and routes.
+fn explained(text: &str, ask: &Ask) -> Explanation {
+    explain(&compile(&format!("{HEAD}{text}")), ask).expect("an explanation")
+}
+
+fn get(url: &str) -> Ask {
+    asked("GET", url, &[])
+}
+
+fn policies(explained: &Explanation) -> Vec<&str> {
+    explained.policy.iter().map(|policy| &*policy.name).collect()
+}
+
+/// The answer header of a request that took this match of a route.
+fn header(snapshot: &Snapshot, route: usize, rule: usize) -> String {
+    let header = compact(&Known {
+        snapshot,
+        listener: "edge",
+        route: Some((&snapshot.routes[route], route, rule)),
+        grpc: false,
+        target: None,
+        drawn: None,
+        endpoint: None,
+        reason: "",
+        attributes: &[],
+    });
+    header.expect("a header").to_str().expect("text").to_owned()
+}
+
+#[test]
+fn an_implied_route_is_not_a_written_one_of_its_name() {
+    let text = HEAD.replace("  app:\n", "  app:\n    hosts: [a.local]\n");
+    let routes = "routes: [{ name: app, hosts: [b.local], to: named, timeout: 1s, maxBody: 5 }]\n";
+    let snapshot = compile(&format!("{text}{routes}"));
+    let implied = explain(&snapshot, &get("http://a.local/")).expect("an explanation");
+    let route = implied.route.expect("a route");
+    let hosts = Some("t.yaml:8".to_owned());
+    assert_eq!((&*route.name, &route.place, &implied.sides[0].place), ("app", &hosts, &hosts));
+    assert_eq!(implied.sides[0].to, "app");
+    let timeout = implied.policy.iter().find(|policy| policy.name == "timeout").expect("a timeout");
+    assert_eq!((&*timeout.value, &*timeout.from), ("15s", "built in"));
+    assert!(implied.policy.iter().all(|policy| policy.name != "maxBody"));
+    let written = explain(&snapshot, &get("http://b.local/")).expect("an explanation");
+    assert_eq!(
+        (written.route.and_then(|route| route.place), &*written.policy[0].value),
+        (Some("t.yaml:16".into()), "1s")
+    );
+
+    for (index, expected) in
+        ["route=app; at=t.yaml:16; timeout=1s", "route=app; at=t.yaml:8; timeout=15s"].iter().enumerate()
+    {
+        let header = header(&snapshot, index, 0);
+        assert!(header.contains(expected), "{header}");
+    }
+}
+
+#[test]
+fn the_header_names_the_place_of_the_match() {
+    let snapshot = compile(&format!("{HEAD}{TOUR}"));
+    let route = snapshot.routes.iter().position(|route| *route.name == *"api").expect("a route");
+    let header = header(&snapshot, route, 1);
+    assert!(header.contains("match=1; at=t.yaml:23; "), "{header}");
+}
+
+#[tokio::test]
+async fn without_an_endpoint_it_is_refused() {
+    let text = HEAD.replace("routes:", "").replace(
+        "  named:",
+        "  tcp: { protocol: tcp, endpoints: { file: /nonexistent/eps.yaml } }\n  \
+         gone: { endpoints: { file: /nonexistent/eps.yaml } }\n  named:",
+    );
+    let listeners = "listeners: [{ name: db, mode: proxy, address: \"127.0.0.1:8081\", protocol: tcp }, {";
+    let text = text.replace("listeners: [{", listeners);
+    let routes = "routes:\n  - { name: db, listeners: [db], to: tcp }\n  \
+                  - { name: one, listeners: [edge], hosts: [one], to: gone }\n  \
+                  - { name: two, listeners: [edge], split: [{ to: gone, weight: 1 }, { to: app, weight: 1 }] }\n";
+    let snapshot = compile(&format!("{text}{routes}"));
+    snapshot.services.iter().find(|service| *service.name == *"gone").expect("it").upstream.settled().await;
+    let one = explain(&snapshot, &get("http://one/")).expect("an explanation");
+    assert_eq!((one.outcome, one.reason.map(|because| because.code)), (Outcome::Refuse, Some("no_endpoint".into())));
+    assert!(one.sides[0].discovery["lastError"].is_string(), "{:?}", one.sides);
+    assert!(one.edits.is_empty() && one.route.is_some_and(|route| route.action.starts_with("refused: ")));
+    let two = explain(&snapshot, &get("http://two/")).expect("an explanation");
+    assert_eq!((two.outcome, two.reason.is_none()), (Outcome::Forward, true), "chance may choose the other side");
+
+    let tcp = explain(&snapshot, &Ask { listener: Some("db".to_owned()), ..get("http://x/") }).expect("one");
+    assert_eq!((tcp.outcome, tcp.reason.map(|because| because.status)), (Outcome::Refuse, Some(0)));
+    let names = ["connectTimeout", "tcpIdleTimeout", "loadBalancer.policy", "maxConnections"];
+    assert_eq!(tcp.policy.iter().map(|policy| &*policy.name).collect::<Vec<_>>(), names);
+}
+
+/// The size of a head is that of its bytes on the wire.
+#[test]
+fn a_head_too_large_is_refused_as_by_the_codec() {
+    let text = HEAD.replace("mode: proxy,", "mode: proxy, maxHeaderBytes: 200,");
+    let snapshot = compile(&format!("{text}routes: [{{ name: all, to: app }}]\n"));
+    let whole = |length| format!("GET /a HTTP/1.1\r\nx-a: {}\r\nhost: h:80\r\n\r\n", "x".repeat(length)).len();
+    let status = |length: usize| {
+        let ask = asked("GET", "http://h:80/a", &[&format!("x-a: {}", "x".repeat(length))]);
+        let explained = explain(&snapshot, &ask).expect("an explanation");
+        (explained.reason.map(|because| because.status), explained.request.host)
+    };
+    let fits = 200 - whole(0);
+    assert_eq!(status(fits), (None, "h".to_owned()));
+    assert_eq!(status(fits + 1), (Some(431), "h:80".to_owned()));
+}
+
+#[test]
+fn what_is_refused_still_has_its_policies() {
+    let routes = "routes: [{ name: all, to: app, timeout: 3s, maxBody: 10 }]\n";
+    let refused = explained(routes, &asked("PUT", "http://a/", &["content-length: 11"]));
+    assert_eq!(refused.reason.as_ref().map(|because| because.status), Some(413));
+    assert!(["timeout", "maxBody", "headerTimeout"].iter().all(|name| policies(&refused).contains(name)));
+    assert!(!policies(&refused).contains(&"connections.max"), "no service is chosen");
+    let malformed = explained(routes, &asked("GET", "http://a/", &["content-length: x"]));
+    let listener = malformed.listener.expect("a listener");
+    assert!(listener.why.contains("the only one"), "{}", listener.why);
+    let two = HEAD.replace("\" }]\nservices", "\" }, { name: b, mode: proxy, address: \"127.0.0.1:8081\" }]\nservices");
+    let two = compile(&format!("{two}{routes}"));
+    let malformed = explain(&two, &asked("GET", "http://a/", &["content-length: x"])).expect("an explanation");
+    let listener = malformed.listener.expect("a listener");
+    assert!(listener.why.contains("it is refused before routing"), "{}", listener.why);
+    assert_eq!((&*malformed.request.host, malformed.reason.map(|because| because.status)), ("a", Some(400)));
+}
+
+#[test]
+fn of_many_candidates_those_left_out_are_counted_where_they_are() {
+    let mut routes = "routes:\n".to_owned();
+    for n in 0..150 {
+        writeln!(routes, "  - {{ name: a{n}, match: [{{ path: {{ exact: /{n} }} }}], to: app }}").expect("a string");
+        writeln!(routes, "  - {{ name: b{n}, hosts: [b{n}.test], to: app }}").expect("a string");
+    }
+    let any = explained(&format!("{routes}  - {{ name: any, to: app }}\n"), &get("http://x.test/"));
+    // Before: all paths of any host. Behind: all other hosts, and one that is implied.
+    assert_eq!((any.candidates.len(), any.more_candidates), (101, More { before: 50, after: 151 }));
+    assert_eq!(any.candidates[100].standing, Standing::Wins);
+    assert!(any.route.expect("a route").why.contains("150 more telling rules fail"));
+    let implied = explained(&routes, &get("http://named.test/"));
+    assert_eq!(implied.more_candidates, More { before: 200, after: 0 });
+    let why = implied.route.expect("a route").why;
+    assert!(why.contains("150 more telling rules fail"), "rules for other hosts are not: {why}");
+    assert_eq!(explained(&routes, &get("http://x/")).more_candidates, More { before: 201, after: 0 });
+}
+
+#[test]
+fn a_side_that_nobody_reaches_is_not_possible() {
+    let routes = "routes: [{ name: all, split: [{ to: app/v1, weight: 0 }, { to: app/v2, weight: 5 }] }]\n";
+    let all = explained(routes, &get("http://a/"));
+    assert_eq!(all.sides.iter().map(|side| side.buckets).collect::<Vec<_>>(), [(0, 0), (0, split::BUCKETS)]);
+    assert_eq!(all.sides.iter().map(|side| side.possible).collect::<Vec<_>>(), [false, true]);
+    assert!(all.unknown.is_empty(), "{:?}", all.unknown);
+    assert!(all.split.is_some_and(|split| split.by.contains("app/v2 is the only possible side")));
+    assert_eq!(all.route.map(|route| route.action), Some("to app/v2".to_owned()));
+}
+
+#[test]
+fn lists_are_bounded() {
+    let many = |what: &dyn Fn(usize) -> String| (0..250).map(what).collect::<Vec<_>>().join(", ");
+    let (hosts, endpoints) = (many(&|n| format!("h{n}")), many(&|n| format!("\"127.0.0.1:{}\"", n + 1000)));
+    let text = HEAD.replace("  named:", &format!("  wide: {{ endpoints: {{ static: [{endpoints}] }} }}\n  named:"));
+    let routes = format!("routes: [{{ name: all, hosts: [{hosts}], to: wide }}, {{ name: none, to: app/v1 }}]\n");
+    let snapshot = compile(&format!("{text}{routes}"));
+    let all = explain(&snapshot, &get("http://h7/")).expect("an explanation");
+    assert_eq!((all.sides[0].endpoints.len(), all.sides[0].more_endpoints), (100, 150));
+    let lost = explain(&snapshot, &get("http://named.test/")).expect("an explanation");
+    let failed = lost.candidates.iter().find_map(|candidate| candidate.failed.as_ref());
+    assert!(failed.is_none(), "the route of all hosts wins: {failed:?}");
+    let routes = format!("routes: [{{ name: all, hosts: [{hosts}], to: wide }}]\n");
+    let lost = explain(&compile(&format!("{text}{routes}")), &get("http://x/")).expect("an explanation");
+    let wanted = lost.candidates[0].failed.as_ref().map(|failed| &*failed.wanted);
+    assert_eq!(wanted, Some("`h0`, `h1`, `h2` and 247 more"));
+}
+
+#[test]
+fn the_edits_of_the_proxy_are_those_that_it_makes() {
+    let edits = |headers: &[&str]| -> Vec<String> {
+        let explained = explained("routes: [{ name: all, to: app }]\n", &asked("GET", "http://a/", headers));
+        let of_proxy = explained.edits.into_iter().filter(|edit| edit.why == "the proxy");
+        of_proxy.map(|edit| format!("{} {} {}", edit.what, edit.name, edit.value.unwrap_or_default())).collect()
+    };
+    let address = "set x-forwarded-for <the client's address>";
+    let always = ["set x-forwarded-proto http", "set x-forwarded-host a"];
+    let new = ["set x-request-id a new id", "set traceparent a span of this proxy", address];
+    assert_eq!(edits(&[]), [&new[..], &always].concat());
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let came =
+        ["x-request-id: 1", trace, "x-forwarded-for: 10.0.0.9", "connection: close, x-hop", "x-hop: 1", "te: trailers"];
+    let mut made = edits(&came);
+    made.sort();
+    let mut expected = vec![
+        "remove x-hop ",
+        "set connection te",
+        "set traceparent a span of this proxy",
+        "set x-forwarded-for 10.0.0.9, <the client's address>",
+        always[0],
+        always[1],
+    ];
+    expected.sort_unstable();
+    assert_eq!(made, expected);
+}
+
+#[test]
+fn an_address_of_ipv6_is_a_host() {
+    let text = HEAD.replace("hosts: [named.test]", "hosts: [named.test, \"[::2]\"]");
+    let snapshot = compile(&format!("{text}routes: [{{ name: six, hosts: [\"[::1]\"], to: app }}]\n"));
+    for (url, route) in [("http://[::1]:8080/", "six"), ("http://[::2]/", "named")] {
+        let found = explain(&snapshot, &get(url)).expect("an explanation");
+        assert_eq!(found.route.as_ref().map(|found| &*found.name), Some(route), "{found:?}");
+        assert!(found.candidates.iter().any(|one| one.standing == Standing::Wins && one.route == route));
+    }
+}
+
+/// However many conditions hold before it, it is the one that fails which is named.
+#[test]
+fn a_condition_is_named_as_it_is_written() {
+    let routes = "routes:\n  - name: all\n    match:\n      - query: { q: \"1\" }\n        attributes: { user: ada }\n        \
+                  cookies: { c: \"1\" }\n        headers: { X-B: \"1\", X-A: \"1\" }\n    to: app\n";
+    let mut headers = Vec::new();
+    for (line, condition, place) in [
+        ("x-b: 1", "header x-b", "t.yaml:21"),
+        ("x-a: 1", "header x-a", "t.yaml:21"),
+        ("cookie: c=1", "cookie c", "t.yaml:20"),
+        ("x-user: ada", "attribute user", "t.yaml:19"),
+    ] {
+        let all = explained(routes, &asked("GET", "http://a/", &headers));
+        let failed = all.candidates[0].failed.as_ref().expect("a condition that fails");
+        assert_eq!((&*failed.condition, failed.place.as_deref()), (condition, Some(place)));
+        headers.push(line);
+    }
+    let all = explained(routes, &asked("GET", "http://a/", &headers));
+    assert_eq!(all.candidates[0].failed.as_ref().map(|failed| &*failed.condition), Some("query q"));
 }

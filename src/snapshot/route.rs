@@ -67,7 +67,7 @@ impl RouteTable {
                 any.push(rule.clone());
             }
             for host in hosts {
-                let host = host.to_ascii_lowercase();
+                let host = bare(&host);
                 match host.strip_prefix('*') {
                     Some(suffix) => wildcards.entry(suffix.into()).or_default().push(rule.clone()),
                     None => exact.entry(host.into()).or_default().push(rule.clone()),
@@ -94,6 +94,12 @@ impl RouteTable {
         });
         self.exact.get(host).into_iter().chain(wildcards).chain(std::iter::once(&self.any))
     }
+}
+
+/// A written host as that of a request is known: in lower case, an address of IPv6 without its brackets.
+pub fn bare(host: &str) -> String {
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    inner.unwrap_or(host).to_ascii_lowercase()
 }
 
 type Shared = std::sync::Arc<Rule>;

@@ -61,7 +61,7 @@ traffic
   2 % of requests (87.5/s) cannot be told (were: reviews/v1): header x-beta
       GET reviews/api/{n} and 1 more like it; 3 callers; route reviews
   less than 0.01 % of requests (0.18/s) become unrouted (were: batch)
-      POST batch/run?[2J; one caller: 10.0.3.7; route batch
+      POST batch/run\\u{1b}[2J; one caller: 10.0.3.7; route batch
   3.2 % of requests (140/s) change; of 2 % it cannot be told
   routes that no remembered request takes: beta
 
@@ -73,13 +73,13 @@ coverage
 refused: 5.2 % change or cannot be told, which counts as changed; only 5 % may (--max-change)
 ";
     let told = answer();
-    assert_eq!(text(&told, Some(Gate::new(5.0, &told.radius))), expected);
+    assert_eq!(text(&told, Some(Gate::new(5.0, &told.radius)), Paint::PLAIN), expected);
 }
 
 #[test]
 fn nothing_known_is_said_to_be_nothing() {
     let told = Answer { changes: Vec::new(), radius: Radius::default() };
-    let text = text(&told, Some(Gate::new(0.0, &told.radius)));
+    let text = text(&told, Some(Gate::new(0.0, &told.radius)), Paint::PLAIN);
     assert!(text.contains("nothing changes") && text.contains("no request is remembered"), "{text}");
     assert!(text.ends_with("allowed: there is no traffic to judge by\n"), "{text}");
 }
@@ -111,11 +111,19 @@ fn shares_are_neither_nothing_nor_all_where_they_are_not() {
 fn problems_read_as_those_of_check() {
     let text = "apiVersion: outrigger/v1\nlistenrs: []\n";
     let report = crate::config::parse("new.yaml", text, &|_| None).expect_err("an unknown key");
-    let sent = serde_json::from_str(&json!({ "problems": report }).to_string()).expect("JSON");
-    // How much to underline is not sent.
-    let plain = |report: Report| report.to_string().replace('^', "");
-    assert_eq!(plain(Report::new(problems(&sent))), plain(report));
-    assert!(problems(&json!({ "problems": [1, {}, { "line": -1 }] })).len() == 3 && problems(&Value::Null).is_empty());
+    let lint = Problem::new("odd").rule(crate::config::RuleId::Lint("mine".to_owned()));
+    let warning = Problem { severity: crate::config::Severity::Warning, ..lint };
+    let report = Report::new(report.into_problems().into_iter().chain([warning]).collect());
+    let admin: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+    let sent: Value = serde_json::from_str(&json!({ "problems": report }).to_string()).expect("JSON");
+    let heard = understand(admin, (422, sent));
+    assert!(matches!(heard, Ok(Heard::Refused(heard)) if heard == report && heard.to_string() == report.to_string()));
+    for odd in [json!({ "problems": [1] }), json!({ "problems": [{ "line": -1 }] }), json!({ "error": "no" })] {
+        assert!(matches!(understand(admin, (422, odd)), Err(Unreachable::Foreign(..))));
+    }
+    assert!(matches!(understand(admin, (200, json!({ "radius": 1 }))), Err(Unreachable::Foreign(..))));
+    let failed = understand(admin, (500, json!({ "error": "gone" })));
+    assert!(matches!(failed, Ok(Heard::Failed(why)) if why == "127.0.0.1:1 answered 500: gone"));
 }
 
 #[test]
@@ -196,7 +204,7 @@ fn the_page_shows_what_is_printed() {
     ];
     let changes = changes.map(|text| Change { text: text.to_owned() }).into();
     let gate = Gate::new(5.0, &radius);
-    let printed = text(&Answer { changes, radius }, Some(gate));
+    let printed = text(&Answer { changes, radius }, Some(gate), Paint::PLAIN);
     let page = include_str!("../../../docs/blast-radius.md");
     assert!(page.contains(&format!("```\n{printed}```\n")), "not on the page:\n{printed}");
 }

@@ -1,9 +1,10 @@
 //! An explanation for people: from the listener to the headers, each line with its place in the configuration.
 
 use std::fmt::Write;
+use std::net::Ipv6Addr;
 
 use crate::cli::paint::{Paint, Painted, harmless};
-use crate::explain::{Candidate, Explanation, Outcome, Policy, Side, Standing};
+use crate::explain::{Candidate, Explanation, More, Outcome, Policy, Side, Standing};
 
 /// Columns of the names on the left, and of what is said before a place.
 const NAME: usize = 11;
@@ -57,11 +58,12 @@ impl Page {
         let request = &explained.request;
         let grpc = if request.grpc { " (gRPC)" } else { "" };
         let from = request.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
-        let asked = format!("{} {}{}{grpc}{from}", request.method, request.host, request.path);
-        self.line("request", &asked, None);
-        if let Some(from) = &request.from {
-            self.line("", &format!("nothing in this configuration looks at the caller ({from})"), None);
-        }
+        let host = match request.host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]"),
+            Err(_) => request.host.clone(),
+        };
+        self.line("request", &format!("{} {host}{}{grpc}{from}", request.method, request.path), None);
+        explained.notes.iter().for_each(|note| self.line("", note, None));
         if let Some(listener) = &explained.listener {
             self.line("listener", &format!("{} on {}", listener.name, listener.why), listener.place.as_deref());
         }
@@ -70,7 +72,7 @@ impl Page {
         }
     }
 
-    fn candidates(&mut self, all: &[Candidate], more: usize) {
+    fn candidates(&mut self, all: &[Candidate], more: More) {
         let mut after = 0;
         for (index, candidate) in all.iter().enumerate() {
             let name = if index == 0 { "routes" } else { "" };
@@ -78,6 +80,7 @@ impl Page {
             let place = candidate.place.as_deref();
             match (candidate.standing, &candidate.failed) {
                 (Standing::Wins, _) => {
+                    self.left_out(more.before, " that fail");
                     let text = format!("+ {}{rule}: every condition holds", candidate.route);
                     self.painted(name, Paint::green, &text, place);
                 }
@@ -98,15 +101,22 @@ impl Page {
                 }
             }
         }
-        let left = after.saturating_sub(AFTER) + more;
-        if left > 0 {
-            self.painted("", Paint::dim, &format!("  and {left} more"), None);
+        if all.iter().all(|candidate| candidate.standing == Standing::Fails) {
+            self.left_out(more.before, " that fail");
+        }
+        self.left_out(after.saturating_sub(AFTER) + more.after, " that come after");
+    }
+
+    fn left_out(&mut self, count: usize, which: &str) {
+        if count > 0 {
+            self.painted("", Paint::dim, &format!("  and {count} more{which}"), None);
         }
     }
 
     fn outcome(&mut self, explained: &Explanation) {
         if let Some(reason) = &explained.reason {
-            let text = format!("{} {}: {}", reason.status, reason.code, reason.sentence);
+            let status = if reason.status == 0 { String::new() } else { format!("{} ", reason.status) };
+            let text = format!("{status}{}: {}", reason.code, reason.sentence);
             self.painted("answer", Paint::red, &text, None);
         }
         if let Some(route) = &explained.route {
@@ -138,10 +148,10 @@ impl Page {
         let several = explained.sides.len() > 1;
         for side in &explained.sides {
             let mark = if side.possible { "+" } else { "-" };
-            let share = if several {
-                format!(" {}, buckets {} to {}", share(side), side.buckets.0, last(side))
-            } else {
-                String::new()
+            let share = match side.buckets {
+                _ if !several => String::new(),
+                (start, end) if start < end => format!(" {}, buckets {start} to {}", share(side), end - 1),
+                _ => format!(" {}, no bucket", share(side)),
             };
             let text = format!("{mark} {}{share} ({})", side.to, side.protocol);
             match side.possible {
@@ -165,12 +175,13 @@ impl Page {
             let weight = if endpoint.weight == 1 { String::new() } else { format!(" weight {}", endpoint.weight) };
             self.line("", &format!("  + {}{weight}{}", endpoint.address, live.unwrap_or_default()), None);
         }
+        self.left_out(side.more_endpoints, "");
         for excluded in &side.excluded {
             self.painted("", Paint::dim, &format!("  - {}: {}", excluded.address, excluded.why), None);
         }
+        self.left_out(side.more_excluded, " that cannot be chosen");
         if side.endpoints.is_empty() {
-            let error = side.discovery.get("lastError").and_then(|error| error.as_str()).unwrap_or_default();
-            self.painted("", Paint::red, format!("  no endpoint can be chosen {error}").trim_end(), None);
+            self.painted("", Paint::red, &format!("  no endpoint can be chosen: {}", why_none(side)), None);
         }
     }
 
@@ -195,7 +206,80 @@ fn share(side: &Side) -> String {
     format!("{} %", (side.share * 100.0).round() / 100.0)
 }
 
-/// The last bucket of a side.
-fn last(side: &Side) -> u32 {
-    side.buckets.1.saturating_sub(1)
+/// Where the endpoints were to come from, what became of it, and what helps.
+fn why_none(side: &Side) -> String {
+    let source = &side.discovery["source"];
+    let dns = source["dns"]["name"].as_str().map(|name| format!("the name {name}:{}", source["dns"]["port"]));
+    let file = source["file"].as_str().map(|path| format!("the file {path}"));
+    let source = dns.or(file).unwrap_or_else(|| "the list of the configuration".to_owned());
+    match (side.discovery["lastError"].as_str(), side.excluded.as_slice()) {
+        (Some(error), _) => format!("{source} cannot be read ({error}); it is tried again until it can"),
+        (None, []) if side.discovery["lastSuccess"].is_null() => format!("{source} has not been read yet; ask again"),
+        (None, []) => format!("{source} has no endpoint; add one"),
+        (None, _) => format!("{source} has none that fits; change the labels of the subset, or weights"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::explain::Split;
+
+    fn candidate(route: &str, standing: Standing) -> serde_json::Value {
+        let failed = json!({ "condition": "host", "wanted": "`a`", "found": "`b`", "place": null });
+        let failed = if standing == Standing::Fails { failed } else { json!(null) };
+        json!({ "route": route, "place": null, "standing": standing, "failed": failed })
+    }
+
+    fn side(to: &str, buckets: (u32, u32), discovery: serde_json::Value) -> serde_json::Value {
+        json!({
+            "to": to, "share": 50.0, "buckets": buckets, "possible": true, "protocol": "auto",
+            "discovery": discovery, "endpoints": [], "moreEndpoints": 0, "excluded": [], "moreExcluded": 0, "place": null,
+        })
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_at_its_place() {
+        let all = [Standing::Fails, Standing::Wins, Standing::NotTried].map(|standing| candidate("r", standing));
+        let explained = json!({ "candidates": all, "moreCandidates": { "before": 20, "after": 9 } });
+        let text = render(&serde_json::from_value(explained).unwrap(), Paint::PLAIN);
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        let expected =
+            ["- r: host is `b`, not `a`", "and 20 more that fail", "+ r: every", "r: comes", "and 9 more that"];
+        let shown = lines.iter().skip_while(|line| !line.starts_with("routes"));
+        assert!(shown.clone().count() >= expected.len(), "{text}");
+        for (line, expected) in shown.zip(expected) {
+            assert!(line.trim_start_matches("routes").trim_start().starts_with(expected), "{text}");
+        }
+        let lost = json!({
+            "candidates": [candidate("r", Standing::Fails)], "moreCandidates": { "before": 7, "after": 0 },
+        });
+        let text = render(&serde_json::from_value(lost).unwrap(), Paint::PLAIN);
+        assert!(text.contains("and 7 more that fail"), "{text}");
+    }
+
+    #[test]
+    fn a_host_a_side_and_a_source_are_named() {
+        let error = json!({ "source": { "file": "eps.yaml" }, "lastSuccess": null, "lastError": "not found" });
+        let empty =
+            json!({ "source": { "dns": { "name": "db", "port": 5 } }, "lastSuccess": "now", "lastError": null });
+        let explained = json!({
+            "request": { "method": "GET", "host": "::1", "path": "/" },
+            "sides": [side("a", (0, 0), error), side("b", (0, 10_000), empty)],
+        });
+        let mut explained: Explanation = serde_json::from_value(explained).unwrap();
+        explained.split = Some(Split { bucket: None, by: "by chance".to_owned(), place: None });
+        let text = render(&explained, Paint::PLAIN);
+        for part in [
+            "GET [::1]/",
+            "+ a 50 %, no bucket (auto)",
+            "+ b 50 %, buckets 0 to 9999 (auto)",
+            "no endpoint can be chosen: the file eps.yaml cannot be read (not found); it is tried again until it can",
+            "no endpoint can be chosen: the name db:5 has no endpoint; add one",
+        ] {
+            assert!(text.contains(part), "`{part}` is missing in:\n{text}");
+        }
+    }
 }

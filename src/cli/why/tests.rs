@@ -100,7 +100,7 @@ fn an_unknown_id_says_how_far_back_it_goes() {
             "since": "2026-11-21T08:20:11.004Z",
         },
     });
-    let (out, code) = told(&args("id"), Ok((404, answer.clone())), Paint::PLAIN);
+    let (out, code) = told(&args("id"), Ok((404, answer.clone())), Paint::PLAIN).unwrap();
     assert_eq!(
         (&*out, code),
         (
@@ -109,7 +109,7 @@ fn an_unknown_id_says_how_far_back_it_goes() {
             1
         )
     );
-    let (out, code) = told(&args("id --format json"), Ok((404, answer.clone())), Paint::PLAIN);
+    let (out, code) = told(&args("id --format json"), Ok((404, answer.clone())), Paint::PLAIN).unwrap();
     assert_eq!((serde_json::from_str::<Value>(&out).unwrap(), code), (answer, 1));
     let none = json!({ "kept": { "exchanges": 0, "of": 0 } });
     assert_eq!(text::not_kept(&none, Paint::PLAIN), "no longer kept, or never seen: 0 of 0 exchanges are kept\n");
@@ -121,14 +121,14 @@ fn other_answers_are_no_answer() {
     for (status, value, said) in [
         (404, json!({ "error": "no such endpoint", "endpoints": [] }), "no such endpoint"),
         (404, json!({ "error": "telemetry.recent is 0" }), "telemetry.recent is 0"),
-        (503, json!("upstream \u{1b}[2J"), "upstream \\u{1b}[2J"),
+        (503, json!("upstream"), "upstream"),
         (500, json!(null), "without a reason"),
     ] {
-        let (out, code) = told(&args("id"), Ok((status, value)), Paint::PLAIN);
-        assert_eq!((out, code), (format!("127.0.0.1:15000 answered {status}: {said}\n"), 3));
+        let why = told(&args("id"), Ok((status, value)), Paint::PLAIN).unwrap_err();
+        assert_eq!(why, format!("127.0.0.1:15000 answered {status}: {said}"));
     }
-    let (out, code) = told(&args("id"), Err(Unreachable::Late(args("").admin)), Paint::PLAIN);
-    assert_eq!((&*out, code), ("127.0.0.1:15000 did not answer within 30 s\n", 3));
+    let why = told(&args("id"), Err(Unreachable::Late(args("").admin)), Paint::PLAIN).unwrap_err();
+    assert_eq!(why, "127.0.0.1:15000 did not answer within 30 s");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_proxy_is_asked() {
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
         String::from_utf8(heard).unwrap()
     });
-    let (out, code) = told(&args, client::get(args.admin, &args.path()), Paint::PLAIN);
+    let (out, code) = told(&args, client::get(args.admin, &args.path(), "id"), Paint::PLAIN).unwrap();
     assert_eq!((serde_json::from_str::<Value>(&out).unwrap(), code), (example(), 0));
     assert!(server.join().unwrap().starts_with("GET /why/8f14e45f HTTP/1.1\r\n"));
 }

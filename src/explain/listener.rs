@@ -1,0 +1,60 @@
+//! Which listener a request comes to, and whether that one takes its head.
+
+use http::request;
+
+use super::Ask;
+use crate::decide::{self, Understood};
+use crate::error::Reason;
+use crate::snapshot::{Kind, Listener, Snapshot};
+
+/// The listener that the request would come to, and why that one.
+pub fn choose<'s>(snapshot: &'s Snapshot, ask: &Ask, parts: &request::Parts) -> Result<(&'s Listener, String), String> {
+    let all = &snapshot.listeners;
+    let names = || all.iter().map(|listener| format!("`{}`", listener.name)).collect::<Vec<_>>().join(", ");
+    if let Some(name) = &ask.listener {
+        let named = all.iter().find(|listener| *listener.name == **name);
+        return named
+            .map(|listener| (listener, "it was named".to_owned()))
+            .ok_or_else(|| format!("there is no listener `{name}`: there is {}", names()));
+    }
+    let on = |port: u16| all.iter().find(|listener| listener.config.address.port() == port);
+    if let Some(port) = ask.port {
+        let found = on(port).map(|listener| (listener, format!("it listens on port {port}")));
+        return found.ok_or_else(|| format!("no listener is on port {port}: there is {}", names()));
+    }
+    if let Some((listener, port)) = ask.url_port().and_then(|port| Some((on(port)?, port))) {
+        return Ok((listener, format!("it listens on port {port}")));
+    }
+    let http = |listener: &&Listener| matches!(listener.kind, Kind::Http { .. });
+    let routed = |listener: &&Listener| {
+        let Ok(understood) = understand(listener, parts) else { return false };
+        decide::decide(snapshot, listener, &understood.facts(snapshot, parts), || 0).is_ok()
+    };
+    let found = all.iter().filter(http).find(routed);
+    let listener = found.or_else(|| all.iter().find(http)).or(all.first()).ok_or("there is no listener")?;
+    let why = match found {
+        _ if all.len() == 1 => "the only one",
+        Some(_) => "the first that has a route for it",
+        None if http(&listener) && understand(listener, parts).is_err() => {
+            "it is refused before routing; this is the first"
+        }
+        None => "no listener has a route for it; this is the first",
+    };
+    Ok((listener, why.to_owned()))
+}
+
+/// As the data path, with what the codec of HTTP/1 refuses before it.
+pub fn understand<'p>(listener: &Listener, parts: &'p request::Parts) -> Result<Understood<'p>, Reason> {
+    if head_bytes(parts) as u64 > listener.config.max_header_bytes.0 {
+        return Err(Reason::HeadTooLarge);
+    }
+    decide::understand(listener, parts)
+}
+
+/// Every byte up to the end of the empty line.
+fn head_bytes(parts: &request::Parts) -> usize {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields: usize =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + ": ".len() + value.len() + "\r\n".len()).sum();
+    parts.method.as_str().len() + " ".len() + target + " HTTP/1.1\r\n".len() + fields + "\r\n".len()
+}
