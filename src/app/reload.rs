@@ -14,7 +14,7 @@ use super::history::{History, Version};
 use super::keeper::{Job, Trouble};
 use super::trial::{Before, Trial};
 use crate::admin::health::{Component, Status};
-use crate::config::{Config, Report, diff};
+use crate::config::{Config, Problem, Report, diff};
 use crate::net::accept::Socket;
 use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::audit::Event;
@@ -91,7 +91,7 @@ impl App {
                 for problem in report.problems() {
                     tracing::error!(%problem, "configuration refused");
                 }
-                let first = report.problems().first().map(ToString::to_string).unwrap_or_default();
+                let first = report.problems().first().map(Problem::brief).unwrap_or_default();
                 return self.refused(cause, &first, serde_json::to_value(&report).unwrap_or_default());
             }
         };

@@ -77,12 +77,14 @@ pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Reads a file, up to one byte more than any may have.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = File::open(path)?;
-    // A pipe or a device could keep us waiting forever.
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
+    // A pipe or a device could keep us waiting forever: a pipe as soon as it is opened.
+    let regular = |meta: fs::Metadata| match meta.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    };
+    regular(fs::metadata(path)?)?;
+    let (mut bytes, file) = (Vec::new(), File::open(path)?);
+    regular(file.metadata()?)?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 
 use memchr::memmem::Finder;
 
+use super::secrets::{At, REDACTED};
 use super::tree::{self, Node, Value};
-use super::{REDACTED, Source, is_secret, substitute};
+use super::{Source, substitute};
 
 /// The texts of a configuration, by name, without secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,9 +27,10 @@ const SEARCHED_MAX: usize = 1 << 30;
 /// Stands for a secret while a text is read again. Unlike `[redacted]` it is plain text wherever it stands.
 const STAND_IN: &str = "x";
 
-pub fn storable(sources: &[Source]) -> Storable {
+/// `attributes` are those whose values are secrets.
+pub fn storable(sources: &[Source], attributes: &BTreeSet<String>) -> Storable {
     let secrets: Option<BTreeSet<String>> = sources.iter().try_fold(BTreeSet::new(), |mut secrets, source| {
-        collect(&tree::parse(&source.file, &source.text).ok()?, &mut secrets);
+        collect(&tree::parse(&source.file, &source.text).ok()?, At::root(attributes), &mut secrets);
         Some(secrets)
     });
     match secrets {
@@ -115,24 +117,18 @@ fn join(node: &Node, out: &mut String) {
 }
 
 /// The secrets that a file has inline: what [`super::Config::dump`] hides, as it is written.
-fn collect(file: &Node, secrets: &mut BTreeSet<String>) {
-    if let Some(token) = file.get("admin").and_then(|admin| admin.get("explainToken")).and_then(Node::text) {
-        inline(token, secrets);
-    }
-    for route in file.get("routes").map_or(&[][..], Node::seq) {
-        let edits = ["requestHeaders", "responseHeaders"].into_iter().filter_map(|edits| route.get(edits));
-        for edit in edits.flat_map(|edits| [edits.get("set"), edits.get("add")]).flatten() {
-            for header in edit.map().iter().filter(|header| is_secret(&header.key)) {
-                if let Some(value) = header.value.text() {
-                    inline(value, secrets);
-                }
-            }
-        }
+fn collect(node: &Node, at: At<'_>, secrets: &mut BTreeSet<String>) {
+    match &node.value {
+        Value::Map(entries) => entries.iter().for_each(|entry| collect(&entry.value, at.below(&entry.key), secrets)),
+        Value::Seq(items) => items.iter().for_each(|item| collect(item, at, secrets)),
+        // That a value begins with `Bearer ` is no secret.
+        Value::Text(text) if at.is_secret() && !(at.is_partial() && is_frame(text)) => inline(text, secrets),
+        Value::Text(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {}
     }
 }
 
 /// What of a value is written in it and is not just the frame of a reference.
-fn inline(value: &str, secrets: &mut BTreeSet<String>) {
+pub fn inline(value: &str, secrets: &mut BTreeSet<String>) {
     let written = substitute::written(value);
     let whole = written.references == 0;
     for text in written.texts.iter().filter(|text| whole || !is_frame(text)) {

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use super::{Candidate, Failed, Standing};
 use crate::config::Config;
 use crate::config::schema;
-use crate::snapshot::matcher::Facts;
+use crate::snapshot::matcher::{Facts, Key, Text};
 use crate::snapshot::route::{PathRule, Rule, is_parameter, written_regex};
 use crate::snapshot::{self, Listener, Snapshot};
 
@@ -196,8 +196,12 @@ impl Judge<'_> {
         let (index, condition) =
             self.rule.conditions.all.iter().enumerate().find(|(_, condition)| !condition.holds(self.facts))?;
         let (section, name) = self.condition_names().into_iter().nth(index)?;
+        let secret = match condition.key {
+            Key::Attribute(index) => self.snapshot.attributes.get(index).is_some_and(|attribute| attribute.secret),
+            Key::Header(_) | Key::Cookie(_) | Key::Query(_) => crate::config::is_secret(&name),
+        };
         let mut found = Vec::new();
-        condition.key.each(self.facts, &mut |value| found.push(format!("`{}`", super::shown(&name, value))));
+        condition.key.each(self.facts, &mut |value| found.push(format!("`{}`", super::shown(secret, value))));
         let found = if found.is_empty() { "none".to_owned() } else { found.join(" and ") };
         let what = match section {
             "headers" => format!("header {name}"),
@@ -206,7 +210,10 @@ impl Judge<'_> {
             _ => format!("attribute {name}"),
         };
         let path = self.sub(&format!("{section}{}", crate::config::step(&name)));
-        let wanted = if crate::config::is_secret(&name) { "[redacted]".to_owned() } else { condition.text.to_string() };
+        let wanted = match condition.text {
+            Text::Present | Text::Absent => condition.text.to_string(),
+            _ => super::shown(secret, &condition.text.to_string()),
+        };
         Some(self.because(&what, &wanted, &found, &path))
     }
 

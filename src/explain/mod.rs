@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use ask::Ask;
 pub use compact::{Known, REQUEST_HEADER, compact, wants};
 
-use crate::config::is_secret;
+use crate::config::{REDACTED, is_secret};
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::Reason;
 use crate::policy::split;
@@ -367,7 +367,7 @@ fn attributes(snapshot: &Snapshot, facts: &Facts<'_>) -> Vec<Attribute> {
         let from = source.as_ref().map(|(key, _)| key.describe(snapshot));
         let note = match (&source, &value) {
             (Some((_, found)), None) => {
-                Some(format!("`{}` is not one of its values, and counts as absent", shown(&attribute.name, found)))
+                Some(format!("`{}` is not one of its values, and counts as absent", shown(attribute.secret, found)))
             }
             _ => None,
         };
@@ -376,7 +376,7 @@ fn attributes(snapshot: &Snapshot, facts: &Facts<'_>) -> Vec<Attribute> {
         let place = index.and_then(|index| place(snapshot, &format!("{path}.from[{index}]")));
         Attribute {
             name: attribute.name.to_string(),
-            value: value.map(|value| shown(&attribute.name, &value)),
+            value: value.map(|value| shown(attribute.secret, &value)),
             from,
             place: place.or_else(|| self::place(snapshot, &path)),
             note,
@@ -432,13 +432,14 @@ fn edits(snapshot: &Snapshot, decision: &Decision<'_>, facts: &Facts<'_>) -> Vec
     let mut edits = Vec::new();
     let mut edit = |on: &str, what: &str, name: &str, value: Option<String>, why: &str| {
         let (on, what, name) = (on.to_owned(), what.to_owned(), name.to_owned());
-        edits.push(Edit { on, what, value: value.map(|value| shown(&name, &value)), name, why: why.to_owned() });
+        let value = value.map(|value| shown(is_secret(&name), &value));
+        edits.push(Edit { on, what, value, name, why: why.to_owned() });
     };
     if let Verdict::Forward { forward, .. } = decision.verdict {
         for attribute in &snapshot.attributes {
             if let (Some(name), Some(value)) = (&attribute.forward, attribute.value(facts)) {
                 let why = format!("attribute {}", attribute.name);
-                edit("request", "set", name.as_str(), Some(value.into_owned()), &why);
+                edit("request", "set", name.as_str(), Some(attribute.shown(&value).to_owned()), &why);
             }
         }
         if let Some(rewrite) = &forward.rewrite {
@@ -484,11 +485,11 @@ fn place(snapshot: &Snapshot, path: &str) -> Option<String> {
     snapshot.config.place(path).map(|place| place.to_string())
 }
 
-/// A value as it may be shown under this name.
-fn shown(name: &str, value: &str) -> String {
+/// A value as it may be shown.
+fn shown(secret: bool, value: &str) -> String {
     const LENGTH: usize = 200;
-    if is_secret(name) {
-        return "[redacted]".to_owned();
+    if secret {
+        return REDACTED.to_owned();
     }
     let short: String = value.chars().take(LENGTH).collect();
     if short.len() < value.len() { format!("{short}…") } else { short }

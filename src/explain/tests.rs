@@ -324,3 +324,39 @@ fn a_request_that_is_refused_or_goes_nowhere_says_so() {
     let bad = explain(&snapshot, &asked("GET", "http://a.test/", &["content-length: x"])).expect("one");
     assert_eq!((bad.outcome, bad.reason.map(|because| because.status)), (Outcome::Refuse, Some(400)));
 }
+
+#[test]
+fn attributes_and_conditions_of_secrets_are_redacted() {
+    let attribute = "who: { from: [{ header: x-who }, { header: authorization }], forward: x-who-is }";
+    let head = HEAD.replace("attributes:\n", &format!("attributes:\n  {attribute}\n"));
+    let text = format!(
+        "{head}routes:\n  - {{ name: one, to: app, match: [{{ path: {{ prefix: /x/y }}, attributes: {{ who: hunter2 }} }}] }}\n  \
+         - {{ name: two, to: app, match: [{{ path: {{ prefix: /x }}, headers: {{ x-api-key: hunter3 }} }}] }}\n  \
+         - {{ name: three, to: app }}\n"
+    );
+    let snapshot = compile(&text);
+    let headers = ["x-who: hunter1", "x-api-key: hunter4"];
+    let explained = explain(&snapshot, &asked("GET", "http://a.test/x/y", &headers)).expect("an explanation");
+    let failed = |index: usize| explained.candidates[index].failed.clone().expect("a failed condition");
+    for index in [0, 1] {
+        assert_eq!((&*failed(index).wanted, &*failed(index).found), ("[redacted]", "`[redacted]`"));
+    }
+    assert_eq!(failed(0).condition, "attribute who");
+    assert_eq!(explained.attributes[0].value.as_deref(), Some("[redacted]"));
+    assert_eq!(explained.edits[0].value.as_deref(), Some("[redacted]"));
+    let json = serde_json::to_string(&explained).expect("JSON");
+    assert!(!json.contains("hunter"), "{json}");
+    let known = Known {
+        snapshot: &snapshot,
+        listener: "edge",
+        route: None,
+        grpc: false,
+        target: None,
+        drawn: None,
+        endpoint: None,
+        reason: "",
+        attributes: &[(0, "hunter1".into())],
+    };
+    let line = compact(&known).expect("a header");
+    assert_eq!(line.to_str().ok(), Some("listener=edge; attribute.who=[redacted]; generation=1"));
+}
