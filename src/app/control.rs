@@ -214,7 +214,9 @@ fn explain(shared: &Shared, ask: &Ask) -> Reply {
 
 /// What another configuration would change, in words and in traffic.
 async fn radius(shared: &Shared, files: Vec<(String, String)>) -> Reply {
-    let parsed = tokio::task::spawn_blocking(move || config::parse_all(&files, &|name| std::env::var(name).ok()));
+    let live = shared.snapshot.load().config.clone();
+    let env = |name: &str| std::env::var(name).ok();
+    let parsed = tokio::task::spawn_blocking(move || config::parse_beside(&live, &files, &env));
     let new = match parsed.await {
         Ok(Ok(new)) => Arc::new(new),
         Ok(Err(report)) => return (StatusCode::UNPROCESSABLE_ENTITY, json!({ "problems": report })),

@@ -13,7 +13,7 @@ use super::first::First;
 use super::history::{History, Version};
 use super::keeper::{Job, Trouble};
 use crate::admin::health::{Component, Status};
-use crate::config::{Config, diff};
+use crate::config::{Config, Problem, diff};
 use crate::net::accept::Socket;
 use crate::policy::probation::Observations;
 use crate::snapshot::{Snapshot, compile};
@@ -108,7 +108,7 @@ impl App {
                 for problem in report.problems() {
                     tracing::error!(%problem, "configuration refused");
                 }
-                let first = report.problems().first().map(ToString::to_string).unwrap_or_default();
+                let first = report.problems().first().map(Problem::brief).unwrap_or_default();
                 return self.refused(cause, None, &first, serde_json::to_value(&report).unwrap_or_default());
             }
         };

@@ -8,8 +8,8 @@ use regex::{Regex, RegexSet};
 
 use super::fingerprint::Value;
 use super::shape;
-use crate::config::is_secret;
 use crate::config::schema::{self, Match, PathMatch, Root, Source, Sticky};
+use crate::config::{is_secret, is_secret_attribute};
 use crate::snapshot::matcher::{Attribute, Key, Text};
 
 /// Keys that are remembered; what depends on others cannot be told later.
@@ -40,6 +40,9 @@ pub(super) struct Look {
     keeps: bool,
 }
 
+/// An attribute and its name.
+type Named<'a> = (&'a String, &'a schema::Attribute);
+
 /// A condition on a value, perhaps by way of an attribute.
 #[derive(Debug, PartialEq)]
 struct Probe {
@@ -63,7 +66,7 @@ impl Looked {
                 looked.look(&Source::Query(name.clone()), None, Some(text));
             }
             for (name, text) in &one.attributes {
-                looked.look_through(root.attributes.get(name), Some(text));
+                looked.look_through(root.attributes.get_key_value(name), Some(text));
             }
         }
         for sticky in root.routes.iter().filter_map(|route| route.sticky.as_ref()) {
@@ -71,7 +74,7 @@ impl Looked {
                 Sticky::Header(name) => looked.look(&Source::Header(name.clone()), None, None),
                 Sticky::Cookie(name) => looked.look(&Source::Cookie(name.clone()), None, None),
                 Sticky::Query(name) => looked.look(&Source::Query(name.clone()), None, None),
-                Sticky::Attribute(name) => looked.look_through(root.attributes.get(name), None),
+                Sticky::Attribute(name) => looked.look_through(root.attributes.get_key_value(name), None),
             }
         }
         looked.paths = RegexSet::new(&looked.patterns).ok();
@@ -113,30 +116,31 @@ impl Looked {
         self.segments.extend(names.map(|name| name.as_str().into()));
     }
 
-    fn look_through(&mut self, attribute: Option<&schema::Attribute>, text: Option<&schema::Text>) {
-        for source in attribute.iter().flat_map(|attribute| &attribute.from) {
+    fn look_through(&mut self, attribute: Option<Named<'_>>, text: Option<&schema::Text>) {
+        for source in attribute.iter().flat_map(|(_, attribute)| &attribute.from) {
             self.look(source, attribute, text);
         }
     }
 
     /// Without a condition it is the key of a sticky split.
-    fn look(&mut self, source: &Source, by: Option<&schema::Attribute>, text: Option<&schema::Text>) {
+    fn look(&mut self, source: &Source, by: Option<Named<'_>>, text: Option<&schema::Text>) {
         let Some(key) = Key::compile(source) else { return };
         if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&key) {
             return;
         }
         let (Source::Header(name) | Source::Cookie(name) | Source::Query(name)) = source;
         let look = self.keys.entry(key).or_default();
-        let (lowercase, values) = by.map_or((false, &[][..]), |by| (by.lowercase, by.values.as_slice()));
+        let (lowercase, values) = by.map_or((false, &[][..]), |(_, by)| (by.lowercase, by.values.as_slice()));
+        let secret = is_secret(name) || by.is_some_and(|(name, by)| is_secret_attribute(name, by));
         look.written.extend(values.iter().map(|value| value.to_lowercase().into()));
         let Some(text) = text.map(Text::compile) else { return };
         match &text {
             Text::Exact(value) => {
                 look.written.insert(value.to_lowercase().into());
-                look.keeps |= !is_secret(name);
+                look.keeps |= !secret;
                 return;
             }
-            Text::Prefix(_) | Text::Suffix(_) | Text::Regex(_) => look.keeps |= !is_secret(name),
+            Text::Prefix(_) | Text::Suffix(_) | Text::Regex(_) => look.keeps |= !secret,
             Text::Present | Text::Absent => return,
         }
         // A value that is not written is none of those that an attribute may have.
@@ -198,5 +202,29 @@ pub(super) fn holds(text: &Text, values: &[String], value: &str) -> bool {
     match text {
         Text::Absent => !allowed,
         text => allowed && text.holds(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_source_of_a_secret_attribute_is_kept() {
+        let text = r#"
+apiVersion: outrigger/v1
+listeners: [{ name: edge, mode: proxy, address: "127.0.0.1:8080" }]
+services: { app: { endpoints: { static: ["127.0.0.1:1"] } } }
+attributes:
+  env: { from: [{ header: x-env }] }
+  who: { from: [{ header: x-who }, { header: authorization }] }
+  session: { from: [{ header: x-sid }] }
+routes:
+  - { name: a, to: app, match: [{ attributes: { env: { prefix: a }, who: { prefix: a }, session: { prefix: a } } }] }
+"#;
+        let config = crate::config::parse("t.yaml", text, &|_| None).expect("a configuration");
+        let looked = Looked::of(config.root());
+        let kept: Vec<bool> = looked.keys().map(|(_, look)| matches!(look.remember("ada"), Value::Kept(_))).collect();
+        assert_eq!(kept, [true, false, false, false]);
     }
 }

@@ -127,7 +127,9 @@ fn show(answer: &Value) -> String {
             let _ = writeln!(out, "{}", harmless(line));
         }
     }
-    if answer["complete"] == false {
+    if answer["complete"] == false && out.is_empty() {
+        out.push_str("# none of its text is kept: a secret in it could not be cut out\n");
+    } else if answer["complete"] == false {
         out.push_str("# secrets were written in it, and are left out\n");
     }
     out
@@ -140,4 +142,19 @@ fn changes(answer: &Value, head: &str) -> String {
         let _ = writeln!(out, "  {}", harmless(change["text"].as_str().unwrap_or_default()));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_said() {
+        let shown = |files: Value| show(&json!({ "complete": false, "files": files }));
+        assert_eq!(shown(json!([])), "# none of its text is kept: a secret in it could not be cut out\n");
+        let some = shown(json!([{ "name": "a.yaml", "text": "x: [redacted]\n" }]));
+        assert_eq!(some, "# a.yaml\nx: [redacted]\n# secrets were written in it, and are left out\n");
+    }
 }

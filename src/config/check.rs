@@ -262,7 +262,7 @@ impl Checker<'_> {
                 return Some(Json::from(text.as_str()));
             }
             if let Some(free) = leaves.iter().find(|leaf| is_free_text(leaf)) {
-                return self.text(text, free, at, place);
+                return self.text(node, text, free, at, place);
             }
         }
         let literal = literal(node);
@@ -274,27 +274,32 @@ impl Checker<'_> {
         };
         let fits = |leaf: &&&Json| allows(leaf, kind) || (kind == "integer" && allows(leaf, "number"));
         match leaves.iter().filter(|_| kind != "string").find(fits) {
-            Some(leaf) => self.range(literal, leaf, at, place),
+            Some(leaf) => self.range(node, literal, leaf, at, place),
             None => self.wrong_kind(node, leaves, at, place),
         }
     }
 
-    fn text(&mut self, text: &str, schema: &Json, at: &At, place: &Place) -> Option<Json> {
+    fn text(&mut self, node: &Node, text: &str, schema: &Json, at: &At, place: &Place) -> Option<Json> {
         let length = text.chars().count() as u64;
-        if schema["minLength"].as_u64().is_some_and(|least| length < least) {
-            self.push(place, at, "an empty text".to_owned(), None);
+        if let Some(least) = schema["minLength"].as_u64().filter(|least| length < *least) {
+            let (message, remedy) = match least {
+                1 => ("an empty text".to_owned(), "write something, or remove the key".to_owned()),
+                _ => (format!("shorter than {least} characters"), format!("write {least} or more")),
+            };
+            self.push(place, at, message, Some(remedy));
             return None;
         }
         match format::judge(schema["format"].as_str().unwrap_or_default(), text) {
             Ok(()) => Some(Json::from(text)),
-            Err((message, remedy)) => {
+            Err(flaw) => {
+                let (message, remedy) = veiled(flaw, text, node.veil());
                 self.push(place, at, message, remedy);
                 None
             }
         }
     }
 
-    fn range(&mut self, literal: Json, schema: &Json, at: &At, place: &Place) -> Option<Json> {
+    fn range(&mut self, node: &Node, literal: Json, schema: &Json, at: &At, place: &Place) -> Option<Json> {
         let value = literal.as_f64().unwrap_or_default();
         let widest = match schema["format"].as_str() {
             Some("uint16") => Some(f64::from(u16::MAX)),
@@ -316,23 +321,25 @@ impl Checker<'_> {
             (Some(least), None) => format!("at least {least}"),
             (None, most) => format!("at most {}", most.unwrap_or_default()),
         };
-        self.push(place, at, format!("{literal} is out of range"), Some(remedy));
+        let shown = node.veil().map_or_else(|| literal.to_string(), |veil| format!("`{veil}`"));
+        self.push(place, at, format!("{shown} is out of range"), Some(remedy));
         None
     }
 
     fn wrong_kind(&mut self, node: &Node, leaves: &[&'static Json], at: &At, place: &Place) -> Option<Json> {
         let choices: Vec<&str> = leaves.iter().flat_map(|leaf| choices(leaf)).collect();
         if let (Value::Text(text), false) = (&node.value, choices.is_empty()) {
+            let shown = node.veil().unwrap_or(text);
             let (message, remedy) = match nearest(text, choices.iter().copied()) {
-                _ if is_later(&at.shape, text) => (unsupported(text), Some(format!("use {}", listed(choices)))),
+                _ if is_later(&at.shape, text) => (unsupported(shown), Some(format!("use {}", listed(choices)))),
                 Some(near) if at.shape != "apiVersion" => {
-                    (format!("unknown value `{text}`"), Some(format!("did you mean `{near}`?")))
+                    (format!("unknown value `{shown}`"), Some(format!("did you mean `{near}`?")))
                 }
                 _ if at.shape == "apiVersion" => {
                     let remedy = format!("this version speaks {}", expected(leaves));
-                    (unsupported(text), Some(remedy))
+                    (unsupported(shown), Some(remedy))
                 }
-                _ => (format!("unknown value `{text}`"), Some(format!("expected {}", expected(leaves)))),
+                _ => (format!("unknown value `{shown}`"), Some(format!("expected {}", expected(leaves)))),
             };
             self.push(place, at, message, remedy);
             return None;
@@ -440,12 +447,21 @@ fn literal(node: &Node) -> Json {
     match &node.value {
         Value::Bool(value) => Json::Bool(*value),
         Value::Number(number) => Json::Number(number.clone()),
-        Value::Text(text) if node.substituted => match serde_json::from_str(text.trim()) {
+        Value::Text(text) if node.written.is_some() => match serde_json::from_str(text.trim()) {
             Ok(value @ (Json::Number(_) | Json::Bool(_))) => value,
             _ => Json::from(text.as_str()),
         },
         Value::Text(text) => Json::from(text.as_str()),
         _ => Json::Null,
+    }
+}
+
+/// What is wrong with a text that is not to be shown, told of what stands for it.
+fn veiled((message, remedy): format::Flaw, text: &str, veil: Option<&str>) -> format::Flaw {
+    let Some(veil) = veil else { return (message, remedy) };
+    match message.strip_prefix(&format!("`{text}`")) {
+        Some(rest) => (format!("`{veil}`{rest}"), None),
+        None => (format!("`{veil}` cannot stand here"), None),
     }
 }
 

@@ -20,6 +20,7 @@ use serde_json::Value as Json;
 
 use super::Config;
 use super::schema::{Endpoints, Root, Route, Service};
+use super::secrets::{self, At};
 use words::TEXT_MAX;
 
 pub use affected::{changed_routes, removed_routes};
@@ -49,7 +50,8 @@ const NAMED: [&str; 4] = ["route", "service", "listener", "attribute"];
 /// Every difference; none where both mean the same.
 pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let (old, new) = (old.root(), new.root());
-    let mut changes = Vec::new();
+    let secret = secrets::attributes(old).into_iter().chain(secrets::attributes(new)).collect();
+    let mut changes = Changes { list: Vec::new(), secret };
     named(
         &mut changes,
         "route",
@@ -57,7 +59,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         by_name(&new.routes, |r| &r.name),
         Side { of: |old: &Route, new: &Route| (normal::route(old), normal::route(new)), about: about_route },
     );
-    changes.extend(order::change(old, new));
+    changes.list.extend(order::change(old, new));
     named(
         &mut changes,
         "service",
@@ -90,7 +92,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         Side { of: |old, new| (normal::attribute(old), normal::attribute(new)), about: |_| String::new() },
     );
     blocks(&mut changes, old, new);
-    changes
+    changes.list
 }
 
 /// One line: "2 routes changed, 1 service added", or "nothing changed".
@@ -132,21 +134,26 @@ struct Side<T> {
     about: fn(&T) -> String,
 }
 
+/// What was found, and the attributes whose values are secrets on either side.
+struct Changes {
+    list: Vec<Change>,
+    secret: BTreeSet<String>,
+}
+
 type Names<'a, T> = Vec<(&'a String, &'a T)>;
 
 fn by_name<T>(list: &[T], name: fn(&T) -> &String) -> Names<'_, T> {
     list.iter().map(|item| (name(item), item)).collect()
 }
 
-fn named<T: PartialEq>(changes: &mut Vec<Change>, noun: &str, old: Names<'_, T>, new: Names<'_, T>, side: Side<T>) {
+fn named<T: PartialEq>(changes: &mut Changes, noun: &str, old: Names<'_, T>, new: Names<'_, T>, side: Side<T>) {
     let before: HashMap<&String, &T> = old.iter().copied().collect();
     let after: HashMap<&String, &T> = new.iter().copied().collect();
     for (name, was) in old {
         match after.get(name) {
             Some(is) if was == *is => {}
             Some(is) => {
-                let (was, is) = (side.of)(was, is);
-                push_all(changes, format!("{noun} `{name}`"), Kind::Changed, (noun, name), &was, &is);
+                push_all(changes, &format!("{noun} `{name}`"), Kind::Changed, (noun, name), (side.of)(was, is));
             }
             None => push(changes, format!("{noun} `{name}`"), Kind::Removed, (noun, name), "removed"),
         }
@@ -157,27 +164,37 @@ fn named<T: PartialEq>(changes: &mut Vec<Change>, noun: &str, old: Names<'_, T>,
     }
 }
 
-fn blocks(changes: &mut Vec<Change>, old: &Root, new: &Root) {
+fn blocks(changes: &mut Changes, old: &Root, new: &Root) {
     for ((key, was), (_, is)) in normal::blocks(old).into_iter().zip(normal::blocks(new)) {
         let kind = match (was.is_null(), is.is_null()) {
             (true, _) => Kind::Added,
             (_, true) => Kind::Removed,
             _ => Kind::Changed,
         };
-        push_all(changes, format!("`{key}`"), kind, ("", key), &was, &is);
+        push_all(changes, &format!("`{key}`"), kind, ("", key), (was, is));
     }
 }
 
-fn push_all(changes: &mut Vec<Change>, subject: String, kind: Kind, named: (&str, &str), old: &Json, new: &Json) {
-    for line in walk::differences(&subject, old, new) {
-        push(changes, subject.clone(), kind, named, &line);
+fn push_all(changes: &mut Changes, subject: &str, kind: Kind, named: (&str, &str), mut sides: (Json, Json)) {
+    let root = At::root(&changes.secret);
+    let at = match named {
+        ("route", _) => root.below("routes"),
+        ("listener", _) => root.below("listeners"),
+        ("service", name) => root.below("services").below(name),
+        ("attribute", name) => root.below("attributes").below(name),
+        (_, key) => root.below(key),
+    };
+    secrets::seal(&mut sides.0, at);
+    secrets::seal(&mut sides.1, at);
+    for line in walk::differences(&sides.0, &sides.1) {
+        push(changes, subject.to_owned(), kind, named, &line);
     }
 }
 
-fn push(changes: &mut Vec<Change>, subject: String, kind: Kind, (noun, name): (&str, &str), line: &str) {
+fn push(changes: &mut Changes, subject: String, kind: Kind, (noun, name): (&str, &str), line: &str) {
     let space = if noun.is_empty() { "" } else { " " };
     let text = format!("{noun}{space}`{}`: {line}", words::cut(name, words::NAME_MAX));
-    changes.push(Change { kind, subject, text: words::cut(&text, TEXT_MAX) });
+    changes.list.push(Change { kind, subject, text: words::cut(&text, TEXT_MAX) });
 }
 
 fn about_route(route: &Route) -> String {

@@ -6,9 +6,8 @@ mod key;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -19,7 +18,7 @@ use super::problem::{Problem, Report, RuleId, Severity, mark};
 use super::schema::Route;
 use super::tree::{self, Node, step};
 use super::units::{Duration, Size};
-use super::{Config, Source, check, merge, read, report, source};
+use super::{Config, Source, check, merge, plain_report, read, report};
 use key::{Found, Key, Unit};
 
 /// Rules in which nothing is wrong; none by default.
@@ -114,7 +113,7 @@ fn parse(source: Source) -> Result<Rules, Report> {
             Vec::new()
         }
     };
-    if problems.is_empty() { Ok(Rules(rules)) } else { Err(report(problems, None, &[source])) }
+    if problems.is_empty() { Ok(Rules(rules)) } else { Err(plain_report(problems, &source)) }
 }
 
 fn understand(tree: &Node, problems: &mut Vec<Problem>) -> Vec<Rule> {
@@ -277,11 +276,7 @@ pub fn lint(rules: &Rules, config: &Config) -> Vec<Problem> {
         }
         mark(&mut problems, before, &RuleId::Lint(rule.name.clone()));
     }
-    let files: BTreeSet<Arc<str>> = problems.iter().filter_map(|p| Some(p.place.as_ref()?.file.clone())).collect();
-    // For the lines that are shown: the configuration does not keep its text.
-    let text = |file: &Arc<str>| String::from_utf8(source::read(Path::new(&**file)).ok()?).ok();
-    let sources: Vec<Source> = files.into_iter().filter_map(|file| Some(Source { text: text(&file)?, file })).collect();
-    report(problems, Some(&config.tree), &sources).into_problems()
+    report(problems, Some(&config.tree), &config.sources).into_problems()
 }
 
 impl Rules {

@@ -6,12 +6,14 @@
 mod check;
 pub mod diff;
 pub mod digest;
+mod excerpt;
 mod format;
 pub mod lint;
 mod merge;
 mod problem;
 mod reach;
 pub mod schema;
+mod secrets;
 pub mod source;
 mod storable;
 mod substitute;
@@ -22,7 +24,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -31,12 +33,16 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 pub use problem::{Place, Problem, Report, RuleId, Severity};
+pub use secrets::{REDACTED, is_secret, is_secret_attribute};
 pub use storable::Storable;
 pub use substitute::Env;
 pub use tree::step;
 
+use excerpt::Excerpts;
 use problem::mark;
 use schema::{Endpoint, Root};
+use secrets::At;
+use substitute::{Filling, References};
 use tree::Node;
 
 /// A configuration in which nothing is wrong. Only [`load`], [`parse`] and [`parse_all`] make one.
@@ -45,6 +51,7 @@ pub struct Config {
     root: Root,
     tree: Node,
     digest: String,
+    references: References,
     sources: Arc<[Source]>,
     files: Vec<PathBuf>,
     tcp_listeners: Vec<String>,
@@ -81,16 +88,26 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Config, Report> {
             Err(problem) => problems.push(problem.rule(RuleId::Unreadable)),
         }
     }
-    compile(sources, problems, files, env)
+    compile(sources, problems, files, (env, None))
 }
 
 /// The same for one text, called `name` in problems.
 pub fn parse(name: &str, text: &str, env: Env<'_>) -> Result<Config, Report> {
-    compile(vec![Source { file: name.into(), text: text.to_owned() }], Vec::new(), vec![name.into()], env)
+    compile(vec![Source { file: name.into(), text: text.to_owned() }], Vec::new(), vec![name.into()], (env, None))
 }
 
 /// The same for several texts with their names, such as those of a configuration that was stored.
 pub fn parse_all(texts: &[(String, String)], env: Env<'_>) -> Result<Config, Report> {
+    parse_texts(texts, (env, None))
+}
+
+/// The same for the texts of somebody who may not see the environment: they may refer to the variables that `live`
+/// refers to, and for anything but a secret only to those that are no secrets there.
+pub fn parse_beside(live: &Config, texts: &[(String, String)], env: Env<'_>) -> Result<Config, Report> {
+    parse_texts(texts, (env, Some(&live.references)))
+}
+
+fn parse_texts(texts: &[(String, String)], env: Variables<'_>) -> Result<Config, Report> {
     if texts.is_empty() {
         return Err(Problem::new("there is no text").remedy("name at least one").into());
     }
@@ -165,7 +182,12 @@ impl Config {
 
     /// The same, as it may be written to disk: without the secrets that [`Config::dump`] hides.
     pub fn storable(&self) -> Storable {
-        storable::storable(&self.sources)
+        storable::storable(&self.sources, &secrets::attributes(&self.root))
+    }
+
+    /// The variables of the environment that the sources refer to.
+    pub fn references(&self) -> &BTreeSet<String> {
+        &self.references.all
     }
 
     /// Where something stands, such as `routes[2]`, in the merged configuration.
@@ -182,27 +204,17 @@ impl Config {
         self.tcp_listeners.iter().any(|listener| listener == name)
     }
 
-    /// With all defaults filled in, and without secrets: `explainToken`, and those that header edits may carry.
+    /// With all defaults filled in, and without secrets: `explainToken`, and what header edits, conditions and
+    /// attributes have under names of secrets.
     pub fn dump(&self) -> Json {
         let mut json = serde_json::to_value(&self.root).unwrap_or_default();
-        if let Some(token) = json.pointer_mut("/admin/explainToken") {
-            *token = Json::from(REDACTED);
-        }
-        for route in json.get_mut("routes").and_then(Json::as_array_mut).into_iter().flatten() {
-            for edits in ["/requestHeaders/set", "/requestHeaders/add", "/responseHeaders/set", "/responseHeaders/add"]
-            {
-                let values = route.pointer_mut(edits).and_then(Json::as_object_mut).into_iter().flatten();
-                for (_, value) in values.filter(|(name, _)| is_secret(name)) {
-                    *value = Json::from(REDACTED);
-                }
-            }
-        }
+        secrets::redact(&mut json, At::root(&secrets::attributes(&self.root)));
         json
     }
 }
 
-/// Stands where a secret was.
-const REDACTED: &str = "[redacted]";
+/// The environment, and what of it may be referred to where not all may.
+type Variables<'a> = (Env<'a>, Option<&'a References>);
 
 impl Deref for Config {
     type Target = Root;
@@ -216,7 +228,7 @@ fn compile(
     sources: Vec<Source>,
     mut problems: Vec<Problem>,
     files: Vec<PathBuf>,
-    env: Env<'_>,
+    (env, live): Variables<'_>,
 ) -> Result<Config, Report> {
     let mut trees = Vec::new();
     for source in &sources {
@@ -229,8 +241,12 @@ fn compile(
     let Some(mut tree) = merge::merge(trees, &mut problems) else {
         return Err(report(problems, None, &sources));
     };
-    let mut missing = Vec::new();
-    substitute::substitute(&mut tree, env, &mut missing);
+    secrets::mark(&mut tree);
+    let mut filling = Filling::new(env, live);
+    filling.fill(&mut tree);
+    // Again: a name may have come out of the environment.
+    secrets::mark(&mut tree);
+    let Filling { used: references, values, problems: mut missing, .. } = filling;
     mark(&mut missing, 0, &RuleId::Environment);
     let merged = problems.len();
     let sound = check::root(&tree, &mut problems);
@@ -242,6 +258,7 @@ fn compile(
         Ok(root) => root,
         Err(error) => {
             problems.push(Problem::at(&tree.place, "", format!("cannot be understood: {error}")));
+            hide_values(&mut problems, &values);
             return Err(report(problems, Some(&tree), &sources));
         }
     };
@@ -251,27 +268,45 @@ fn compile(
         validate::validate(validate::View { root: &root, tree: &tree, sound: &sound, problems: &mut problems }, whole);
     }
     if !problems.is_empty() {
+        hide_values(&mut problems, &values);
         return Err(report(problems, Some(&tree), &sources));
     }
     let digest = digest::sha256(&serde_json::to_vec(&root).unwrap_or_default());
     let tcp_listeners = root.listeners.iter().filter(|l| reach::is_tcp(&root, l)).map(|l| l.name.clone()).collect();
-    Ok(Config { root, tree, digest, sources: sources.into(), files, tcp_listeners })
+    Ok(Config { root, tree, digest, references, sources: sources.into(), files, tcp_listeners })
+}
+
+/// Takes values of the environment out of messages about other things than the values themselves.
+fn hide_values(problems: &mut [Problem], values: &BTreeMap<String, String>) {
+    // Shorter ones are a part of too much else.
+    for (name, value) in values.iter().filter(|(_, value)| value.len() >= 4) {
+        let hide = |text: &mut String| {
+            if text.contains(value) {
+                *text = text.replace(value, &format!("${{{name}}}"));
+            }
+        };
+        for problem in &mut *problems {
+            hide(&mut problem.message);
+            problem.remedy.as_mut().map(hide);
+        }
+    }
 }
 
 /// Adds the source lines, without secrets, and gives list items the index that they have in their own file.
 fn report(mut problems: Vec<Problem>, tree: Option<&Node>, sources: &[Source]) -> Report {
-    let lines: BTreeMap<&str, Vec<&str>> =
-        sources.iter().map(|source| (&*source.file, source.text.lines().collect())).collect();
-    let hidden = storable::Hidden::of(sources);
+    let mut excerpts = Excerpts::new(sources, tree);
     for problem in &mut problems {
-        if let Some(place) = &problem.place {
-            let line = lines.get(&*place.file).and_then(|lines| lines.get(place.line as usize - 1));
-            problem.source = line.and_then(|line| Some(hidden.mask(&place.file, line)?.chars().take(2000).collect()));
-        }
+        excerpts.show(problem);
         if let Some(path) = tree.and_then(|tree| merge::local(tree, &problem.path)) {
             problem.path = path;
         }
     }
+    Report::new(problems)
+}
+
+/// The same for a file in which nothing is secret.
+fn plain_report(mut problems: Vec<Problem>, source: &Source) -> Report {
+    problems.iter_mut().for_each(|problem| excerpt::show_plain(problem, source));
     Report::new(problems)
 }
 
@@ -291,17 +326,11 @@ fn read(path: &Path) -> Result<Source, Box<Problem>> {
             let column = u32::try_from(last.chars().count() + 1).unwrap_or(u32::MAX);
             let place = Place { file, line, column, width: 1 };
             let problem = Problem::at(&place, "", "the file is not UTF-8 text").remedy("not text from here on");
-            Err(Problem { source: Some(last.chars().take(2000).collect()), ..problem }.into())
+            Err(Problem { source: Some(excerpt::last_line(&sound)), ..problem }.into())
         }
     }
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::new(format!("cannot read `{}`: {error}", path.display())).rule(RuleId::Unreadable)
-}
-
-/// Whether values under this name are not to be shown or kept.
-pub fn is_secret(header: &str) -> bool {
-    let header = header.to_ascii_lowercase();
-    ["auth", "cookie", "token", "secret", "key", "password"].iter().any(|part| header.contains(part))
 }

@@ -101,6 +101,14 @@ impl Problem {
         self
     }
 
+    /// On one line and without the excerpt, for those who may not see the configuration.
+    pub fn brief(&self) -> String {
+        match &self.place {
+            Some(place) => format!("{} ({}:{}:{})", self.message, place.file, place.line, place.column),
+            None => self.message.clone(),
+        }
+    }
+
     /// Characters that the place covers; 0 without one.
     pub fn width(&self) -> usize {
         let line = self.source.as_deref().unwrap_or_default();

@@ -79,13 +79,14 @@ pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Reads a file, up to one byte more than any may have.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let regular =
-        |is_file| if is_file { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")) };
-    // A pipe or a device could keep us waiting forever: a pipe already when it is opened.
-    regular(fs::metadata(path)?.is_file())?;
-    let file = File::open(path)?;
-    regular(file.metadata()?.is_file())?;
+    // A pipe or a device could keep us waiting forever: a pipe as soon as it is opened.
+    let regular = |meta: fs::Metadata| match meta.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    };
+    regular(fs::metadata(path)?)?;
+    let (mut bytes, file) = (Vec::new(), File::open(path)?);
+    regular(file.metadata()?)?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -4,12 +4,12 @@
 //! text is read again, and if a secret can still be read out of it (escaped, folded), none of it is kept.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use memchr::memmem::Finder;
 
+use super::secrets::{At, REDACTED};
 use super::tree::{self, Node, Value};
-use super::{REDACTED, Source, is_secret, substitute};
+use super::{Source, substitute};
 
 /// The texts of a configuration, by name, without secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,17 +24,13 @@ pub struct Storable {
 const SECRET_BYTES_MIN: usize = 4;
 /// Bytes searched, over all secrets: some tenths of a second.
 const SEARCHED_MAX: usize = 1 << 30;
-/// A shorter word of a secret is none by itself.
-const WORD_BYTES_MIN: usize = 8;
-/// More secrets are not looked for in the lines of problems, nor are any in longer lines: such lines are not shown.
-const HIDDEN_MAX: usize = 100;
-const HIDDEN_LINE_BYTES_MAX: usize = 16 << 10;
 /// Stands for a secret while a text is read again. Unlike `[redacted]` it is plain text wherever it stands.
 const STAND_IN: &str = "x";
 
-pub fn storable(sources: &[Source]) -> Storable {
+/// `attributes` are those whose values are secrets.
+pub fn storable(sources: &[Source], attributes: &BTreeSet<String>) -> Storable {
     let secrets: Option<BTreeSet<String>> = sources.iter().try_fold(BTreeSet::new(), |mut secrets, source| {
-        collect(&tree::parse(&source.file, &source.text).ok()?, &mut secrets);
+        collect(&tree::parse(&source.file, &source.text).ok()?, At::root(attributes), &mut secrets);
         Some(secrets)
     });
     match secrets {
@@ -44,47 +40,6 @@ pub fn storable(sources: &[Source]) -> Storable {
         }
         Some(secrets) => Storable { files: redact(sources, &secrets).unwrap_or_default(), complete: false },
         None => Storable::default(),
-    }
-}
-
-/// The secrets of texts that may be wrong, to keep them out of what is said about that.
-pub struct Hidden {
-    secrets: BTreeSet<String>,
-    /// Files that are no YAML: where in them secrets are is anybody's guess.
-    unread: BTreeSet<Arc<str>>,
-}
-
-impl Hidden {
-    pub fn of(sources: &[Source]) -> Self {
-        let mut hidden = Self { secrets: BTreeSet::new(), unread: BTreeSet::new() };
-        for source in sources {
-            match tree::parse(&source.file, &source.text) {
-                Ok(tree) => collect(&tree, &mut hidden.secrets),
-                Err(_) => {
-                    hidden.unread.insert(source.file.clone());
-                }
-            }
-        }
-        // Of what is folded, each line has a part.
-        let words = hidden.secrets.iter().flat_map(|secret| secret.split_whitespace());
-        let words: Vec<String> = words.filter(|word| word.len() >= WORD_BYTES_MIN).map(str::to_owned).collect();
-        hidden.secrets.extend(words);
-        hidden
-    }
-
-    /// A line with asterisks for its secrets, so that every column stays where it is; none where it may have some
-    /// that cannot be told.
-    pub fn mask(&self, file: &str, line: &str) -> Option<String> {
-        // What is escaped reads otherwise than it is written.
-        let guess = is_secret(line) && (self.unread.contains(file) || line.contains('\\'));
-        let long_search = self.secrets.len() > HIDDEN_MAX || line.len() > HIDDEN_LINE_BYTES_MAX;
-        if guess || (!self.secrets.is_empty() && long_search) {
-            return None;
-        }
-        let long = self.secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN);
-        Some(long.fold(line.to_owned(), |line, secret| {
-            if line.contains(secret) { line.replace(secret, &"*".repeat(secret.chars().count())) } else { line }
-        }))
     }
 }
 
@@ -162,32 +117,18 @@ fn join(node: &Node, out: &mut String) {
 }
 
 /// The secrets that a file has inline: what [`super::Config::dump`] hides, as it is written.
-fn collect(file: &Node, secrets: &mut BTreeSet<String>) {
-    if let Some(token) = file.get("admin").and_then(|admin| admin.get("explainToken")).and_then(Node::text) {
-        inline(token, secrets);
-    }
-    for route in file.get("routes").map_or(&[][..], Node::seq) {
-        let edits = ["requestHeaders", "responseHeaders"].into_iter().filter_map(|edits| route.get(edits));
-        for edit in edits.flat_map(|edits| [edits.get("set"), edits.get("add")]).flatten() {
-            for header in edit.map().iter().filter(|header| is_secret(&header.key)) {
-                values(&header.value, secrets);
-            }
-        }
-    }
-}
-
-/// In a file that is wrong, also what is not text but has some.
-fn values(node: &Node, secrets: &mut BTreeSet<String>) {
+fn collect(node: &Node, at: At<'_>, secrets: &mut BTreeSet<String>) {
     match &node.value {
-        Value::Text(text) => inline(text, secrets),
-        Value::Seq(items) => items.iter().for_each(|item| values(item, secrets)),
-        Value::Map(entries) => entries.iter().for_each(|entry| values(&entry.value, secrets)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::Map(entries) => entries.iter().for_each(|entry| collect(&entry.value, at.below(&entry.key), secrets)),
+        Value::Seq(items) => items.iter().for_each(|item| collect(item, at, secrets)),
+        // That a value begins with `Bearer ` is no secret.
+        Value::Text(text) if at.is_secret() && !(at.is_partial() && is_frame(text)) => inline(text, secrets),
+        Value::Text(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {}
     }
 }
 
 /// What of a value is written in it and is not just the frame of a reference.
-fn inline(value: &str, secrets: &mut BTreeSet<String>) {
+pub fn inline(value: &str, secrets: &mut BTreeSet<String>) {
     let written = substitute::written(value);
     let whole = written.references == 0;
     for text in written.texts.iter().filter(|text| whole || !is_frame(text)) {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod reference;
+mod secrets;
 
 const HEAD: &str = "\
 apiVersion: outrigger/v1

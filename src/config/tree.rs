@@ -16,8 +16,10 @@ use super::problem::{Place, Problem};
 pub struct Node {
     pub value: Value,
     pub place: Place,
-    /// Came out of the environment: text that may stand for a number or a boolean.
-    pub substituted: bool,
+    /// Before the environment filled it in. Such text may stand for a number or a boolean, and is not shown.
+    pub written: Option<Box<str>>,
+    /// Not to be shown at all.
+    pub secret: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -78,6 +80,11 @@ impl Node {
         matches!(self.value, Value::Null)
     }
 
+    /// What messages say in place of the value, where they must not say it.
+    pub fn veil(&self) -> Option<&str> {
+        if self.secret { Some(super::REDACTED) } else { self.written.as_deref() }
+    }
+
     /// What it is, for messages.
     pub fn kind(&self) -> &'static str {
         match &self.value {
@@ -92,15 +99,20 @@ impl Node {
 
     /// Place of what stands at `path` (as `Problem::path` has it): the key of a collection, else the value.
     pub fn find(&self, path: &str) -> Option<&Place> {
-        self.lookup(path).map(|(_, place)| place)
+        self.lookup(path).map(|(_, place, _)| place)
     }
 
     /// Place of the key at `path`, or of the item where it is an index.
     pub fn find_key(&self, path: &str) -> Option<&Place> {
-        self.lookup(path).map(|(key, _)| key)
+        self.lookup(path).map(|(key, _, _)| key)
     }
 
-    fn lookup(&self, path: &str) -> Option<(&Place, &Place)> {
+    /// What stands at `path`.
+    pub fn at(&self, path: &str) -> Option<&Node> {
+        self.lookup(path).map(|(_, _, node)| node)
+    }
+
+    fn lookup(&self, path: &str) -> Option<(&Place, &Place, &Node)> {
         let (mut node, mut key, mut place, mut rest) = (self, &self.place, &self.place, path);
         while !rest.is_empty() {
             if let Some(inner) = rest.strip_prefix('[').filter(|inner| !inner.starts_with('"')) {
@@ -119,7 +131,7 @@ impl Node {
             let collection = matches!(node.value, Value::Map(_) | Value::Seq(_) | Value::Null);
             (key, place, rest) = (&entry.place, if collection { &entry.place } else { &node.place }, after);
         }
-        Some((key, place))
+        Some((key, place, node))
     }
 }
 
@@ -200,7 +212,7 @@ fn node(file: &Arc<str>, raw: Spanned<Raw>) -> Node {
         Raw::Seq(items) => Value::Seq(items.into_iter().map(|item| node(file, item)).collect()),
         Raw::Map(entries) => Value::Map(entries.into_iter().map(|(key, value)| entry(file, key, value)).collect()),
     };
-    Node { value, place: place(file, raw.referenced, width), substituted: false }
+    Node { value, place: place(file, raw.referenced, width), written: None, secret: false }
 }
 
 fn entry(file: &Arc<str>, key: Spanned<String>, value: Spanned<Raw>) -> Entry {

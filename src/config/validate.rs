@@ -75,8 +75,34 @@ impl View<'_> {
                 None => known = known.get(..known.rfind(['.', '[']).unwrap_or(0)).unwrap_or_default(),
             }
         };
-        let remedy = Some(remedy.into()).filter(|remedy| !remedy.is_empty());
+        let (message, remedy) = self.veiled(path, message.into(), remedy.into());
+        let remedy = Some(remedy).filter(|remedy| !remedy.is_empty());
         self.problems.push(Problem { remedy, ..Problem::at(place, path, message) });
+    }
+
+    /// What messages say in place of the value at `path`, if they must not say it.
+    fn veil(&self, path: &str) -> Option<&str> {
+        self.tree.at(path)?.veil()
+    }
+
+    /// Takes the value at `path` out of what is said of it, where it must not be shown.
+    fn veiled(&self, path: &str, mut message: String, mut remedy: String) -> (String, String) {
+        let node = self.tree.at(path);
+        let Some((text, veil)) = node.and_then(|node| Some((node.text()?, node.veil()?))) else {
+            return (message, remedy);
+        };
+        let veil = format!("`{veil}`");
+        if let Some(rest) = message.strip_prefix(text).filter(|_| !text.is_empty()) {
+            message = format!("{veil}{rest}");
+        }
+        for form in [text.to_owned(), text.to_lowercase(), text.escape_debug().to_string()] {
+            let form = format!("`{form}`");
+            message = message.replace(&form, &veil);
+            if remedy.contains(&form) {
+                remedy.clear();
+            }
+        }
+        (message, remedy)
     }
 
     /// Points at the key, where it is the key that is wrong.
@@ -200,7 +226,8 @@ impl View<'_> {
 
     pub fn twice(&mut self, path: &str, what: &str, first: &str) {
         let find = |path: &str| self.tree.find(path).unwrap_or(&self.tree.place);
-        let problem = twice(find(path), path, what, find(first));
+        let (what, _) = self.veiled(path, what.to_owned(), String::new());
+        let problem = twice(find(path), path, &what, find(first));
         self.problems.push(problem);
     }
 
@@ -297,12 +324,13 @@ impl View<'_> {
         }
         let (Some(service), Some(subset)) = (self.root.services.get(name), subset) else { return };
         if !service.subsets.contains_key(subset) {
+            let shown = self.veil(path).unwrap_or(subset).to_owned();
             let remedy = match nearest(subset, service.subsets.keys().map(String::as_str)) {
                 Some(near) => format!("did you mean `{name}/{near}`?"),
                 None if service.subsets.is_empty() => format!("`{name}` has no subsets"),
                 None => format!("`{name}` has {}", listed(service.subsets.keys().map(String::as_str))),
             };
-            self.push(path, format!("service `{name}` has no subset `{subset}`"), remedy);
+            self.push(path, format!("service `{name}` has no subset `{shown}`"), remedy);
         }
     }
 
@@ -311,6 +339,8 @@ impl View<'_> {
         let tree = self.tree.get(&format!("{kind}s"));
         let listed_names =
             |node: &Node| node.seq().iter().filter_map(|item| item.get("name")?.text()).map(String::from).collect();
+        let is_key = path.ends_with(&step(name));
+        let shown = self.veil(path).filter(|_| !is_key).unwrap_or(name);
         let known: Vec<String> = match tree {
             Some(node) if kind == "listener" => listed_names(node),
             Some(node) if node.entry(name).is_some() => return true,
@@ -327,8 +357,8 @@ impl View<'_> {
             None if known.len() <= 12 => format!("there is {}", listed(names())),
             None => format!("add it to `{kind}s`"),
         };
-        let message = format!("there is no {kind} `{name}`");
-        if path.ends_with(&step(name)) {
+        let message = format!("there is no {kind} `{shown}`");
+        if is_key {
             self.push_key(path, message, remedy);
         } else {
             self.push(path, message, remedy);
@@ -356,12 +386,17 @@ impl View<'_> {
             let (Some(attribute), Some(exact)) = (root.attributes.get(name), exact(text)) else { continue };
             let wanted = if attribute.lowercase { exact.to_lowercase() } else { exact.to_owned() };
             if !attribute.values.is_empty() && !attribute.values.contains(&wanted) {
+                let veil = self.veil(&path).or_else(|| self.veil(&format!("{path}.exact")));
+                let message = format!("attribute `{name}` never has the value `{}`", veil.unwrap_or(exact));
                 let known = || attribute.values.iter().map(String::as_str);
+                let values = self.tree.at(&format!("attributes{}.values", step(name)));
+                let veiled = values.is_some_and(|values| values.seq().iter().any(|value| value.veil().is_some()));
                 let remedy = match nearest(exact, known()) {
+                    _ if veiled => "write one of its `values`".to_owned(),
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("its values are {}", listed(known())),
                 };
-                self.push(&path, format!("attribute `{name}` never has the value `{exact}`"), remedy);
+                self.push(&path, message, remedy);
             }
         }
     }

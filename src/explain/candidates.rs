@@ -6,7 +6,7 @@ use std::fmt::Display;
 
 use super::places::{self, place};
 use super::{Candidate, Failed, More, Standing, short};
-use crate::snapshot::matcher::{Facts, Key};
+use crate::snapshot::matcher::{Facts, Key, Text};
 use crate::snapshot::route::{PathRule, Rule, bare, is_parameter, written_regex};
 use crate::snapshot::{self, Listener, Snapshot};
 
@@ -188,12 +188,19 @@ impl Judge<'_> {
     fn failed_condition(&self) -> Option<Failed> {
         let condition = self.rule.conditions.all.iter().find(|condition| !condition.holds(self.facts))?;
         let (section, name) = self.written_key(&condition.key);
+        let secret = match condition.key {
+            Key::Attribute(index) => self.snapshot.attributes.get(index).is_some_and(|attribute| attribute.secret),
+            Key::Header(_) | Key::Cookie(_) | Key::Query(_) => crate::config::is_secret(&name),
+        };
         let mut found = Vec::new();
-        condition.key.each(self.facts, &mut |value| found.push(super::shown(&name, value)));
+        condition.key.each(self.facts, &mut |value| found.push(super::shown(secret, value)));
         let found = if found.is_empty() { "none".to_owned() } else { listed(&found, " and ") };
         let what = condition.key.describe(self.snapshot);
         let path = self.sub(&format!("{section}{}", crate::config::step(&name)));
-        let wanted = if crate::config::is_secret(&name) { "[redacted]".to_owned() } else { condition.text.to_string() };
+        let wanted = match condition.text {
+            Text::Present | Text::Absent => condition.text.to_string(),
+            _ => super::shown(secret, &condition.text.to_string()),
+        };
         Some(self.because(&what, &wanted, &found, &path))
     }
 

@@ -78,7 +78,7 @@ pub fn compact(known: &Known<'_>) -> Option<HeaderValue> {
     }
     for (index, value) in known.attributes {
         if let Some(attribute) = snapshot.attributes.get(*index) {
-            say(&format!("attribute.{}", attribute.name), &super::shown(&attribute.name, value));
+            say(&format!("attribute.{}", attribute.name), &super::shown(attribute.secret, value));
         }
     }
     if !known.reason.is_empty() {

@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::{Edit, rewritten, shown};
+use crate::config::is_secret;
 use crate::config::schema::Protocol;
 use crate::decide::{Decision, Verdict};
 use crate::snapshot::matcher::Facts;
@@ -27,7 +28,7 @@ pub fn of(snapshot: &Snapshot, decision: &Decision<'_>, facts: &Facts<'_>, parts
         for attribute in &snapshot.attributes {
             if let (Some(name), Some(value)) = (&attribute.forward, attribute.value(facts)) {
                 let why = format!("attribute {}", attribute.name);
-                edits.push(edit("request", "set", name.as_str(), Some(&value), &why));
+                edits.push(edit("request", "set", name.as_str(), Some(attribute.shown(&value)), &why));
             }
         }
         if let Some(rewrite) = &forward.rewrite {
@@ -56,7 +57,8 @@ fn of_proxy(snapshot: &Snapshot, target: Target, parts: &request::Parts) -> Vec<
     // What is drawn is not shown.
     let mut rng = SmallRng::seed_from_u64(0);
     let mut sent = parts.clone();
-    forwarded::request_id(&mut sent.headers, &mut rng);
+    let id = forwarded::request_id(&sent.headers, &mut rng);
+    sent.headers.insert(forwarded::REQUEST_ID, id);
     let mut edits = differences(&parts.headers, &sent.headers, Some("a new id"));
     let before = sent.headers.clone();
     trace::continue_or_begin(&mut sent.headers, snapshot.trace, &mut rng);
@@ -98,5 +100,5 @@ fn said(name: &HeaderName, headers: &HeaderMap) -> String {
 
 fn edit(on: &str, what: &str, name: &str, value: Option<&str>, why: &str) -> Edit {
     let (on, what, why) = (on.to_owned(), what.to_owned(), why.to_owned());
-    Edit { on, what, value: value.map(|value| shown(name, value)), name: name.to_owned(), why }
+    Edit { on, what, value: value.map(|value| shown(is_secret(name), value)), name: name.to_owned(), why }
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use ask::Ask;
 pub use compact::{Known, REQUEST_HEADER, compact, take};
 
-use crate::config::is_secret;
+use crate::config::REDACTED;
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::Reason;
 use crate::policy::split;
@@ -370,7 +370,7 @@ fn attributes(snapshot: &Snapshot, facts: &Facts<'_>) -> Vec<Attribute> {
         let from = source.as_ref().map(|(key, _)| key.describe(snapshot));
         let note = match (&source, &value) {
             (Some((_, found)), None) => {
-                Some(format!("`{}` is not one of its values, and counts as absent", shown(&attribute.name, found)))
+                Some(format!("`{}` is not one of its values, and counts as absent", shown(attribute.secret, found)))
             }
             _ => None,
         };
@@ -379,7 +379,7 @@ fn attributes(snapshot: &Snapshot, facts: &Facts<'_>) -> Vec<Attribute> {
         let place = index.and_then(|index| place(snapshot, &format!("{path}.from[{index}]")));
         Attribute {
             name: attribute.name.to_string(),
-            value: value.map(|value| shown(&attribute.name, &value)),
+            value: value.map(|value| shown(attribute.secret, &value)),
             from,
             place: place.or_else(|| self::place(snapshot, &path)),
             note,
@@ -449,11 +449,11 @@ fn because(reason: Reason) -> Because {
     Because { code, status: reason.status().as_u16(), sentence }
 }
 
-/// A value as it may be shown under this name.
-fn shown(name: &str, value: &str) -> String {
+/// A value as it may be shown.
+fn shown(secret: bool, value: &str) -> String {
     const LENGTH: usize = 200;
-    if is_secret(name) {
-        return "[redacted]".to_owned();
+    if secret {
+        return REDACTED.to_owned();
     }
     short(value, LENGTH)
 }

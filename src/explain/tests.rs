@@ -558,3 +558,40 @@ fn a_condition_is_named_as_it_is_written() {
     let all = explained(routes, &asked("GET", "http://a/", &headers));
     assert_eq!(all.candidates[0].failed.as_ref().map(|failed| &*failed.condition), Some("query q"));
 }
+
+#[test]
+fn attributes_and_conditions_of_secrets_are_redacted() {
+    let attribute = "who: { from: [{ header: x-who }, { header: authorization }], forward: x-who-is }";
+    let head = HEAD.replace("attributes:\n", &format!("attributes:\n  {attribute}\n"));
+    let text = format!(
+        "{head}routes:\n  - {{ name: one, to: app, match: [{{ path: {{ prefix: /x/y }}, attributes: {{ who: hunter2 }} }}] }}\n  \
+         - {{ name: two, to: app, match: [{{ path: {{ prefix: /x }}, headers: {{ x-api-key: hunter3 }} }}] }}\n  \
+         - {{ name: three, to: app }}\n"
+    );
+    let snapshot = compile(&text);
+    let headers = ["x-who: hunter1", "x-api-key: hunter4"];
+    let explained = explain(&snapshot, &asked("GET", "http://a.test/x/y", &headers)).expect("an explanation");
+    let failed = |index: usize| explained.candidates[index].failed.clone().expect("a failed condition");
+    for index in [0, 1] {
+        assert_eq!((&*failed(index).wanted, &*failed(index).found), ("[redacted]", "`[redacted]`"));
+    }
+    assert_eq!(failed(0).condition, "attribute who");
+    assert_eq!(explained.attributes[0].value.as_deref(), Some("[redacted]"));
+    let edit = explained.edits.iter().find(|edit| edit.name == "x-who-is").expect("an edit");
+    assert_eq!(edit.value.as_deref(), Some("[redacted]"));
+    let json = serde_json::to_string(&explained).expect("JSON");
+    assert!(!json.contains("hunter"), "{json}");
+    let known = Known {
+        snapshot: &snapshot,
+        listener: "edge",
+        route: None,
+        grpc: false,
+        target: None,
+        drawn: None,
+        endpoint: None,
+        reason: "",
+        attributes: &[(0, "hunter1".into())],
+    };
+    let line = compact(&known).expect("a header");
+    assert_eq!(line.to_str().ok(), Some("listener=edge; attribute.who=[redacted]; generation=1"));
+}

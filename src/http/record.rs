@@ -276,8 +276,8 @@ impl Record {
         let mut attributes: [(&str, &[u8]); ATTRIBUTES_MAX] = [("", b""); ATTRIBUTES_MAX];
         let mut named = 0;
         for (slot, (index, value)) in attributes.iter_mut().zip(&self.attributes) {
-            let Some(known) = snapshot.attributes.get(*index) else { continue };
-            *slot = (&known.name, if known.secret { b"[redacted]" } else { value.as_bytes() });
+            *slot =
+                snapshot.attributes.get(*index).map_or(("", b""), |known| (&known.name, known.shown(value).as_bytes()));
             named += 1;
         }
         let attempts = self.tries.known();
@@ -360,7 +360,8 @@ impl Record {
         let attributes: Vec<(&str, &[u8])> = self
             .attributes
             .iter()
-            .filter_map(|(index, value)| Some((&*snapshot.attributes.get(*index)?.name, value.as_bytes())))
+            .filter_map(|(index, value)| Some((snapshot.attributes.get(*index)?, value)))
+            .map(|(known, value)| (&*known.name, known.shown(value).as_bytes()))
             .collect();
         self.conn.worker.shared.access.write(&Entry {
             time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),

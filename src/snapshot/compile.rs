@@ -13,7 +13,7 @@ use super::{
     Target, Upstream,
 };
 use crate::blast::Looked;
-use crate::config::{Config, schema};
+use crate::config::{Config, is_secret_attribute, schema};
 use crate::discovery::Spec;
 use crate::policy::guard::Bound;
 use crate::policy::split;
@@ -108,7 +108,7 @@ fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
         lowercase: attribute.lowercase,
         values: attribute.values.clone(),
         forward: attribute.forward.as_deref().and_then(|name| name.parse().ok()),
-        secret: crate::config::is_secret(name),
+        secret: is_secret_attribute(name, attribute),
     }
 }
 

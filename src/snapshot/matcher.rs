@@ -6,7 +6,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
 
-use crate::config::schema;
+use crate::config::{REDACTED, schema};
 use crate::wire::path;
 
 /// What routing may know of a request: borrowed from its head.
@@ -31,7 +31,7 @@ pub struct Attribute {
     pub lowercase: bool,
     pub values: Vec<String>,
     pub forward: Option<HeaderName>,
-    /// By its name, its value is nobody's business: explanations and recent exchanges leave it out.
+    /// Its values are not to be shown.
     pub secret: bool,
 }
 
@@ -225,11 +225,42 @@ impl Key {
 }
 
 impl Attribute {
+    /// A value as it may be shown.
+    pub fn shown<'v>(&self, value: &'v str) -> &'v str {
+        if self.secret { REDACTED } else { value }
+    }
+
     pub fn value<'a>(&self, facts: &Facts<'a>) -> Option<Cow<'a, str>> {
         let mut value = self.from.iter().find_map(|key| key.first(facts))?;
         if self.lowercase && value.bytes().any(|byte| byte.is_ascii_uppercase()) {
             value.to_mut().make_ascii_lowercase();
         }
         (self.values.is_empty() || self.values.iter().any(|known| **known == *value)).then_some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::config;
+    use crate::snapshot::compile;
+
+    #[test]
+    fn values_from_secret_names_are_not_shown() {
+        let text = r#"
+apiVersion: outrigger/v1
+listeners: [{ name: edge, mode: proxy, address: "127.0.0.1:8080" }]
+attributes:
+  env: { from: [{ header: x-env }, { cookie: env }] }
+  user: { from: [{ header: x-user }, { header: Authorization }] }
+  who: { from: [{ cookie: session-id }] }
+  api-key: { from: [{ query: k }] }
+"#;
+        let config = config::parse("t.yaml", text, &|_| None).expect("a configuration");
+        let snapshot = compile(Arc::new(config), 1, None);
+        let shown: Vec<(&str, &str)> = snapshot.attributes.iter().map(|one| (&*one.name, one.shown("v"))).collect();
+        let expected = [("env", "v"), ("user", "[redacted]"), ("who", "[redacted]"), ("api-key", "[redacted]")];
+        assert_eq!(shown, expected);
     }
 }

@@ -156,6 +156,39 @@ fn order_counts_where_the_earlier_line_wins() {
 }
 
 #[test]
+fn conditions_on_secrets_are_only_said_to_have_changed() {
+    let with = |value: &str| [("x-a: \"1\"", format!("x-token: {value}"))].map(|(from, to)| (from, to));
+    let config = |value: &str| {
+        let edits = with(value);
+        let edits: Vec<(&str, &str)> = edits.iter().map(|(from, to)| (*from, to.as_str())).collect();
+        edited(&edits)
+    };
+    let told = |old: &str, new: &str| -> Vec<String> {
+        changes(&config(old), &config(new)).into_iter().map(|change| change.text).collect()
+    };
+    assert_eq!(told("hush-1", "hush-2"), ["route `first`: match[0].headers.x-token: changed"]);
+    assert_eq!(
+        told("{ prefix: hush-1 }", "{ prefix: hush-2 }"),
+        ["route `first`: match[0].headers.x-token.prefix: changed"]
+    );
+    assert_eq!(
+        told("hush-1", "{ prefix: hush-2 }"),
+        ["route `first`: match[0].headers.x-token: [redacted] -> { prefix: [redacted] }"]
+    );
+    assert_eq!(told("hush-1", "{ exact: hush-1 }"), <[String; 0]>::default());
+    let match_of = |extra: &str| edited(&[("match: [{ attributes: { env: canary } }]", extra)]);
+    let (old, new) = (match_of("match: []"), match_of("match: [{ headers: { x-key: hush-3 } }]"));
+    let told: Vec<String> = changes(&old, &new).into_iter().map(|change| change.text).collect();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("[redacted]") && !told[0].contains("hush"), "{told:?}");
+    // One side is enough to make the attribute a secret.
+    let secret =
+        ("tenant: { from: [{ header: x-tenant }] }", "tenant: { from: [{ header: x-token }], values: [hush-4] }");
+    let all = said(&[secret]).join("|");
+    assert!(all.contains("attribute `tenant`: values") && !all.contains("hush"), "{all}");
+}
+
+#[test]
 fn secrets_are_never_told() {
     let edits = [("hush-hush", "sesame"), ("secret-of-sixteen", "another-secret-of-more"), ("set: {", "add: {")];
     let base = config(BASE);

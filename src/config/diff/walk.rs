@@ -5,18 +5,17 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 
 use super::words;
-use crate::config::is_secret;
+use crate::config::secrets::is_sealed;
 use crate::config::tree::step;
 
 /// Mappings from names: two that share none are still the same mapping.
 const BY_NAME: [&str; 9] = ["static", "subsets", "labels", "headers", "cookies", "query", "attributes", "set", "add"];
 /// Lists whose order means nothing.
 const UNORDERED: [&str; 5] = ["hosts", "listeners", "methods", "remove", "values"];
-const EDITS: [&str; 4] = ["requestHeaders.set", "requestHeaders.add", "responseHeaders.set", "responseHeaders.add"];
 
-/// What differs below one subject, such as "timeout: 2s -> 3s".
-pub fn differences(subject: &str, old: &Json, new: &Json) -> Vec<String> {
-    let mut walk = Walk { subject, lines: Vec::new() };
+/// What differs below one subject, such as "timeout: 2s -> 3s". Secrets are sealed.
+pub fn differences(old: &Json, new: &Json) -> Vec<String> {
+    let mut walk = Walk { lines: Vec::new() };
     walk.value("", old, new);
     walk.lines
 }
@@ -33,12 +32,11 @@ pub fn get<'j>(json: &'j Json, key: &str) -> &'j Json {
     json.get(key).unwrap_or(&Json::Null)
 }
 
-struct Walk<'s> {
-    subject: &'s str,
+struct Walk {
     lines: Vec<String>,
 }
 
-impl Walk<'_> {
+impl Walk {
     fn value(&mut self, at: &str, old: &Json, new: &Json) {
         if old == new {
             return;
@@ -57,8 +55,8 @@ impl Walk<'_> {
         for key in keys(old, new) {
             let (was, is) = (get(old, &key), get(new, &key));
             let inner = below(at, &key);
-            let token = self.subject == "`admin`" && inner == "explainToken";
-            if token || EDITS.contains(&at) && is_secret(&key) {
+            let sealed = |json: &Json| json.is_null() || is_sealed(json);
+            if sealed(was) && sealed(is) {
                 self.secret(&inner, was, is);
             } else {
                 self.value(&inner, was, is);

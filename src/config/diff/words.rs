@@ -2,6 +2,8 @@
 
 use serde_json::Value as Json;
 
+use crate::config::secrets::{REDACTED, is_sealed};
+
 /// Characters of a whole text.
 pub const TEXT_MAX: usize = 200;
 /// Of one of two values in it.
@@ -42,6 +44,7 @@ fn write(value: &Json, out: &mut String) {
     }
     match value {
         value if is_nothing(value) => out.push_str("none"),
+        value if is_sealed(value) => out.push_str(REDACTED),
         Json::String(text) => word(text, out),
         Json::Array(items) => list(("[", "]"), items.iter().map(|item| (None, item)), out),
         Json::Object(entries) => {

@@ -130,3 +130,14 @@ fn changes_that_nobody_has_looked_at_are_one() {
 fn without_a_runtime_there_is_no_watch() {
     assert!(watch(PathBuf::from("/")).is_err());
 }
+
+#[test]
+fn a_pipe_is_not_opened() {
+    let scratch = Scratch::new("pipe");
+    let path = scratch.0.join("a.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+    assert!(made.success());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(read(&path).map_err(|error| error.to_string())));
+    assert_eq!(receiver.recv_timeout(PATIENCE), Ok(Err("not a regular file".to_owned())));
+}

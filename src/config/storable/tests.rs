@@ -101,6 +101,24 @@ fn credentials_are_cut_out_without_their_scheme_as_well() {
 }
 
 #[test]
+fn conditions_on_secrets_are_secrets() {
+    let with = |headers: &str, cookies: &str| {
+        format!(
+            "routes:\n  - {{ name: a, to: app, match: [{{ headers: {{ {headers} }}, cookies: {{ {cookies} }} }}] }}\n"
+        )
+    };
+    let rest = with("x-api-key: hunter2, x-a: plain", "session: { prefix: hunter3 }");
+    let expected = with("x-api-key: [redacted], x-a: plain", "session: { prefix: [redacted] }");
+    assert_eq!(stored(&rest), (Some(expected), false));
+    for headers in ["authorization: { prefix: \"Bearer \" }", "x-token: { present: true }", "x-key: \"${T}\""] {
+        let rest = with(headers, "env: canary");
+        assert_eq!(stored(&rest), (Some(rest.clone()), true));
+    }
+    let rest = "attributes: { who: { from: [{ query: token }], values: [hunter2] } }\n";
+    assert_eq!(stored(rest), (Some(rest.replace("hunter2", "[redacted]")), false));
+}
+
+#[test]
 fn what_cannot_be_cut_out_is_not_stored() {
     for written in [
         "\"hunter\\x32\"",
