@@ -6,9 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::Version;
-use outrigger::error::Reason;
+use outrigger::error::{Producer, Reason};
 use outrigger::telemetry::recent::{
-    Attempt, Bucket, Connection, Exchange, Filter, Micros, NotAgain, Outcome, Phases, Producer, Ring,
+    Attempt, Bucket, Connection, Exchange, Filter, Micros, NotAgain, Outcome, Phases, Ring,
 };
 
 const ID: &[u8] = b"8f14e45f-ceea-467a-9a36-dedd4bea2543";

@@ -122,19 +122,23 @@ impl History {
         None
     }
 
-    /// A configuration that means the same as the live one takes its place; the number of that one, for the disk.
-    pub fn push(&mut self, version: Version) -> Option<u64> {
+    /// A configuration that means the same as the live one takes its place. What is to be kept on the disk, and the
+    /// number of what it replaces there.
+    pub fn push(&mut self, mut version: Version) -> (Version, Option<u64>) {
         self.highest = self.highest.max(version.generation);
         let same = |live: &mut Version| live.digest == version.digest;
-        let replaced = self.versions.pop_back_if(same).map(|live| live.generation);
-        self.versions.push_back(version);
+        let replaced = self.versions.pop_back_if(same).map(|live| {
+            version.summary = live.summary;
+            live.generation
+        });
+        self.versions.push_back(version.clone());
         let size = |version: &Version| version.config.sources().map(|(_, text)| text.len()).sum::<usize>();
         while self.versions.len() > 2
             && (self.versions.len() > self.keep.max(1) || self.versions.iter().map(size).sum::<usize>() > MEMORY)
         {
             self.versions.pop_front();
         }
-        replaced.filter(|replaced| self.marks.pin != Some(*replaced))
+        (version, replaced.filter(|replaced| self.marks.pin != Some(*replaced)))
     }
 
     pub fn live(&self) -> Option<&Version> {

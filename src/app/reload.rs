@@ -204,7 +204,7 @@ impl App {
             digest: config.digest().to_owned(),
             config: config.clone(),
         };
-        let replaces = self.history().push(version.clone());
+        let (version, replaces) = self.history().push(version);
         if kept != Kept::Already {
             self.keeper.job(Job::Save { version, replaces, first: kept == Kept::First });
         }

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -23,8 +23,8 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// The floor, with events and without.
 const POLL: Duration = Duration::from_secs(2);
 const POLL_ALONE: Duration = Duration::from_millis(500);
-/// Looks in a row that must find nothing before that is told.
-const MISSED: u32 = 3;
+/// For so long there must be nothing to read before that is told.
+const GONE: Duration = Duration::from_secs(4);
 
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
@@ -106,7 +106,8 @@ fn digest(path: &Path) -> Option<u64> {
 }
 
 async fn run(path: PathBuf, wake: Arc<Notify>, mut armed: Armed, mut seen: Option<u64>, sender: mpsc::Sender<()>) {
-    let mut missed = 0;
+    // Since when there is nothing to read, and whether that was told.
+    let mut gone: Option<(Instant, bool)> = None;
     loop {
         let period = if armed.notify.is_some() { POLL } else { POLL_ALONE };
         tokio::select! {
@@ -121,9 +122,17 @@ async fn run(path: PathBuf, wake: Arc<Notify>, mut armed: Armed, mut seen: Optio
         armed = rearmed;
         // Gone is not a change: it is how a replacement begins. What comes back is compared with what was. Only who
         // stays away is worth a word, and so is a return.
-        let returned = found.is_some() && missed >= MISSED;
-        missed = if found.is_some() { 0 } else { missed + 1 };
-        if found.is_some() && found != seen || missed == MISSED || returned {
+        let told = gone.is_some_and(|(_, told)| told);
+        let news = match found {
+            Some(_) => found != seen || told,
+            None => !told && gone.is_some_and(|(since, _)| since.elapsed() >= GONE),
+        };
+        gone = if found.is_some() {
+            None
+        } else {
+            Some((gone.map_or_else(Instant::now, |(since, _)| since), told || news))
+        };
+        if news {
             seen = found.or(seen);
             // Full is fine: then the change before this one has not been looked at yet.
             let _ = sender.try_send(());

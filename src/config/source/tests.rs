@@ -48,6 +48,12 @@ fn a_file_is_rewritten_replaced_removed_and_restored() {
         silent(&mut changes, "back as it was").await;
         scratch.write("a.yaml", "four");
         heard(&mut changes, "back with another content").await;
+
+        fs::remove_file(&path).expect("removed");
+        heard(&mut changes, "it stays away").await;
+        silent(&mut changes, "told once").await;
+        scratch.write("a.yaml", "four");
+        heard(&mut changes, "it is there again, as it was").await;
     });
 }
 

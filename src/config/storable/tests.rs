@@ -233,8 +233,11 @@ fn problems_are_told_without_the_secrets_beside_them() {
         let lines = shown(&route(headers));
         assert!(lines.iter().flatten().all(|line| !line.contains("hunter2") && line.contains("*******")), "{lines:?}");
     }
-    assert_eq!(shown(&route("set: { authorization: \"hunter\\x32\" }")), [None]);
-    assert_eq!(shown(&route("set: { authorization: hunter2").replace("}]", "")), [None]);
+    let escaped = route("set: { authorization: \"hunter\\x32\" }");
+    let broken = route("set: { authorization: hunter2").replace("}]", "");
+    for text in [escaped, broken] {
+        assert!(shown(&text).iter().flatten().all(|line| !line.contains("hunter")), "{text}");
+    }
     let unread = shown("routes: [");
     assert_eq!(unread, [Some("routes: [".to_owned())]);
     let folded = format!(
