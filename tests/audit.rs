@@ -114,9 +114,10 @@ fn who_did_what_to_which_and_how_it_ended() {
     let all = lines_of(&path, count + 3);
     assert_eq!((event(&all[count + 1]).0, by_admin(&all[count + 1])), ("unpin", true), "{all:#?}");
     assert_eq!((event(&all[count + 2]), by_admin(&all[count + 2])), (("reload", "live", Some(4), Some(3)), true));
-    // What was asked for in vain changes nothing, and is no event.
+    // What was asked for in vain is told as well.
     assert_eq!(proxy.cli(&["config", "rollback", "99"]).code, 1);
-    lines_of(&path, count + 3);
+    let line = lines_of(&path, count + 4).remove(count + 3);
+    assert_eq!((event(&line), by_admin(&line)), (("rollback", "refused", Some(4), None), true), "{line:#}");
 
     // The next process goes on at the end.
     until("all is on the disk", DISK, || proxy.dir().join("state/generation-000004.json").exists());
@@ -124,9 +125,9 @@ fn who_did_what_to_which_and_how_it_ended() {
     let before = fs::read_to_string(&path).expect("the audit");
     proxy.rewrite_config("routes: [");
     proxy.start_again();
-    let all = lines_of(&path, count + 4);
+    let all = lines_of(&path, count + 5);
     assert!(fs::read_to_string(&path).expect("the audit").starts_with(&before));
-    let line = &all[count + 3];
+    let line = &all[count + 4];
     assert_eq!((event(line), &line["digest"]), (("last-good", "live", Some(4), None), &two));
     assert!(line["summary"].as_str().is_some_and(|summary| summary.contains("the file cannot be used")), "{line:#}");
     assert_eq!(line["problems"], 1);
