@@ -198,11 +198,8 @@ fn the_page_shows_what_is_printed() {
         reservoir.see(now, || seen, &running.looked);
     }
     let radius = compare(&running, &new, &[reservoir.take(now)]);
-    let changes = [
-        "route reviews: reviews/v2 takes 13.5 % instead of 10 %",
-        "route batch: hosts are batch.internal instead of batch",
-    ];
-    let changes = changes.map(|text| Change { text: text.to_owned() }).into();
+    let changes = crate::config::diff::changes(&running.config, &new.config);
+    let changes = changes.into_iter().map(|change| Change { text: change.text }).collect();
     let gate = Gate::new(5.0, &radius);
     let printed = text(&Answer { changes, radius }, Some(gate), Paint::PLAIN);
     let page = include_str!("../../../docs/blast-radius.md");
