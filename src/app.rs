@@ -142,7 +142,8 @@ pub struct App {
     history: Arc<Mutex<History>>,
     keeper: Keeper,
     baseline: Baseline,
-    trial: Option<Trial>,
+    /// What is on probation; each goes back to the one before it, the newest is last.
+    trials: Vec<Trial>,
     /// Why what is live is not what the file says.
     stale: Option<String>,
 }
@@ -234,7 +235,7 @@ impl App {
             history,
             keeper,
             baseline: Baseline::default(),
-            trial: None,
+            trials: Vec::new(),
             stale: first.stale.clone(),
             control,
             shared,
@@ -304,7 +305,7 @@ impl App {
         self.commands.close();
         while self.commands.try_recv().is_ok() {}
         // Nothing goes back any more.
-        self.end_trial();
+        self.end_trials();
         let timeout = *self.shared.snapshot.load().config.root().runtime.drain_timeout;
         let end = tokio::time::Instant::now() + timeout;
         self.enter(Phase::LameDuck, "not ready any more; still accepting");

@@ -245,13 +245,37 @@ fn reloads_that_follow_one_another_do_not_end_a_probation() {
         let live = then(&proxy);
         until("it was looked at", SOON, || attempts().iter().sum::<u64>() > before);
         assert_eq!((generation(&proxy), on_probation(&proxy)), (live, true));
-        assert_eq!(proxy.admin_json("/config/status")["probation"]["previousGeneration"], 1);
+        let previous = if name == "another one" { 2 } else { 1 };
+        assert_eq!(proxy.admin_json("/config/status")["probation"]["previousGeneration"], previous);
         let load = Steady::thousand(&proxy, "/");
         is_undone(&proxy, live, "errors rose");
         load.is_clean();
         assert!(load.stop() <= FAILED_MAX);
         until("it is in the log", SOON, || proxy.stderr_text().contains("\"back_to\":1"));
     }
+}
+
+/// A good push and a bad one right after it: only the bad one is undone, and the good one is watched further.
+#[test]
+fn a_push_that_was_good_so_far_is_gone_back_to() {
+    let origin = Origin::ok();
+    let proxy = start(CONFIG, origin.addr(), free_addr());
+    let load = Steady::thousand(&proxy, "/");
+    load.more(500);
+    proxy.reload("prefix: /side", "prefix: /more");
+    load.more(500);
+    proxy.edit_config(GOOD, A_THIRD);
+    until("3 is taken back", SOON, || rollbacks(&proxy) == 1);
+    load.is_clean();
+    let rows = proxy.admin_json("/config/history")["generations"].clone();
+    let digest = |generation: u64| {
+        let rows = rows.as_array().expect("generations");
+        rows.iter().find(|row| row["generation"] == generation).expect("the generation")["digest"].clone()
+    };
+    assert_eq!((generation(&proxy), digest(4)), (4, digest(2)));
+    assert_eq!((on_probation(&proxy), rollbacks(&proxy)), (true, 1));
+    assert_eq!(proxy.admin_json("/config/status")["probation"]["previousGeneration"], 1);
+    assert!(load.stop() <= FAILED_MAX);
 }
 
 /// Answers 500 once it is told to.

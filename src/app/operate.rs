@@ -50,6 +50,8 @@ impl App {
         let live = self.shared.snapshot.load_full();
         let left = if to == live.generation { live } else { self.go_back(to, cause).await? };
         let generation = self.shared.snapshot.load().generation;
+        // Pinned is pinned: nothing goes back from it by itself.
+        self.end_trials();
         self.history().pin(Some(generation));
         self.keep_marks();
         self.stale = Some(format!("generation {generation} is pinned by {source}, and the file is not looked at"));
@@ -94,6 +96,7 @@ impl App {
         ));
         match self.go_live(Step::to(config, &old), cause).await {
             Ok(live) => {
+                self.end_trials();
                 self.tell(cause, "live", &live.summary, 0, Some(old.generation));
                 Ok(old)
             }

@@ -12,6 +12,8 @@ use crate::config::{Config, diff};
 use crate::policy::probation::{Finding, Observations};
 use crate::snapshot::Snapshot;
 
+/// Trials at a time.
+const TRIALS: usize = 8;
 const BY_ITSELF: Cause<'_> = Cause { action: "probation", source: "probation" };
 const BACK: Cause<'_> = Cause { action: "rollback", source: "probation" };
 
@@ -19,53 +21,56 @@ impl App {
     /// How the routes did until now.
     pub(super) fn before(&mut self) -> Observations {
         let now = Instant::now();
-        if self.trial.is_none() {
+        if self.trials.is_empty() {
             self.baseline.tick(now, self.shared.metrics.observe());
         }
         self.baseline.before(now)
     }
 
-    /// `last` is the trial that `config` came into.
-    pub(super) fn begin_trial(
-        &mut self,
-        before: Observations,
-        last: Option<Trial>,
-        old: &Arc<Snapshot>,
-        config: &Config,
-    ) {
+    /// Trials that are under way go on: what came before is not proven by what comes after it.
+    pub(super) fn begin_trial(&mut self, before: Observations, old: &Arc<Snapshot>, config: &Config) {
         let (now, counters) = (Instant::now(), self.shared.metrics.observe());
         let generation = self.shared.snapshot.load().generation;
-        self.trial = match last {
+        match self.trials.last_mut() {
             // The same once more, as by SIGHUP right after the file was written.
-            Some(last) if old.config.digest() == config.digest() => Some(last.again(generation)),
-            // What is on probation itself is nothing to go back to.
-            last => {
-                let previous = last.map_or_else(|| old.clone(), |last| last.previous);
-                let mut routes = diff::changed_routes(&previous.config, config);
-                routes.extend(diff::removed_routes(&previous.config, config));
+            Some(last) if old.config.digest() == config.digest() => last.generation = generation,
+            _ => {
+                let mut routes = diff::changed_routes(&old.config, config);
+                routes.extend(diff::removed_routes(&old.config, config));
                 let before = Before { seen: before, counters };
-                Trial::new(before, previous, (config, generation), routes, now)
+                self.trials.extend(Trial::new(before, old.clone(), (config, generation), routes, now));
+                if self.trials.len() > TRIALS {
+                    // The oldest is what everything can go back to.
+                    self.trials.remove(1);
+                }
             }
-        };
-        let on = self.trial.is_some();
-        self.shared.alarm.arm(on);
-        self.shared.metrics.process.set_probation(on);
-        self.control.trial(self.trial.as_ref());
-        if let Some(trial) = &self.trial {
+        }
+        self.tell_trials();
+        if let Some(trial) = self.trials.last() {
             tracing::info!(routes = trial.routes.len(), time = %config.root().runtime.probation, "on probation");
         }
     }
 
-    pub(super) fn end_trial(&mut self) -> Option<Trial> {
-        self.shared.alarm.arm(false);
-        self.shared.metrics.process.set_probation(false);
-        self.control.trial(None);
-        self.trial.take()
+    /// An operator has decided, or the process ends.
+    pub(super) fn end_trials(&mut self) {
+        if !self.trials.is_empty() {
+            self.trials.clear();
+            // What was seen meanwhile is no measure of what is good.
+            self.baseline.skip(self.shared.metrics.observe());
+        }
+        self.tell_trials();
+    }
+
+    fn tell_trials(&self) {
+        let on = !self.trials.is_empty();
+        self.shared.alarm.arm(on);
+        self.shared.metrics.process.set_probation(on);
+        self.control.trial(self.trials.last());
     }
 
     /// Once a second.
     pub(super) async fn observe(&mut self) {
-        if self.trial.is_some() {
+        if !self.trials.is_empty() {
             return self.judge().await;
         }
         if !self.shared.snapshot.load().config.root().runtime.probation.is_zero() {
@@ -75,48 +80,63 @@ impl App {
 
     /// Requests fail while a reload is on probation.
     pub(super) async fn alarmed(&mut self) {
-        let Some(next) = self.trial.as_ref().map(Trial::next) else { return };
+        let Some(next) = self.trials.last().map(Trial::next) else { return };
         tokio::time::sleep_until(next.into()).await;
         self.judge().await;
     }
 
     async fn judge(&mut self) {
         let now = Instant::now();
-        let Some(trial) = self.trial.as_mut().filter(|trial| now >= trial.next()) else { return };
+        if !self.trials.last().is_some_and(|trial| now >= trial.next()) {
+            return;
+        }
         let counters = self.shared.metrics.observe();
-        let finding = trial.judge(&counters, now);
-        match finding {
-            Some(finding) => self.undo(&finding).await,
-            None if trial.is_over(now) => {
-                let generation = trial.generation;
-                self.end_trial();
+        let findings: Vec<Option<Finding>> = self.trials.iter_mut().map(|trial| trial.judge(&counters, now)).collect();
+        // The newest first: what it broke, an older one would be blamed for.
+        let worst = findings.into_iter().enumerate().rev().find_map(|(index, finding)| Some((index, finding?)));
+        if let Some((index, finding)) = worst {
+            return self.undo(index, &finding).await;
+        }
+        let over = self.trials.extract_if(.., |trial| trial.is_over(now)).last();
+        if let Some(over) = over {
+            tracing::info!(generation = over.generation, "probation is over, and nothing got worse");
+            self.tell(BY_ITSELF, "passed", "", 0, None);
+            if self.trials.is_empty() {
                 self.baseline.tick(now, counters);
-                tracing::info!(generation, "probation is over, and nothing got worse");
-                self.tell(BY_ITSELF, "passed", "", 0, None);
             }
-            None => {}
+            self.tell_trials();
         }
     }
 
-    async fn undo(&mut self, finding: &Finding) {
-        let Some(trial) = &self.trial else { return };
-        let (why, undone, previous) = (finding.to_string(), trial.generation, trial.previous.clone());
-        let back_to = previous.generation;
+    /// Goes back to what was live before the trial with this index.
+    async fn undo(&mut self, index: usize, finding: &Finding) {
+        let Some(previous) = self.trials.get(index).map(|trial| trial.previous.clone()) else { return };
+        let live = self.shared.snapshot.load_full();
+        let (why, undone, back_to) = (finding.to_string(), live.generation, previous.generation);
         tracing::error!(generation = undone, back_to, why, "taken back");
-        let digest = self.shared.snapshot.load().config.digest().to_owned();
         let stale = self.stale.replace(format!("generation {undone} was taken back to generation {back_to}: {why}"));
         // Its own endpoints are still known: nobody has to be looked up, or waited for.
         if let Err(error) = self.go_live(Step::to(previous.config.clone(), &previous), BACK).await {
             self.stale = stale;
             tracing::error!(error, "cannot go back");
-            if let Some(trial) = &mut self.trial {
+            if let Some(trial) = self.trials.last_mut() {
                 trial.wait();
             }
             return self.tell(BACK, "failed", &error, 1, None);
         }
+        let (now, counters) = (Instant::now(), self.shared.metrics.observe());
+        self.trials.truncate(index);
+        let generation = self.shared.snapshot.load().generation;
+        for trial in &mut self.trials {
+            // What was seen meanwhile is the fault of what is gone.
+            trial.restart(counters.clone(), now);
+            trial.generation = generation;
+        }
+        self.baseline.skip(counters);
+        self.tell_trials();
         self.shared.metrics.process.undone(SystemTime::now());
         self.control.refused(json!([{ "message": why }]));
-        self.history().mark_bad(&digest, &why);
+        self.history().mark_bad(live.config.digest(), &why);
         self.keep_marks();
         self.tell(BACK, "undone", &why, 0, Some(undone));
     }

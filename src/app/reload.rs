@@ -141,11 +141,6 @@ impl App {
     pub(super) async fn go_live(&mut self, step: Step, cause: Cause<'_>) -> Result<Live, String> {
         let Step { config, known, before } = step;
         let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
-        let last = self.end_trial();
-        if before.is_none() && last.is_some() {
-            // What was seen meanwhile is no measure of what is good.
-            self.baseline.skip(self.shared.metrics.observe());
-        }
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
         let snapshot = compile(config.clone(), self.history().next_generation(), Some(&known));
@@ -157,7 +152,7 @@ impl App {
         self.install(bound);
         self.look();
         if let Some(before) = before {
-            self.begin_trial(before, last, &old, &config);
+            self.begin_trial(before, &old, &config);
         }
         self.accepted(&config);
         if !restart.is_empty() {

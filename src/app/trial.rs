@@ -22,6 +22,7 @@ pub struct Trial {
     pub generation: u64,
     pub routes: BTreeSet<String>,
     pub until: Instant,
+    length: Duration,
     next: Instant,
 }
 
@@ -53,13 +54,14 @@ impl Trial {
         let bounds = Bounds { errors: runtime.rollback.errors, p99: runtime.rollback.p99 };
         let changed = routes.iter().map(|name| Arc::from(name.as_str()));
         let probation = Probation::new(before.seen, before.counters, changed, bounds);
-        let until = now + *runtime.probation;
-        Some(Self { probation, previous, generation, routes, until, next: now })
+        let length = *runtime.probation;
+        Some(Self { probation, previous, generation, routes, until: now + length, length, next: now })
     }
 
-    /// The same configuration with a new number.
-    pub fn again(self, generation: u64) -> Self {
-        Self { generation, ..self }
+    /// From the beginning, as if nothing had been seen.
+    pub fn restart(&mut self, counters: Observations, now: Instant) {
+        self.probation.restart(counters);
+        (self.until, self.next) = (now + self.length, now);
     }
 
     /// `now` is when `counters` began to be read.

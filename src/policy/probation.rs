@@ -191,6 +191,11 @@ impl Probation {
         Self { before, after: Observations::default(), counters, changed: changed.into_iter().collect(), bounds }
     }
 
+    /// Forgets what was seen since the reload; counts go on from here.
+    pub fn restart(&mut self, counters: Observations) {
+        (self.after, self.counters) = (Observations::default(), counters);
+    }
+
     /// The regression that hit most requests, if there is one, by the counters as they stand now. Routes that did not
     /// change are never judged.
     pub fn judge(&mut self, counters: Observations) -> Option<Finding> {
