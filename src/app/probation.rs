@@ -87,7 +87,7 @@ impl App {
 
     async fn judge(&mut self) {
         let now = Instant::now();
-        if !self.trials.last().is_some_and(|trial| now >= trial.next()) {
+        if self.trials.last().is_none_or(|trial| now < trial.next()) {
             return;
         }
         let counters = self.shared.metrics.observe();

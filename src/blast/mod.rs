@@ -1,7 +1,7 @@
 //! What another configuration would change for the traffic that has just been here.
 //!
 //! Each worker remembers a sample of its requests as [`Fingerprint`]s: no bodies, no secrets, and of the heads only
-//! what the running configuration looks at ([`Looked`]). [`compare`] holds them against two snapshots, by the same
+//! what the running configuration looks at ([`Looked`]). [`compare()`] holds them against two snapshots, by the same
 //! `decide` that the data path calls, and answers in shares of the traffic ([`Radius`]). Pure, but for the
 //! reservoir, which is told the time.
 

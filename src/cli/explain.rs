@@ -28,7 +28,7 @@ const EXIT_CODES: &str =
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Explain {
-    /// The request, as curl takes it: [METHOD] URL
+    /// The request, as curl takes it: a URL, behind its method if that is not GET
     #[arg(value_name = "[METHOD] URL", required = true, num_args = 1..=2)]
     request: Vec<String>,
     /// By this file or directory; nothing has to run

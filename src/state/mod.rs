@@ -225,7 +225,7 @@ fn file(generation: u64) -> String {
     format!("generation-{generation:06}.json")
 }
 
-/// Of a name that [`file`] would give.
+/// Of a name that [`file()`] would give.
 fn generation(name: &str) -> Option<u64> {
     let number = name.strip_prefix("generation-")?.strip_suffix(".json")?.parse().ok()?;
     (number <= GENERATION_MAX && file(number) == name).then_some(number)
