@@ -24,22 +24,11 @@ pub struct Understood<'p> {
 
 /// Holds a head, as it came, against the limits of its listener and the rules of HTTP.
 pub fn understand<'p>(listener: &Listener, parts: &'p request::Parts) -> Result<Understood<'p>, Reason> {
-    fits(listener, parts)?;
-    read(parts)
-}
-
-/// Holds a head against the limits of its listener, before anything of ours is added to it.
-pub fn fits(listener: &Listener, parts: &request::Parts) -> Result<(), Reason> {
     // The HTTP/1 codec has refused either by now; that of HTTP/2 counts bytes only, and leaves us room to say why.
     let too_large = || head::list_size(parts) as u64 > listener.config.max_header_bytes.0;
     if parts.headers.len() > listener.config.max_headers as usize || parts.version == Version::HTTP_2 && too_large() {
         return Err(Reason::HeadTooLarge);
     }
-    Ok(())
-}
-
-/// Holds a head against the rules of HTTP.
-pub fn read(parts: &request::Parts) -> Result<Understood<'_>, Reason> {
     let authority = head::check(parts)?;
     let path = path::normalise(parts.uri.path())?;
     Ok(Understood { authority, path, grpc: grpc::is_call(&parts.method, &parts.headers) })

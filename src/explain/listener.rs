@@ -1,5 +1,6 @@
 //! Which listener a request comes to, and whether that one takes its head.
 
+use http::header::CONTENT_LENGTH;
 use http::request;
 
 use super::Ask;
@@ -48,6 +49,10 @@ pub fn understand<'p>(listener: &Listener, parts: &'p request::Parts) -> Result<
     if head_bytes(parts) as u64 > listener.config.max_header_bytes.0 {
         return Err(Reason::HeadTooLarge);
     }
+    // A list is refused even if its members are equal.
+    if parts.headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes().contains(&b',')) {
+        return Err(Reason::BadRequest);
+    }
     decide::understand(listener, parts)
 }
 
@@ -57,4 +62,29 @@ fn head_bytes(parts: &request::Parts) -> usize {
     let fields: usize =
         parts.headers.iter().map(|(name, value)| name.as_str().len() + ": ".len() + value.len() + "\r\n".len()).sum();
     parts.method.as_str().len() + " ".len() + target + " HTTP/1.1\r\n".len() + fields + "\r\n".len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"apiVersion: outrigger/v1
+listeners: [{ name: edge, mode: proxy, address: "127.0.0.1:8080" }]
+services: { two: { protocol: http2, endpoints: { static: ["127.0.0.1:1"] } } }
+routes: [{ name: all, to: two }]
+"#;
+
+    #[test]
+    fn what_the_codec_and_the_service_refuse_is_refused() {
+        let config = crate::config::parse("t.yaml", CONFIG, &|_| None).expect("a configuration");
+        let snapshot = crate::snapshot::compile(std::sync::Arc::new(config), 1, None);
+        let status = |headers: &[&str]| {
+            let headers = headers.iter().map(|line| (*line).to_owned()).collect();
+            let ask = Ask { url: "http://a/".to_owned(), headers, ..Ask::default() };
+            crate::explain::explain(&snapshot, &ask).expect("an explanation").reason.map(|because| because.status)
+        };
+        assert_eq!(status(&["content-length: 11"]), None);
+        assert_eq!(status(&["content-length: 11, 11"]), Some(400));
+        assert_eq!(status(&["connection: upgrade", "upgrade: websocket"]), Some(501));
+    }
 }

@@ -21,12 +21,14 @@ pub use ask::Ask;
 pub use compact::{Known, REQUEST_HEADER, compact, take};
 
 use crate::config::REDACTED;
+use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::Reason;
 use crate::policy::split;
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::{Action, Kind, Listener, Redirect, Rewrite, Snapshot};
 use crate::wire::grpc;
+use crate::wire::hop;
 use places::place;
 
 /// Everything that is known of a request before its body. `outrigger explain --format json` prints it as it is.
@@ -318,7 +320,13 @@ fn http(
     let mut action = action(snapshot, &decision, &explanation.sides);
     let refused = match decision.verdict {
         Verdict::Refuse(reason) => Some(reason),
-        Verdict::Forward { .. } => sides::nowhere(&explanation.sides).then_some(Reason::NoEndpoint),
+        Verdict::Forward { .. } if sides::nowhere(&explanation.sides) => Some(Reason::NoEndpoint),
+        Verdict::Forward { target, .. } => {
+            // HTTP/2 has no such upgrade.
+            let http2 = snapshot.services.get(target.service).is_some_and(|one| one.protocol == Protocol::Http2);
+            let upgrade = || hop::strip_request(parts.version, &mut parts.headers.clone()).upgrade.is_some();
+            (http2 && upgrade()).then_some(Reason::Unsupported)
+        }
         Verdict::Answer => None,
     };
     match refused {
