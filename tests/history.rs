@@ -373,8 +373,11 @@ fn how_many_are_kept_is_known_even_where_the_file_is_broken() {
 }
 
 /// Files below a directory.
+/// The files below, but for those that are still being written: they begin with a dot until they are renamed.
 fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry"));
+    let whole = entries.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    let entries = whole.map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
@@ -471,6 +474,7 @@ fn a_reference_to_a_secret_is_enough_to_go_back() {
     proxy.start_again();
     assert_eq!(proxy.admin_json("/config/history/1")["complete"], true);
     assert_eq!((proxy.cli(&["config", "rollback", "1"]).code, serves(&proxy).as_str()), (0, "one"));
+    is_stored(&proxy, 3);
     for path in files(&proxy.dir().join("state")) {
         assert!(
             !fs::read_to_string(&path).expect("a file").contains("secret-of-the-environment"),
