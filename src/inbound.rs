@@ -1,10 +1,10 @@
 //! A connection from its acceptance to its end: what it is, and who serves it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
@@ -14,6 +14,8 @@ use crate::net::clock;
 use crate::net::io::Activity;
 use crate::net::socket;
 use crate::snapshot::Kind;
+use crate::wire::peer::PeerCertificate;
+use crate::wire::spiffe::SpiffeId;
 use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
@@ -22,6 +24,8 @@ pub struct Conn {
     pub worker: Rc<Worker>,
     pub peer: SocketAddr,
     pub socket: Arc<Socket>,
+    /// Set before the first request; empty for plaintext.
+    pub tls: OnceCell<Tls>,
     pub place: Place,
     pub activity: Rc<Activity>,
     /// When it was accepted; taken by its first request.
@@ -37,7 +41,36 @@ pub struct Conn {
     orphaned: Cell<bool>,
 }
 
+/// What the handshake of a connection has shown.
+#[derive(Debug)]
+pub struct Tls {
+    /// The client's, where it has proven one.
+    pub peer: Option<Rc<PeerCertificate>>,
+    /// From the first byte of the handshake to its end.
+    pub took: Duration,
+    pub resumed: bool,
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// The name that the client asked for (SNI).
+    pub server_name: Option<Box<str>>,
+}
+
 impl Conn {
+    /// What the client has proven to be.
+    pub fn peer_certificate(&self) -> Option<&Rc<PeerCertificate>> {
+        self.tls.get()?.peer.as_ref()
+    }
+
+    /// Who the client has proven to be.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.peer_certificate()?.id.as_ref()
+    }
+
+    /// The port that was connected to.
+    pub fn port(&self) -> u16 {
+        self.socket.address.port()
+    }
+
     /// The view that a new request begins with, and its listener there. A connection outlives its listener: it keeps
     /// the last view that had one.
     pub fn view(&self) -> (Rc<View>, usize) {
@@ -98,6 +131,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     }
     let conn = Rc::new(Conn {
         peer: accepted.peer,
+        tls: OnceCell::new(),
         place: worker.place(),
         activity: Activity::new(Instant::now()),
         accepted: Cell::new(Some(accepted.at)),

@@ -24,6 +24,7 @@ pub mod drain;
 pub mod error;
 pub mod explain;
 pub mod http;
+pub mod identity;
 pub mod inbound;
 pub mod net;
 pub mod policy;

@@ -15,7 +15,7 @@ const LONG: [(&str, &str); 1] = [("src/config/schema.rs", "one struct for each m
 /// Bottom up; a module may name those of its own layer and of the layers below.
 const LAYERS: [&[&str]; 5] = [
     &["wire", "policy", "error"],
-    &["config", "telemetry"],
+    &["config", "identity", "telemetry"],
     &["discovery", "state", "net", "upstream", "snapshot", "decide", "explain", "blast", "body", "drain", "worker"],
     &["inbound", "http", "tcp"],
     &["admin", "app", "cli", "demo", "runtime", "main", "lib"],

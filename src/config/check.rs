@@ -23,17 +23,14 @@ pub struct Sound {
 
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["identity", "policies", "authorization"]),
-    ("listeners[]", &["tls", "ports", "transparent", "unknownDestinations"]),
+    ("", &["policies"]),
+    ("listeners[]", &["ports", "transparent", "unknownDestinations"]),
     ("listeners[].mode", &["inbound", "outbound"]),
     ("defaults.retry", &["on", "perTryTimeout", "backoff", "budget", "bufferLimit"]),
-    (
-        "services.*",
-        &["addresses", "tls", "limits", "circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"],
-    ),
+    ("services.*", &["addresses", "limits", "circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
     ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
-    ("routes[]", &["mirror", "retry", "hedge", "rateLimit", "fault", "canary", "slo", "from", "authorization"]),
+    ("routes[]", &["mirror", "retry", "hedge", "rateLimit", "fault", "canary", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
 

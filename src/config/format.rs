@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderName, Method};
 
 use super::units::{Duration, Pattern, Size};
+use crate::wire::spiffe::{self, IdPattern, SpiffeId};
 
 /// What is wrong with a text, and what would be right.
 pub type Flaw = (String, Option<String>);
@@ -31,12 +32,20 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
         "pathTemplate" => path(text).and_then(|()| template(text)),
         "method" => method(text),
         "httpUrl" => plain(is_http_url(text), "a URL such as `http://127.0.0.1:8080/health`"),
+        "trustDomain" => plain(spiffe::is_trust_domain(text), "a trust domain such as `cluster.local`"),
+        "spiffeId" => SpiffeId::parse(text).map(drop).map_err(|why| not_spiffe(text, why)),
+        "identityPattern" => IdPattern::parse(text).map(drop).map_err(|why| not_spiffe(text, why)),
         "endpointAddress" => endpoint_address(text).map(|_| ()),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),
         "rustRegex" => text.parse::<Pattern>().map(|_| ()).map_err(|message| (message, None)),
         _ => Ok(()),
     }
+}
+
+fn not_spiffe(text: &str, why: &str) -> Flaw {
+    let remedy = "write `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`".to_owned();
+    (format!("`{text}` is not a SPIFFE id: {why}"), Some(remedy))
 }
 
 /// The address of an endpoint: with a port, or an IP address alone.

@@ -150,9 +150,13 @@ pub fn endpoints(path: &Path, text: &str, port: Option<u16>) -> Result<Vec<Resol
 pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoint> {
     let full = match endpoint {
         Endpoint::Full(full) => full.clone(),
-        Endpoint::Address(address) => {
-            schema::FullEndpoint { address: address.clone(), labels: BTreeMap::new(), zone: None, weight: 1 }
-        }
+        Endpoint::Address(address) => schema::FullEndpoint {
+            address: address.clone(),
+            labels: BTreeMap::new(),
+            zone: None,
+            weight: 1,
+            identity: None,
+        },
     };
     let (ip, own) = format::endpoint_address(&full.address).ok()?;
     let address = SocketAddr::new(ip, own.or(port)?);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+mod security;
 mod telemetry;
 
 use indexmap::IndexMap;
@@ -14,6 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Duration, Pattern, Size};
 
+pub use security::{
+    Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
+    ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
+};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
 
 /// A whole configuration.
@@ -34,6 +39,9 @@ pub struct Root {
     /// Where the last good configurations are kept, for restarts and for going back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
+    /// This workload's own certificate; rotated by replacing the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// Named values of a request: for matching, stickiness and logs.
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
@@ -51,6 +59,9 @@ pub struct Root {
     /// Where requests go. The most specific match wins, whatever the order in the file.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Who may do what.
+    #[serde(default)]
+    pub authorization: Vec<Authorization>,
     #[serde(default)]
     pub telemetry: Telemetry,
 }
@@ -231,6 +242,8 @@ pub struct Service {
     #[serde(default)]
     pub protocol: Protocol,
     pub endpoints: Endpoints,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServiceTls>,
     /// Named parts of the endpoints.
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
@@ -285,6 +298,10 @@ pub struct FullEndpoint {
     #[serde(default = "one")]
     #[schemars(range(max = 1000000))]
     pub weight: u32,
+    /// Whom it must prove to be, instead of the service's `tls.identities`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "spiffeId"))]
+    pub identity: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -349,6 +366,8 @@ pub struct Listener {
     /// `auto` is tcp where the only routes lead to tcp services, else http.
     #[serde(default)]
     pub protocol: ListenerProtocol,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
     /// Connections at a time; more wait in the kernel's queue.
     #[serde(default = "default_max_connections")]
     #[schemars(range(min = 1))]
@@ -482,6 +501,9 @@ pub struct MaxBodyRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Match {
+    /// Who calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Caller>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
     /// Any of these.

@@ -13,7 +13,9 @@ pub mod grpc;
 pub mod head;
 pub mod hop;
 pub mod path;
+pub mod peer;
 pub mod proxy_status;
+pub mod spiffe;
 pub mod trace;
 
 use http::HeaderMap;

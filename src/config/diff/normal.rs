@@ -13,7 +13,7 @@ pub fn plain<T: Serialize>(block: &T) -> Json {
 }
 
 /// What stands at the root and has no names, by key; null where it is not there.
-pub fn blocks(root: &Root) -> [(&'static str, Json); 7] {
+pub fn blocks(root: &Root) -> [(&'static str, Json); 8] {
     // In full, so that a new key cannot be forgotten here.
     let Root {
         api_version: _,
@@ -22,11 +22,13 @@ pub fn blocks(root: &Root) -> [(&'static str, Json); 7] {
         health,
         runtime,
         state,
+        identity,
         attributes: _,
         defaults,
         services: _,
         listeners: _,
         routes: _,
+        authorization: _,
         telemetry,
     } = root;
     let mut workload = plain(workload);
@@ -37,6 +39,7 @@ pub fn blocks(root: &Root) -> [(&'static str, Json); 7] {
         ("health", plain(health)),
         ("runtime", plain(runtime)),
         ("state", plain(state)),
+        ("identity", plain(identity)),
         ("defaults", plain(defaults)),
         ("telemetry", plain(telemetry)),
     ]
@@ -83,9 +86,13 @@ pub fn service(service: &schema::Service, resolved: bool) -> Json {
 fn endpoint(endpoint: &Endpoint, port: Option<u16>) -> (String, Json) {
     let full = match endpoint {
         Endpoint::Full(full) => full.clone(),
-        Endpoint::Address(address) => {
-            schema::FullEndpoint { address: address.clone(), labels: Default::default(), zone: None, weight: 1 }
-        }
+        Endpoint::Address(address) => schema::FullEndpoint {
+            address: address.clone(),
+            labels: Default::default(),
+            zone: None,
+            weight: 1,
+            identity: None,
+        },
     };
     let address = resolve(endpoint, port).map_or(full.address.clone(), |resolved| resolved.address.to_string());
     let mut json = plain(&full);
