@@ -14,7 +14,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, ServerConfig, SignatureScheme, version,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, ServerConfig, SignatureScheme,
+    StreamOwned, version,
 };
 use tokio::net::{TcpListener as AsyncListener, TcpStream as AsyncStream};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
@@ -170,13 +171,26 @@ impl Client {
         bridge
     }
 
+    /// The first bytes that it sends.
+    pub fn hello(&self) -> Vec<u8> {
+        let name = self.server_name(([127, 0, 0, 1], 443).into());
+        let mut session = ClientConnection::new(Arc::new(self.config()), name).expect("a client");
+        let mut bytes = Vec::new();
+        session.write_tls(&mut bytes).expect("write to memory");
+        bytes
+    }
+
+    /// A connection, whose handshake begins with the first byte that is written.
+    pub fn session(&self, target: SocketAddr) -> StreamOwned<ClientConnection, TcpStream> {
+        let stream = TcpStream::connect(target).expect("connect");
+        let _ = stream.set_read_timeout(Some(SOON));
+        let session = ClientConnection::new(Arc::new(self.config()), self.server_name(target)).expect("a client");
+        StreamOwned::new(session, stream)
+    }
+
     /// Expects that nothing but an alert or an end comes back; its words, for whoever wants to read them.
     pub fn refused(&self, target: SocketAddr) -> String {
-        let mut stream = TcpStream::connect(target).expect("connect");
-        let _ = stream.set_read_timeout(Some(SOON));
-        let config = Arc::new(self.config());
-        let mut session = rustls::ClientConnection::new(config, self.server_name(target)).expect("a client");
-        let mut tls = rustls::Stream::new(&mut session, &mut stream);
+        let mut tls = self.session(target);
         // A server of TLS 1.3 judges the client after the client has finished: the verdict comes with the first read.
         let _ = tls.write_all(b"GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n");
         let mut all = Vec::new();
