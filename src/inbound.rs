@@ -12,6 +12,7 @@ use crate::drain::Phase;
 use crate::net::accept::{Accepted, Socket};
 use crate::net::clock;
 use crate::net::io::Activity;
+use crate::net::lifetime::Lifetime;
 use crate::net::socket;
 use crate::snapshot::Kind;
 use crate::wire::peer::PeerCertificate;
@@ -26,6 +27,8 @@ pub struct Conn {
     pub socket: Arc<Socket>,
     /// Set before the first request; empty for plaintext.
     pub tls: OnceCell<Tls>,
+    /// Where what was proven holds for a time only.
+    pub lifetime: OnceCell<Lifetime>,
     pub place: Place,
     pub activity: Rc<Activity>,
     /// When it was accepted; taken by its first request.
@@ -87,7 +90,15 @@ impl Conn {
 
     /// The peer is asked to go elsewhere after what it has begun.
     pub fn is_closing(&self) -> bool {
-        self.orphaned.get() || self.socket.is_closed() || self.worker.shared.drain.phase() >= Phase::LameDuck
+        self.orphaned.get()
+            || self.socket.is_closed()
+            || self.worker.shared.drain.phase() >= Phase::LameDuck
+            || self.is_aged()
+    }
+
+    /// What was proven at its start holds not much longer.
+    fn is_aged(&self) -> bool {
+        self.lifetime.get().is_some_and(|lifetime| lifetime.soft <= clock::recent())
     }
 
     /// Nothing new is begun.
@@ -95,8 +106,13 @@ impl Conn {
         self.worker.shared.drain.phase() >= Phase::Closing
     }
 
-    pub fn is_forced(&self) -> bool {
-        self.worker.shared.drain.phase() == Phase::Forced
+    /// Why it has to end now, whatever it does.
+    pub fn forced(&self) -> Option<Reason> {
+        if self.worker.shared.drain.phase() == Phase::Forced {
+            return Some(Reason::Drained);
+        }
+        let over = self.lifetime.get().is_some_and(|lifetime| lifetime.hard <= Instant::now());
+        over.then_some(Reason::Expired)
     }
 }
 
@@ -132,6 +148,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let conn = Rc::new(Conn {
         peer: accepted.peer,
         tls: OnceCell::new(),
+        lifetime: OnceCell::new(),
         place: worker.place(),
         activity: Activity::new(Instant::now()),
         accepted: Cell::new(Some(accepted.at)),

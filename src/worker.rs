@@ -208,6 +208,12 @@ impl Attention {
             None => *known = Some(waker.clone()),
         }
     }
+
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// A connection's place among those that its worker serves.
@@ -337,9 +343,7 @@ impl Worker {
         let view = self.view();
         self.seen.set((self.shared.drain.phase(), view.snapshot.generation));
         for attention in self.connections.borrow().values().filter_map(Weak::upgrade) {
-            if let Some(waker) = &*attention.waker.borrow() {
-                waker.wake_by_ref();
-            }
+            attention.wake();
         }
     }
 

@@ -134,7 +134,7 @@ async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Inc
     if request.version() == Version::HTTP_2 {
         let lease = match h2::checkout(pool, limits, plan.worker).await {
             Ok(lease) => lease,
-            Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
+            Err(Reason::UpstreamProtocol) if limits.http1_will_do => {
                 pool.refuses_http2();
                 return Err(Failure::NotHttp2(request));
             }
