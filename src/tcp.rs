@@ -13,20 +13,21 @@ use crate::inbound::Conn;
 use crate::net::relay::{self, End, Relayed};
 use crate::net::stream::Stream;
 use crate::policy::split;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Kind, Snapshot};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::Load;
 use crate::upstream::transport::{self, Dialled};
 
-/// Serves the connection to its end.
-pub async fn run(conn: &Rc<Conn>, client: Stream) -> Reason {
+/// Serves the connection to its end. `early` was read from it before; `server_name` is whom its TLS, which is not for
+/// us, asks for.
+pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Option<&str>) -> Reason {
     let start = Instant::now();
     let (view, listener) = conn.view();
     let counters = &conn.worker.counters;
     counters.tcp_connections.inc();
     counters.tcp_active.inc();
     let mut facts = Facts::default();
-    let reason = proxy(conn, client, &mut facts).await;
+    let reason = proxy(conn, client, early, server_name, &mut facts).await;
     counters.tcp_active.dec();
     let now = Instant::now();
     let wanted = {
@@ -46,11 +47,21 @@ struct Facts {
     count: Relayed,
 }
 
-async fn proxy(conn: &Rc<Conn>, mut client: Stream, facts: &mut Facts) -> Reason {
+async fn proxy(
+    conn: &Rc<Conn>,
+    mut client: Stream,
+    early: Bytes,
+    server_name: Option<&str>,
+    facts: &mut Facts,
+) -> Reason {
     let (view, index) = conn.view();
     let snapshot = &view.snapshot;
     let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
-    let decided = decide::decide_tcp(snapshot, listener, || split::draw(&mut *conn.worker.rng.borrow_mut()));
+    let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
+    let decided = match &listener.kind {
+        Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, draw),
+        Kind::Http { .. } => decide::decide_passthrough(snapshot, listener, server_name, draw),
+    };
     let Some((route, side, target)) = decided else { return Reason::NoRoute };
     facts.side = Some(route.first_side + side);
     let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))
@@ -71,7 +82,7 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, facts: &mut Facts) -> Reason
         conn.place.attention.register(cx.waker());
         conn.forced().is_some()
     };
-    let early = (Bytes::new(), Bytes::new());
+    let early = (early, Bytes::new());
     let counters = &conn.worker.counters;
     let moved = |count: &Relayed| {
         counters.tcp_bytes_received.add(count.sent - facts.count.sent);

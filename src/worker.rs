@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::admin::health::Health;
 use crate::blast::Reservoir;
 use crate::drain::{Drain, Phase};
+use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
@@ -153,6 +154,8 @@ pub struct Worker {
     pub recent: RefCell<Ring>,
     /// What requests there are, for the question what another configuration would change.
     pub reservoir: RefCell<Reservoir>,
+    /// Handshakes that are not done.
+    pub handshakes: RefCell<Open>,
     /// What rules in shadow mode would have refused.
     pub shadow: RefCell<Examples>,
     view: RefCell<Rc<View>>,
@@ -245,6 +248,7 @@ impl Worker {
             counters: shared.metrics.worker(index),
             recent: RefCell::new(Ring::new(usize::try_from(recent).unwrap_or(usize::MAX))),
             reservoir: RefCell::new(Reservoir::new(RESERVOIR, rng.random(), Instant::now())),
+            handshakes: RefCell::default(),
             shadow: RefCell::default(),
             rng: RefCell::new(rng),
             view,

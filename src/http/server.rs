@@ -20,6 +20,7 @@ use super::{exchange, reply, upgrade};
 use crate::config::schema;
 use crate::error::Reason;
 use crate::inbound::Conn;
+use crate::inbound::handshake::Spoken;
 use crate::net::clock;
 use crate::net::io::{Activity, Io};
 use crate::net::stream::Stream;
@@ -35,10 +36,19 @@ const SEND_BUFFER: usize = 128 * 1024;
 const HEAD_ROOM: u64 = 2;
 
 /// Serves the connection to its end.
-pub async fn run(conn: &Rc<Conn>, stream: Stream, config: &schema::Listener) -> Reason {
-    let mut stream = stream;
-    let mut early = Bytes::new();
-    let mut spoke_http1 = false;
+pub async fn run(
+    conn: &Rc<Conn>,
+    stream: Stream,
+    early: Bytes,
+    spoken: Option<Spoken>,
+    config: &schema::Listener,
+) -> Reason {
+    let (mut stream, mut early) = (stream, early);
+    if spoken == Some(Spoken::Http2) {
+        let io = Io::new(stream, early, conn.activity.clone());
+        return Box::pin(serve_http2(conn, io, config)).await;
+    }
+    let mut spoke_http1 = spoken == Some(Spoken::Http1);
     loop {
         // The first bytes, without a codec: an idle connection costs its socket, this task and nothing else.
         let verdict = match first_bytes(conn, &mut stream, &mut early, config).await {

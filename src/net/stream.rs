@@ -27,6 +27,10 @@ impl Rewound {
     pub fn new(socket: TcpStream, early: Bytes) -> Self {
         Self { early, socket }
     }
+
+    pub fn into_socket(self) -> TcpStream {
+        self.socket
+    }
 }
 
 impl Stream {

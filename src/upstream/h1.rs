@@ -127,7 +127,7 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
 }
 
 /// Puts a connection that was made for HTTP/2, and on which the peer would rather speak HTTP/1, on the stack.
-pub async fn adopt(pool: &Rc<Pool>, dialled: Dialled, open: Open, limits: &Limits, worker: &Rc<Worker>) {
+pub(super) async fn adopt(pool: &Rc<Pool>, dialled: Dialled, open: Open, limits: &Limits, worker: &Rc<Worker>) {
     if let Ok(lease) = lend(pool, dialled, open, limits, Instant::now(), worker).await {
         lease.put(limits.idle_timeout);
     }

@@ -174,7 +174,7 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
         h1::adopt(pool, dialled, open, limits, worker).await;
         return Err(Reason::UpstreamProtocol);
     }
-    let Dialled { stream, lifetime, .. } = dialled;
+    let Dialled { stream, lifetime, http2: is_agreed } = dialled;
     let mut io = Io::new(stream, Bytes::new(), Activity::new(Instant::now()));
     let first_byte = io.first_byte();
     let (sender, connection) = http2::Builder::new(LocalExec)
@@ -200,6 +200,8 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     // The first bytes of a server are its SETTINGS, with the limit of streams.
     match tokio::time::timeout(limits.connect_timeout, greeted).await {
         Ok(Ok(())) => {}
+        // It agreed to HTTP/2, and then would not speak: to us, that is.
+        Ok(Err(_)) if is_agreed => return Err(Reason::UpstreamTls).inspect_err(failed),
         Ok(Err(_)) => return Err(Reason::UpstreamProtocol).inspect_err(failed),
         Err(_) => return Err(Reason::ConnectTimeout).inspect_err(failed),
     }

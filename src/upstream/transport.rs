@@ -57,7 +57,7 @@ async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, worker: &Worker) -> 
     let failed = |failure: Failure, why: &dyn std::fmt::Display| {
         tracing::debug!(address = %pool.address, failure = failure.name(), %why, "no TLS to the upstream");
         counters.upstream_handshake_failures.inc(failure);
-        failure.upstream()
+        reason(failure)
     };
     let material = worker.shared.material.load();
     let connector = pool.prepared.get(pool, &material).ok_or_else(|| failed(Failure::NoIdentity, &"nothing loaded"))?;
@@ -84,6 +84,46 @@ async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, worker: &Worker) -> 
         counters.upstream_handshakes_resumed.inc();
     }
     Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), http2, lifetime })
+}
+
+/// What a request is told of a handshake that failed.
+fn reason(failure: Failure) -> Reason {
+    match failure {
+        Failure::NoCertificate
+        | Failure::UnknownAuthority
+        | Failure::Expired
+        | Failure::NotYetValid
+        | Failure::WrongIdentity
+        | Failure::WrongName
+        | Failure::BadPurpose
+        | Failure::Revoked
+        | Failure::BadCertificate => Reason::UpstreamIdentity,
+        Failure::NoIdentity => Reason::NoIdentity,
+        Failure::Timeout => Reason::ConnectTimeout,
+        Failure::NoCommonProtocol
+        | Failure::ProtocolVersion
+        | Failure::NoCommonCipher
+        | Failure::Malformed
+        | Failure::Plaintext
+        | Failure::Closed
+        | Failure::RefusedByPeer
+        | Failure::Other => Reason::UpstreamTls,
+    }
+}
+
+/// Whether the peer has ended the connection with an alert: in TLS 1.3 a client hears only after its handshake that its
+/// certificate is not liked.
+pub fn is_alert(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Runs a connection to its end, or until it is over: then `None`.
