@@ -320,7 +320,9 @@ impl Reason {
             Self::UpstreamTls => "tls_protocol_error",
             Self::UpstreamIdentity => "tls_certificate_error",
             Self::NoIdentity => "proxy_configuration_error",
-            Self::None | Self::ClientReset | Self::Handshake | Self::Expired | Self::Drained | Self::Panic => "proxy_internal_error",
+            Self::None | Self::ClientReset | Self::Handshake | Self::Expired | Self::Drained | Self::Panic => {
+                "proxy_internal_error"
+            }
         }
     }
 }

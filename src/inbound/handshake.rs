@@ -111,7 +111,12 @@ pub async fn run(
 }
 
 /// `None` where nothing came.
-async fn begin(conn: &Rc<Conn>, mut socket: TcpStream, tls: &ListenerTls, is_tcp: bool) -> Result<Option<Begun>, Refused> {
+async fn begin(
+    conn: &Rc<Conn>,
+    mut socket: TcpStream,
+    tls: &ListenerTls,
+    is_tcp: bool,
+) -> Result<Option<Begun>, Refused> {
     let began = Instant::now();
     let mut early = BytesMut::new();
     let hello = first(&mut socket, &mut early).await?;
@@ -129,7 +134,9 @@ async fn begin(conn: &Rc<Conn>, mut socket: TcpStream, tls: &ListenerTls, is_tcp
         First::Hello(hello) if permissive && !hello.is_ours() => {
             Ok(Some(Begun::Passthrough(stream.into(), early.freeze(), hello.server_name)))
         }
-        First::Hello(hello) => terminate(conn, Rewound::new(stream, early.freeze()), tls, is_tcp, hello, began).await.map(Some),
+        First::Hello(hello) => {
+            terminate(conn, Rewound::new(stream, early.freeze()), tls, is_tcp, hello, began).await.map(Some)
+        }
     }
 }
 

@@ -39,9 +39,7 @@ mod tests {
     fn the_first_end_counts() {
         let (now, clock) = (Instant::now(), SystemTime::now());
         let at = |seconds| clock + Duration::from_secs(seconds);
-        let lifetime = |ends: &[SystemTime], age, chance| {
-            Lifetime::new(now, clock, ends.iter().copied(), age, chance)
-        };
+        let lifetime = |ends: &[SystemTime], age, chance| Lifetime::new(now, clock, ends.iter().copied(), age, chance);
         let hour = Some(Duration::from_secs(3600));
         assert_eq!(lifetime(&[at(7200), at(9000)], hour, 0.0).hard, now + Duration::from_secs(3600));
         assert_eq!(lifetime(&[at(7200), at(100)], hour, 0.0).hard, now + Duration::from_secs(100));

@@ -58,9 +58,15 @@ pub struct Service {
 pub enum Transport {
     Plain,
     /// Any of these identities; the name is only asked for (SNI).
-    Mutual { expected: Arc<[IdPattern]>, server_name: Option<Arc<str>> },
+    Mutual {
+        expected: Arc<[IdPattern]>,
+        server_name: Option<Arc<str>>,
+    },
     /// The name, or without one the endpoint's IP address, under the trust anchors of the service.
-    Simple { service: Arc<str>, server_name: Option<Arc<str>> },
+    Simple {
+        service: Arc<str>,
+        server_name: Option<Arc<str>>,
+    },
 }
 
 #[derive(Debug)]

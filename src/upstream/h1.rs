@@ -17,9 +17,9 @@ use super::transport::{self, Dialled};
 use crate::body::Upload;
 use crate::error::Reason;
 use crate::identity::Alpn;
+use crate::net::clock;
 use crate::net::io::{Activity, Io};
 use crate::net::stream::Stream;
-use crate::net::clock;
 use crate::worker::Worker;
 
 /// Longest that a connection may lie unused before it is asked, through the event loop, whether it still lives.

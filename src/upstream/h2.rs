@@ -19,8 +19,8 @@ use super::transport::{self, Dialled};
 use crate::body::Upload;
 use crate::error::Reason;
 use crate::identity::Alpn;
-use crate::net::io::{Activity, Io};
 use crate::net::clock;
+use crate::net::io::{Activity, Io};
 use crate::net::stream::Stream;
 use crate::worker::{LocalExec, Worker};
 

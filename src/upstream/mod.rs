@@ -20,12 +20,14 @@ use crate::discovery::Endpoint;
 use crate::policy::pick::Candidates;
 use crate::snapshot::{Service, Transport, Upstream};
 use pool::Pool;
+use transport::Prepared;
 
 /// A service. It lives as long as its name is configured, so that reloads keep its connections.
 pub struct Cluster {
     endpoints: RefCell<watch::Receiver<Arc<[Endpoint]>>>,
     upstream: RefCell<Arc<Upstream>>,
     transport: RefCell<Transport>,
+    prepared: RefCell<Rc<Prepared>>,
     sets: RefCell<Sets>,
     pools: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
     turn: Cell<u64>,
@@ -51,6 +53,7 @@ impl Cluster {
             endpoints: RefCell::new(service.upstream.endpoints()),
             upstream: RefCell::new(service.upstream.clone()),
             transport: RefCell::new(service.transport.clone()),
+            prepared: RefCell::default(),
             sets: RefCell::default(),
             pools: RefCell::default(),
             turn: Cell::new(0),
@@ -65,7 +68,10 @@ impl Cluster {
             *self.endpoints.borrow_mut() = service.upstream.endpoints();
             *self.upstream.borrow_mut() = service.upstream.clone();
         }
-        self.transport.borrow_mut().clone_from(&service.transport);
+        if *self.transport.borrow() != service.transport {
+            *self.transport.borrow_mut() = service.transport.clone();
+            *self.prepared.borrow_mut() = Rc::default();
+        }
         self.sets.borrow_mut().labels = service.subsets.iter().map(|subset| subset.labels.clone()).collect();
         self.rebuild();
     }
@@ -112,7 +118,10 @@ impl Cluster {
                 }
                 same.then_some(pool)
             });
-            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint.address, transport)));
+            let shared =
+                endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
+            let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
+            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint.address, transport, prepared)));
         }
         old.values().for_each(|pool| pool.retire());
         let set = |wanted: &BTreeMap<String, String>| {

@@ -29,7 +29,7 @@ pub struct Limits {
 pub struct Pool {
     pub address: SocketAddr,
     pub transport: Transport,
-    pub(super) prepared: Prepared,
+    pub(super) prepared: Rc<Prepared>,
     pub(super) idle: RefCell<Vec<h1::Idle>>,
     pub(super) shared: RefCell<Vec<Rc<h2::Shared>>>,
     /// An HTTP/2 connection is being made: one for all who wait.
@@ -53,11 +53,11 @@ const FORGET: Duration = Duration::from_secs(120);
 const LEARN_MIN: Duration = Duration::from_millis(500);
 
 impl Pool {
-    pub fn new(address: SocketAddr, transport: Transport) -> Rc<Self> {
+    pub fn new(address: SocketAddr, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
         Rc::new(Self {
             address,
             transport,
-            prepared: Prepared::default(),
+            prepared,
             idle: RefCell::default(),
             shared: RefCell::default(),
             connecting: Cell::new(false),

@@ -27,7 +27,7 @@ pub struct Dialled {
     pub lifetime: Option<Lifetime>,
 }
 
-/// The TLS of a pool, made anew when the material that it is made of is.
+/// The TLS of the endpoints of a service, made anew when the material that it is made of is.
 #[derive(Default)]
 pub struct Prepared(RefCell<Option<(u64, Rc<Connector>)>>);
 
@@ -63,7 +63,7 @@ async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, worker: &Worker) -> 
     let connector = pool.prepared.get(pool, &material).ok_or_else(|| failed(Failure::NoIdentity, &"nothing loaded"))?;
     let tls = tokio_rustls::TlsConnector::from(connector.config(alpn));
     let stream = tls
-        .connect(connector.server_name(), Rewound::new(socket, Bytes::new()))
+        .connect(connector.server_name_for(pool.address.ip()), Rewound::new(socket, Bytes::new()))
         .await
         .map_err(|error| failed(Failure::of(&error), &error))?;
     let (now, clock) = (Instant::now(), SystemTime::now());
