@@ -22,6 +22,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::admin::health::Health;
 use crate::blast::Reservoir;
 use crate::drain::{Drain, Phase};
+use crate::identity::Material;
+use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
@@ -45,6 +47,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// Of the snapshot: read once a request, to see whether the view is still good.
     pub generation: AtomicU64,
+    /// Certificates and trust anchors. A handshake takes what is there now.
+    pub material: ArcSwap<Material>,
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
     pub access: Arc<AccessLog>,
@@ -66,6 +70,7 @@ impl Shared {
         Self {
             snapshot,
             generation,
+            material: ArcSwap::default(),
             drain: Drain::default(),
             metrics,
             access,
@@ -153,6 +158,8 @@ pub struct Worker {
     pub recent: RefCell<Ring>,
     /// What requests there are, for the question what another configuration would change.
     pub reservoir: RefCell<Reservoir>,
+    /// Handshakes that are not done.
+    pub handshakes: RefCell<Open>,
     /// What rules in shadow mode would have refused.
     pub shadow: RefCell<Examples>,
     view: RefCell<Rc<View>>,
@@ -208,6 +215,12 @@ impl Attention {
             None => *known = Some(waker.clone()),
         }
     }
+
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// A connection's place among those that its worker serves.
@@ -239,6 +252,7 @@ impl Worker {
             counters: shared.metrics.worker(index),
             recent: RefCell::new(Ring::new(usize::try_from(recent).unwrap_or(usize::MAX))),
             reservoir: RefCell::new(Reservoir::new(RESERVOIR, rng.random(), Instant::now())),
+            handshakes: RefCell::default(),
             shadow: RefCell::default(),
             rng: RefCell::new(rng),
             view,
@@ -337,9 +351,7 @@ impl Worker {
         let view = self.view();
         self.seen.set((self.shared.drain.phase(), view.snapshot.generation));
         for attention in self.connections.borrow().values().filter_map(Weak::upgrade) {
-            if let Some(waker) = &*attention.waker.borrow() {
-                waker.wake_by_ref();
-            }
+            attention.wake();
         }
     }
 

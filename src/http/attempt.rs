@@ -15,7 +15,7 @@ use crate::body::{Progress, Upload};
 use crate::error::Reason;
 use crate::net::clock;
 use crate::telemetry::recent::{NotAgain, Outcome};
-use crate::upstream::{h1, h2};
+use crate::upstream::{h1, h2, transport};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::Hop;
 use crate::worker::Worker;
@@ -134,7 +134,7 @@ async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Inc
     if request.version() == Version::HTTP_2 {
         let lease = match h2::checkout(pool, limits, plan.worker).await {
             Ok(lease) => lease,
-            Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
+            Err(Reason::UpstreamProtocol) if limits.http1_will_do => {
                 pool.refuses_http2();
                 return Err(Failure::NotHttp2(request));
             }
@@ -214,6 +214,9 @@ fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bo
     }
     if error.is_parse() {
         return Failure::Final(Reason::UpstreamProtocol);
+    }
+    if transport::is_alert(&error) {
+        return Failure::Final(Reason::UpstreamTls);
     }
     if error.is_body_write_aborted() || error.is_user() {
         // The client's own body broke off.

@@ -16,7 +16,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request,
 use http_body::Body as _;
 use hyper::body::Incoming;
 use rand::Rng;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::attempt::{self, Plan};
@@ -33,6 +32,7 @@ use crate::explain;
 use crate::inbound::Conn;
 use crate::net::clock;
 use crate::net::io::Activity;
+use crate::net::stream::Stream;
 use crate::policy::split;
 use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target};
 use crate::telemetry::metrics::WorkerCounters;
@@ -174,9 +174,9 @@ impl Exchange {
                 idle_timeout: *service.connections.idle_timeout,
                 connect_timeout: service.connect_timeout,
                 preserve_case: record.preserve_case(),
+                // gRPC is HTTP/2 (its answers end in trailers).
+                http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
             },
-            // gRPC is HTTP/2 (its answers end in trailers).
-            http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
             call_deadline: None,
@@ -283,7 +283,8 @@ impl Exchange {
             true => HeaderValue::try_from(pool.address.to_string()).map_err(|_| Reason::BadRequest)?,
             false => HeaderValue::from_static(""),
         };
-        let version = upstream_version(service.protocol, parts.version, pool);
+        let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
+        let version = upstream_version(service.protocol, parts.version, only_http1, pool);
         if chosen.hop.upgrade.is_some() && version == Version::HTTP_2 {
             return Err(Reason::Unsupported);
         }
@@ -473,7 +474,7 @@ enum Answer {
     Body(response::Parts, Incoming),
     /// Not gRPC, where gRPC was asked for.
     Translated(Response<Bytes>),
-    Tunnel(Response<()>, oneshot::Receiver<(TcpStream, Bytes)>),
+    Tunnel(Response<()>, oneshot::Receiver<(Stream, Bytes)>),
 }
 
 /// A path that is not the one that came, where the route rewrites it or it had dot segments.
@@ -484,10 +485,12 @@ fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>
     }
 }
 
-fn upstream_version(protocol: Protocol, client: Version, pool: &Pool) -> Version {
+/// `auto` is what the client speaks; in TLS, what the upstream would rather speak.
+fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, pool: &Pool) -> Version {
     match protocol {
         Protocol::Http2 => Version::HTTP_2,
         Protocol::Auto if client == Version::HTTP_2 && pool.speaks_http2() => Version::HTTP_2,
+        Protocol::Auto if pool.is_secure() && !only_http1 && pool.speaks_http2() => Version::HTTP_2,
         Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     }
 }
