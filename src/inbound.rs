@@ -227,13 +227,10 @@ mod tests {
     /// What an idle connection costs, besides its socket.
     #[test]
     fn the_task_of_a_connection_is_small() {
-        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C) -> R) -> usize {
+        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C, bool) -> R) -> usize {
             size_of::<R>()
         }
-        fn tcp<'a, A, B, R>(_: fn(&'a A, B) -> R) -> usize {
-            size_of::<R>()
-        }
-        let sizes = [size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
+        let sizes = [size(super::serve), size_of::<super::Conn>()];
         assert!(sizes.iter().all(|size| *size <= 1200), "{sizes:?}");
     }
 }

@@ -227,8 +227,13 @@ impl Exchange {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
             (Verdict::Answer, Action::Redirect(redirect)) => {
                 record.reason = Reason::Redirect;
-                let location =
-                    reply::Asked { host: &authority.host, port: authority.port, path: &path.text, uri: &parts.uri };
+                let location = reply::Asked {
+                    secure: record.conn.tls.get().is_some(),
+                    host: &authority.host,
+                    port: authority.port,
+                    path: &path.text,
+                    uri: &parts.uri,
+                };
                 let mut response = reply::redirect(redirect, &decision, &location);
                 decision.route.response_headers.apply(response.headers_mut());
                 return Ok(Decided::Answer(response));
@@ -267,7 +272,7 @@ impl Exchange {
         pool: &Pool,
     ) -> Result<Request<Upload>, Reason> {
         let record = &mut self.0.record;
-        forwarded::append(&mut parts, record.conn.peer.ip(), false);
+        forwarded::append(&mut parts, record.conn.peer.ip(), record.conn.tls.get().is_some());
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
             if let (Some(name), Ok(value)) =
@@ -289,7 +294,10 @@ impl Exchange {
             return Err(Reason::Unsupported);
         }
         let host = chosen.forward.rewrite_host.as_ref();
-        head::outgoing(&mut parts, Outgoing { version, host, fallback: &fallback, hop: &chosen.hop })?;
+        head::outgoing(
+            &mut parts,
+            Outgoing { version, host, fallback: &fallback, hop: &chosen.hop, secure: pool.is_secure() },
+        )?;
         chosen.route.request_headers.apply(&mut parts.headers);
         let upload = if body.is_end_stream() {
             Upload::empty()
