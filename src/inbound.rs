@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::http::HeaderValue;
 use tokio::net::TcpStream;
 
 use crate::drain::Phase;
@@ -16,6 +17,7 @@ use crate::net::socket;
 use crate::snapshot::Kind;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
+use crate::wire::xfcc;
 use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
@@ -26,6 +28,7 @@ pub struct Conn {
     pub socket: Arc<Socket>,
     /// Set before the first request; empty for plaintext.
     pub tls: OnceCell<Tls>,
+    xfcc: OnceCell<HeaderValue>,
     pub place: Place,
     pub activity: Rc<Activity>,
     /// When it was accepted; taken by its first request.
@@ -53,6 +56,8 @@ pub struct Tls {
     pub version: &'static str,
     /// The name that the client asked for (SNI).
     pub server_name: Option<Box<str>>,
+    /// Whom we have proven to be.
+    pub own: Option<SpiffeId>,
 }
 
 impl Conn {
@@ -64,6 +69,13 @@ impl Conn {
     /// Who the client has proven to be.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.peer_certificate()?.id.as_ref()
+    }
+
+    /// What the application is told of the client's certificate.
+    pub fn forwarded_certificate(&self) -> Option<HeaderValue> {
+        let tls = self.tls.get()?;
+        let peer = tls.peer.as_ref()?;
+        Some(self.xfcc.get_or_init(|| xfcc::element(peer, tls.own.as_ref())).clone())
     }
 
     /// The port that was connected to.
@@ -132,6 +144,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let conn = Rc::new(Conn {
         peer: accepted.peer,
         tls: OnceCell::new(),
+        xfcc: OnceCell::new(),
         place: worker.place(),
         activity: Activity::new(Instant::now()),
         accepted: Cell::new(Some(accepted.at)),
