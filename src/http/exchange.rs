@@ -39,7 +39,7 @@ use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
-use crate::wire::{forwarded, grpc, path};
+use crate::wire::{forwarded, grpc, path, xfcc};
 use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
@@ -273,6 +273,7 @@ impl Exchange {
     ) -> Result<Request<Upload>, Reason> {
         let record = &mut self.0.record;
         forwarded::append(&mut parts, record.conn.peer.ip(), record.conn.tls.get().is_some());
+        xfcc::apply(&mut parts.headers, record.conn.forwarded_certificate());
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
             if let (Some(name), Ok(value)) =

@@ -349,6 +349,7 @@ fn may_trail(name: &str) -> bool {
             | "tracestate"
     ) && !name.starts_with("content-")
         && !name.starts_with("x-forwarded-")
+        && !super::xfcc::is_it(name)
 }
 
 #[cfg(test)]

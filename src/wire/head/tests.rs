@@ -272,6 +272,7 @@ fn trailers_are_cleaned() {
         "authorization",
         "set-cookie",
         "x-forwarded-for",
+        "x_forwarded_client_cert",
     ];
     let mut trailers: HeaderMap = kept
         .iter()
