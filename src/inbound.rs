@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::http::HeaderValue;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -23,6 +24,7 @@ use crate::net::socket;
 use crate::snapshot::Kind;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
+use crate::wire::xfcc;
 use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
@@ -37,6 +39,7 @@ pub struct Conn {
     pub tls: OnceCell<Tls>,
     /// Where what was proven holds for a time only.
     lifetime: OnceCell<(Lifetime, Alarm)>,
+    xfcc: OnceCell<HeaderValue>,
     pub place: Place,
     pub activity: Rc<Activity>,
     /// When it was accepted; taken by its first request.
@@ -64,6 +67,8 @@ pub struct Tls {
     pub version: &'static str,
     /// The name that the client asked for (SNI).
     pub server_name: Option<Box<str>>,
+    /// Whom we have proven to be.
+    pub own: Option<SpiffeId>,
 }
 
 impl Conn {
@@ -75,6 +80,13 @@ impl Conn {
     /// Who the client has proven to be.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.peer_certificate()?.id.as_ref()
+    }
+
+    /// What the application is told of the client's certificate.
+    pub fn forwarded_certificate(&self) -> Option<HeaderValue> {
+        let tls = self.tls.get()?;
+        let peer = tls.peer.as_ref()?;
+        Some(self.xfcc.get_or_init(|| xfcc::element(peer, tls.own.as_ref())).clone())
     }
 
     /// The port that was connected to.
@@ -179,6 +191,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         peer: accepted.peer,
         tls: OnceCell::new(),
         lifetime: OnceCell::new(),
+        xfcc: OnceCell::new(),
         place: worker.place(),
         activity: Activity::new(Instant::now()),
         accepted: Cell::new(Some(accepted.at)),
@@ -227,13 +240,10 @@ mod tests {
     /// What an idle connection costs, besides its socket.
     #[test]
     fn the_task_of_a_connection_is_small() {
-        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C) -> R) -> usize {
+        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C, bool) -> R) -> usize {
             size_of::<R>()
         }
-        fn tcp<'a, A, B, R>(_: fn(&'a A, B) -> R) -> usize {
-            size_of::<R>()
-        }
-        let sizes = [size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
+        let sizes = [size(super::serve), size_of::<super::Conn>()];
         assert!(sizes.iter().all(|size| *size <= 1200), "{sizes:?}");
     }
 }

@@ -118,7 +118,10 @@ fn downgrade(request: Request<Upload>) -> Result<Request<Upload>, Reason> {
     let hop = Hop { te_trailers, ..Hop::default() };
     // The target of a request in HTTP/2 names its host; no other is needed.
     let fallback = HeaderValue::from_static("");
-    head::outgoing(&mut parts, Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop })?;
+    head::outgoing(
+        &mut parts,
+        Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop, secure: false },
+    )?;
     Ok(Request::from_parts(parts, body))
 }
 

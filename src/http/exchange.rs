@@ -39,7 +39,7 @@ use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
-use crate::wire::{forwarded, grpc, path};
+use crate::wire::{forwarded, grpc, path, xfcc};
 use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
@@ -227,8 +227,13 @@ impl Exchange {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
             (Verdict::Answer, Action::Redirect(redirect)) => {
                 record.reason = Reason::Redirect;
-                let location =
-                    reply::Asked { host: &authority.host, port: authority.port, path: &path.text, uri: &parts.uri };
+                let location = reply::Asked {
+                    secure: record.conn.tls.get().is_some(),
+                    host: &authority.host,
+                    port: authority.port,
+                    path: &path.text,
+                    uri: &parts.uri,
+                };
                 let mut response = reply::redirect(redirect, &decision, &location);
                 decision.route.response_headers.apply(response.headers_mut());
                 return Ok(Decided::Answer(response));
@@ -267,7 +272,8 @@ impl Exchange {
         pool: &Pool,
     ) -> Result<Request<Upload>, Reason> {
         let record = &mut self.0.record;
-        forwarded::append(&mut parts, record.conn.peer.ip(), false);
+        forwarded::append(&mut parts, record.conn.peer.ip(), record.conn.tls.get().is_some());
+        xfcc::apply(&mut parts.headers, record.conn.forwarded_certificate());
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
             if let (Some(name), Ok(value)) =
@@ -289,7 +295,10 @@ impl Exchange {
             return Err(Reason::Unsupported);
         }
         let host = chosen.forward.rewrite_host.as_ref();
-        head::outgoing(&mut parts, Outgoing { version, host, fallback: &fallback, hop: &chosen.hop })?;
+        head::outgoing(
+            &mut parts,
+            Outgoing { version, host, fallback: &fallback, hop: &chosen.hop, secure: pool.is_secure() },
+        )?;
         chosen.route.request_headers.apply(&mut parts.headers);
         let upload = if body.is_end_stream() {
             Upload::empty()

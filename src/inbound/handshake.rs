@@ -225,7 +225,8 @@ async fn terminate(
     }
     // Set once, here.
     let took = now.saturating_duration_since(began.into_std());
-    let _ = conn.tls.set(Tls { peer, took, resumed, version, server_name: hello.server_name });
+    let own = mesh.map(|mesh| mesh.id.clone());
+    let _ = conn.tls.set(Tls { peer, own, took, resumed, version, server_name: hello.server_name });
     conn.activity.moved.set(now);
     Ok(Begun::Secure(Stream::Tls(Box::new(stream.into())), spoken))
 }

@@ -18,6 +18,7 @@ pub mod peer;
 pub mod proxy_status;
 pub mod spiffe;
 pub mod trace;
+pub mod xfcc;
 
 use http::HeaderMap;
 use http::header::AsHeaderName;
