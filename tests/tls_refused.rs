@@ -44,7 +44,7 @@ impl Ground {
 
     /// Sends these bytes, and has them refused for this reason.
     fn refuses(&self, bytes: &[u8], reason: &str) {
-        let before = self.proxy.counted(reason);
+        let before = self.proxy.failed(reason);
         let mut conn = Conn::connect(self.proxy.addr());
         conn.try_write(bytes);
         let begin = Instant::now();
@@ -52,7 +52,7 @@ impl Ground {
         assert!(begin.elapsed() < IN_TIME, "{reason}: {:?} of {}", begin.elapsed(), show(bytes));
         // A ServerHello and an alert at most: nothing of an application.
         assert!(answer.is_empty() || matches!(answer[0], 21 | 22), "{}", show(&answer));
-        self.proxy.await_counted(reason, before + 1.0);
+        self.proxy.await_failed(reason, before + 1.0);
         self.serves();
     }
 }
@@ -77,15 +77,15 @@ fn clients_that_prove_nothing() {
     ];
     for (pair, reason) in &table {
         for alpn in [&["h2", "http/1.1", "outrigger"][..], &[]] {
-            let before = ground.proxy.counted(reason);
+            let before = ground.proxy.failed(reason);
             let said = Client::of(pair).alpn(alpn).refused(ground.proxy.addr());
             assert!(said.contains("alert"), "{reason}: told by an alert, and not by `{said}`");
-            ground.proxy.await_counted(reason, before + 1.0);
+            ground.proxy.await_failed(reason, before + 1.0);
             ground.serves();
         }
     }
     assert!(Client::anonymous().refused(ground.proxy.addr()).contains("CertificateRequired"));
-    ground.proxy.await_counted("no_certificate", 1.0);
+    ground.proxy.await_failed("no_certificate", 1.0);
     // A clock that is behind ours by less than the tolerance, and a certificate for clients alone.
     for pair in [pki.valid_in(30, "shop", "web"), pki.only_client("shop", "web")] {
         Client::of(&pair).served(ground.proxy.addr());
@@ -133,10 +133,10 @@ fn old_versions_and_strange_offers() {
         (&["-tls1_3", "-groups", "ffdhe2048"], "no_common_cipher"),
     ];
     for (n, (args, reason)) in table.into_iter().enumerate() {
-        let before = ground.proxy.counted(reason);
+        let before = ground.proxy.failed(reason);
         let out = s_client(ground.proxy.addr(), &[&base[..], args].concat(), GET);
         assert!(!out.contains("HTTP/1.1") && out.contains("alert"), "{n}: {out}");
-        ground.proxy.await_counted(reason, before + 1.0);
+        ground.proxy.await_failed(reason, before + 1.0);
         ground.serves();
     }
     // The one before them all, in its own form of a hello.
@@ -158,7 +158,7 @@ fn plaintext() {
         let answer = show(&send(ground.proxy.addr(), bytes));
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || n > 0, "{answer}");
         assert!(!answer.contains("200 OK"), "{answer}");
-        ground.proxy.await_counted("plaintext", (n + 1) as f64);
+        ground.proxy.await_failed("plaintext", (n + 1) as f64);
         ground.serves();
     }
 }
@@ -218,7 +218,7 @@ fn handshakes_that_stall() {
         ground.refuses(part, "timeout");
     }
     // A byte now and then is no progress.
-    let before = ground.proxy.counted("timeout");
+    let before = ground.proxy.failed("timeout");
     let mut conn = Conn::connect(ground.proxy.addr());
     let begin = Instant::now();
     let mut bytes = hello.iter();
@@ -226,17 +226,17 @@ fn handshakes_that_stall() {
         assert!(begin.elapsed() < IN_TIME, "it lives");
         conn.try_write([*bytes.next().expect("bytes enough for the whole time")]);
     }
-    ground.proxy.await_counted("timeout", before + 1.0);
+    ground.proxy.await_failed("timeout", before + 1.0);
     // Somebody who says nothing at all does not stay.
     let mut conn = Conn::connect(ground.proxy.addr());
     assert_eq!(show(&conn.read_to_end()), "");
     // One who leaves is not waited for.
     for part in [&hello[..5], &hello[..]] {
-        let before = ground.proxy.counted("closed");
+        let before = ground.proxy.failed("closed");
         let conn = Conn::connect(ground.proxy.addr());
         (&mut { conn.stream() }).write_all(part).expect("write");
         drop(conn);
-        ground.proxy.await_counted("closed", before + 1.0);
+        ground.proxy.await_failed("closed", before + 1.0);
     }
     ground.serves();
 }
@@ -261,11 +261,19 @@ fn intrusions() {
         ground.serves();
         assert_eq!(ground.proxy.metric("outrigger_worker_panics_total", &[]), 0.0, "{n}");
     }
-    // New keys at the client's wish are served; openssl says `K`.
-    let text = |path: &std::path::Path| path.display().to_string();
-    let (crt, key) = (text(&ground.mesh.web.certificate), text(&ground.mesh.web.key));
-    let out = s_client(ground.proxy.addr(), &["-cert", &crt, "-key", &key, "-tls1_3"], &format!("K\n{GET}"));
-    assert!(out.contains("KEYUPDATE"), "{out}");
+    // New keys at the client's wish are served, and many of them cost nothing.
+    let mut tls = Client::of(&ground.mesh.web).session(ground.proxy.addr());
+    let (before, _) = ground.proxy.memory();
+    tls.write_all(b"GET / HTTP/1.1\r\n").expect("write");
+    for _ in 0..1000 {
+        tls.conn.refresh_traffic_keys().expect("new keys");
+    }
+    tls.write_all(b"Host: app.test\r\n\r\n").expect("write");
+    let mut answer = [0; 12];
+    tls.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let (after, _) = ground.proxy.memory();
+    assert!(after < before + 4 * 1024, "from {before} to {after} KiB");
 }
 
 /// Half of them have said nothing yet, half have had their answer and do not go on.
@@ -300,7 +308,7 @@ fn a_flood_of_half_open_handshakes() {
     let each = (peak - before) * 1024 / MANY as u64;
     assert!(each < 40 * 1024, "{each} bytes for each half-open handshake");
     assert!(slowest < Duration::from_secs(2), "the others waited for {slowest:?}");
-    until("they are gone", SOON, || proxy.counted("timeout") >= MANY as f64);
+    until("they are gone", SOON, || proxy.failed("timeout") >= MANY as f64);
     assert!(begin.elapsed() < SOON * 2, "{:?}", begin.elapsed());
     until("nothing is left of them", SOON, || proxy.metric("outrigger_worker_connections_active", &[]) < 10.0);
     client.served(proxy.addr());

@@ -42,7 +42,7 @@ fn fails_closed(proxy: &Proxy, reason: &str) {
     assert!((502..=503).contains(&reply.status()), "{reply:?}");
     let status = reply.head.get("proxy-status").unwrap_or_else(|| panic!("no reason: {reply:?}"));
     assert!(status.contains("error=tls_") && status.contains("details="), "{status}");
-    proxy.await_counted(reason, 1.0);
+    proxy.await_failed(reason, 1.0);
     let answer = h2peer::call(proxy.addr(), h2peer::request("GET", "/", &[]), b"", None).expect("an answer");
     assert!((502..=503).contains(&answer.head.status.as_u16()), "{answer:?}");
 }
@@ -178,7 +178,7 @@ fn mutual_fails_closed() {
     let near = mesh.outbound(front.addr());
     let reply = get(near.addr(), "/");
     assert!((502..=503).contains(&reply.status()), "{reply:?}");
-    near.await_counted("refused_by_peer", 1.0);
+    near.await_failed("refused_by_peer", 1.0);
     assert_eq!(origin.seen().len(), 1, "but for the one that was right nobody heard of a request");
 }
 
@@ -204,7 +204,7 @@ fn no_tls_no_request() {
     let near = mesh.outbound_as(silent.addr(), setup);
     let reply = get(near.addr(), "/");
     assert!((502..=504).contains(&reply.status()), "{reply:?}");
-    near.await_counted("timeout", 1.0);
+    near.await_failed("timeout", 1.0);
     // Nobody there, and one that leaves: what they are without TLS.
     assert_eq!(get(mesh.outbound(free_addr()).addr(), "/").status(), 503);
     let leaves = Origin::raw(|mut conn, _| drop(conn.read_some()));
@@ -221,7 +221,7 @@ fn no_tls_no_request() {
     let mut conn = Conn::connect(near.addr());
     conn.try_write("hello");
     assert_eq!(show(&conn.read_to_end()), "");
-    near.await_counted("wrong_identity", 1.0);
+    near.await_failed("wrong_identity", 1.0);
     assert_eq!(origin.seen().len(), 0);
 }
 

@@ -348,6 +348,21 @@ impl Proxy {
         });
     }
 
+    /// Handshakes that failed for this cause, with clients or with services.
+    pub fn failed(&self, cause: &str) -> f64 {
+        let label = [("cause", cause)];
+        ["", "_upstream"]
+            .map(|side| self.metric(&format!("outrigger_worker{side}_handshake_failures_total"), &label))
+            .iter()
+            .sum()
+    }
+
+    pub fn await_failed(&self, cause: &str, least: f64) {
+        super::until(&format!("{least} handshakes failed for {cause}\n{}", self.stderr_text()), SOON, || {
+            self.failed(cause) >= least
+        });
+    }
+
     /// What every hostile test ends with: an innocent request is served.
     pub fn assert_serves(&self) {
         let reply = conn::get(self.addr(), "/innocent");
