@@ -13,6 +13,7 @@ use crate::net::accept::{Accepted, Socket};
 use crate::net::clock;
 use crate::net::io::Activity;
 use crate::net::socket;
+use crate::policy::caller::Caller;
 use crate::snapshot::Kind;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
@@ -64,6 +65,11 @@ impl Conn {
     /// Who the client has proven to be.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.peer_certificate()?.id.as_ref()
+    }
+
+    /// What rules may look at.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller::new(self.peer.ip(), self.identity(), self.port())
     }
 
     /// The port that was connected to.

@@ -1,6 +1,7 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::time::{Instant, SystemTime};
 
@@ -40,6 +41,8 @@ pub async fn run(conn: &Rc<Conn>, client: TcpStream) -> Reason {
 
 #[derive(Default)]
 struct Facts {
+    /// The entry of `authorization` that denied it.
+    denied: Option<Arc<str>>,
     side: Option<usize>,
     endpoint: Option<std::net::SocketAddr>,
     count: Relayed,
@@ -108,6 +111,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         status: 0,
         grpc_status: None,
         reason,
+        authorization: facts.denied.as_deref().unwrap_or_default(),
         producer: reason.producer(),
         peer_reason: "",
         duration,

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, PathMatch, RuleMode, Text};
+use crate::wire::spiffe::{IdPattern, SpiffeId};
 
 /// This workload's own certificate; rotated by replacing the files.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -187,6 +188,17 @@ pub struct Operation {
     pub hosts: Vec<String>,
     #[schemars(extend("propertyNames" = { "format": "headerName" }))]
     pub headers: IndexMap<String, Text>,
+}
+
+impl IdentityMatch {
+    /// `None` for what is not sound.
+    pub fn pattern(&self) -> Option<IdPattern> {
+        match self {
+            Self::Pattern(text) => IdPattern::parse(text).ok(),
+            Self::Matcher(IdentityMatcher::Exact(text)) => SpiffeId::parse(text).ok().map(IdPattern::Exact),
+            Self::Matcher(IdentityMatcher::Prefix(prefix)) => Some(IdPattern::Prefix(prefix.as_str().into())),
+        }
+    }
 }
 
 impl ListenerTls {
