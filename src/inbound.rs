@@ -1,5 +1,7 @@
 //! A connection from its acceptance to its end: what it is, and who serves it.
 
+pub mod grant;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use crate::decide;
 use crate::error::Reason;
 use crate::inbound::Conn;
+use crate::inbound::grant::Grant;
 use crate::net::dial;
 use crate::net::relay::{self, End, Relayed};
 use crate::policy::split;
@@ -55,6 +56,11 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
     let decided = decide::decide_tcp(snapshot, listener, || split::draw(&mut *conn.worker.rng.borrow_mut()));
     let Some((route, side, target)) = decided else { return Reason::NoRoute };
     facts.side = Some(route.first_side + side);
+    let mut grant = Grant::of_connection(conn, &route.name);
+    facts.denied = grant.denied();
+    if facts.denied.is_some() {
+        return Reason::Denied;
+    }
     let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))
     else {
         return Reason::NoEndpoint;
@@ -68,9 +74,11 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
         Err(reason) => return reason,
     };
     let mut upstream = upstream;
+    let mut denied = None;
     let stop = |cx: &mut Context<'_>| {
         conn.place.attention.register(cx.waker());
-        conn.is_forced()
+        denied = grant.denied();
+        denied.is_some() || conn.is_forced()
     };
     let early = (Bytes::new(), Bytes::new());
     let counters = &conn.worker.counters;
@@ -84,6 +92,10 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
     match end {
         End::Closed | End::Reset => Reason::None,
         End::Idle => Reason::IdleTimeout,
+        End::Stopped if denied.is_some() => {
+            facts.denied = denied;
+            Reason::Denied
+        }
         End::Stopped => Reason::Drained,
     }
 }

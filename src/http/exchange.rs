@@ -30,7 +30,7 @@ use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
-use crate::inbound::Conn;
+use crate::inbound::{Conn, grant};
 use crate::net::clock;
 use crate::net::io::Activity;
 use crate::policy::split;
@@ -224,6 +224,7 @@ impl Exchange {
         let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng));
         let decision = decision.map_err(|refusal| record.refused(refusal))?;
         record.decided(&decision);
+        record.head = parts.headers.contains_key(UPGRADE).then(|| grant::Head::new(&facts));
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),

@@ -14,6 +14,7 @@ use crate::body::Progress;
 use crate::decide::{Decision, Drawn, Refusal, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
+use crate::inbound::grant::{self, Grant};
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
@@ -49,6 +50,8 @@ pub struct Record {
     pub denied: Option<Arc<str>>,
     /// Numbers of those in shadow mode that would have.
     would_deny: Vec<usize>,
+    /// Of a request that may become a tunnel, which outlives the configuration.
+    pub head: Option<Box<grant::Head>>,
     /// Who made the head of the answer.
     pub producer: Producer,
     /// Why, in the words of the proxy that says it did.
@@ -123,6 +126,7 @@ impl Record {
             reason: Reason::ClientReset,
             denied: None,
             would_deny: Vec::new(),
+            head: None,
             producer: Producer::Proxy,
             peer_reason: None,
             received: None,
@@ -175,6 +179,14 @@ impl Record {
         refusal.reason
     }
 
+    /// What the tunnel that this became was allowed; none where there is none.
+    pub fn grant(&mut self) -> Option<Grant> {
+        let head = self.head.take()?;
+        let snapshot = &self.view.snapshot;
+        let route = &snapshot.side(self.side)?.route;
+        Some(Grant::of_request(&self.conn, head, (route, self.request_id.as_ref()), snapshot, &self.would_deny))
+    }
+
     /// Name of an entry of `authorization`.
     fn entry(&self, number: Option<usize>) -> Option<Arc<str>> {
         self.view.snapshot.authorization.get(number?).map(|entry| entry.name.clone())
@@ -223,12 +235,12 @@ impl Record {
         })
     }
 
-    /// What the access log calls an error: 5xx, a gRPC status other than 0, or an answer cut short.
+    /// What the access log calls an error: 5xx, a gRPC status other than 0, denied, or an answer cut short.
     fn failed(&self) -> bool {
-        use Reason::{ClientReset, Drained, IdleTimeout, RequestTimeout, UpstreamReset};
+        use Reason::{ClientReset, Denied, Drained, IdleTimeout, RequestTimeout, UpstreamReset};
         self.status >= 500
             || self.grpc_status.is_some_and(|code| code != 0)
-            || matches!(self.reason, ClientReset | Drained | IdleTimeout | RequestTimeout | UpstreamReset)
+            || matches!(self.reason, ClientReset | Denied | Drained | IdleTimeout | RequestTimeout | UpstreamReset)
     }
 
     fn host(&self) -> &[u8] {
