@@ -1,5 +1,6 @@
 //! A connection from its acceptance to its end: what it is, and who serves it.
 
+pub mod grant;
 pub mod handshake;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -21,6 +22,7 @@ use crate::net::clock;
 use crate::net::io::Activity;
 use crate::net::lifetime::Lifetime;
 use crate::net::socket;
+use crate::policy::caller::Caller;
 use crate::snapshot::Kind;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
@@ -87,6 +89,11 @@ impl Conn {
         let tls = self.tls.get()?;
         let peer = tls.peer.as_ref()?;
         Some(self.xfcc.get_or_init(|| xfcc::element(peer, tls.own.as_ref())).clone())
+    }
+
+    /// What rules may look at.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller::new(self.peer.ip(), self.identity(), self.port())
     }
 
     /// The port that was connected to.
