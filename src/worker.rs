@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::admin::health::Health;
 use crate::blast::Reservoir;
 use crate::drain::{Drain, Phase};
+use crate::identity::Material;
 use crate::net::accept::{self, Accepted, Socket};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// Of the snapshot: read once a request, to see whether the view is still good.
     pub generation: AtomicU64,
+    /// Certificates and trust anchors. A handshake takes what is there now.
+    pub material: ArcSwap<Material>,
     pub drain: Drain,
     pub metrics: Arc<Metrics>,
     pub access: Arc<AccessLog>,
@@ -66,6 +69,7 @@ impl Shared {
         Self {
             snapshot,
             generation,
+            material: ArcSwap::default(),
             drain: Drain::default(),
             metrics,
             access,

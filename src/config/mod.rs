@@ -33,6 +33,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 pub use problem::{Place, Problem, Report, RuleId, Severity};
+pub use reach::is_tcp as is_tcp_listener;
 pub use secrets::{REDACTED, is_secret, is_secret_attribute};
 pub use storable::Storable;
 pub use substitute::Env;
