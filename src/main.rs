@@ -44,7 +44,7 @@ enum Command {
     Config(cli::config::Config),
     /// Tell what another configuration would change, over the recent traffic of a running proxy
     Diff(cli::diff::Diff),
-    /// Make certificates for development
+    /// Make certificates for development; tell what is in certificates
     Certs(cli::certs::Certs),
     /// Run the proxy with an embedded service in two versions, to try things out
     Demo(Demo),

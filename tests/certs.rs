@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::pki::{Pair, Pki};
-use common::{TempDir, run, tool};
+use common::pki::{Leaf, Pair, Pki};
+use common::{TempDir, free_addr, run, tool};
 
 struct Said {
     code: Option<i32>,
@@ -199,6 +199,100 @@ fn dev_refuses_what_is_not_its_own() {
         assert_eq!(said.code, Some(2), "{domain} {more:?}: {}", said.err);
     }
     assert!(!none.exists());
+}
+
+/// Runs `certs show` on one file; its exit code, and its problems as JSON has them.
+fn shown(file: &Path, more: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let file = file.to_str().expect("a path in UTF-8");
+    let said = certs(&[&["show", file, "--format", "json"], more].concat());
+    let value: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{e}: {}", said.err));
+    (said.code, value["files"][0].clone())
+}
+
+#[test]
+fn show_tells_what_a_good_certificate_says() {
+    let pki = Pki::new("test.local");
+    let bundle = pki.bundle();
+    for (pair, algorithm, certificates) in [
+        (pki.workload("shop", "web"), "ECDSA P-256", 1),
+        (pki.ed25519("shop", "web"), "Ed25519", 1),
+        (pki.rsa("shop", "web"), "RSA 2048", 1),
+        (pki.by_intermediate("shop", "web"), "ECDSA P-256", 2),
+    ] {
+        let [key, bundle] = [&pair.key, &bundle].map(|path| path.to_str().expect("a path"));
+        let (code, file) = shown(&pair.certificate, &["--key", key, "--bundle", bundle]);
+        assert_eq!((code, &file["problems"]), (Some(0), &serde_json::json!([])), "{file:#}");
+        let all = file["certificates"].as_array().expect("certificates");
+        assert_eq!(all.len(), certificates);
+        assert_eq!(all[0]["uris"], serde_json::json!(["spiffe://test.local/ns/shop/sa/web"]));
+        assert_eq!(all[0]["keyAlgorithm"], algorithm);
+        assert_eq!(all[0]["purposes"], serde_json::json!(["serverAuth", "clientAuth"]));
+        assert!((95..100).contains(&all[0]["leftPercent"].as_u64().expect("a percentage")), "{file:#}");
+    }
+    let said = certs(&[
+        "show",
+        bundle.to_str().expect("a path"),
+        pki.workload("shop", "web").certificate.to_str().expect("a path"),
+    ]);
+    assert_eq!(said.code, Some(0), "{}", said.out);
+    assert!(said.out.contains("  subject   CN=test root of test.local\n"), "{}", said.out);
+    assert!(said.out.contains("  identity  spiffe://test.local/ns/shop/sa/web\n"), "{}", said.out);
+    assert!(said.out.contains("  left      23h5") && said.out.contains("(95 % of its life)\n"), "{}", said.out);
+    let server = pki.server(&["shop.example", "*.shop.example"]);
+    assert_eq!(shown(&server.certificate, &["--server"]).0, Some(0));
+}
+
+#[test]
+fn show_tells_what_is_wrong() {
+    let (pki, other) = (Pki::new("test.local"), Pki::new("test.local"));
+    let bundle = pki.bundle();
+    let against_bundle = ["--bundle", bundle.to_str().expect("a path")];
+    let good = pki.workload("shop", "web");
+    let wrong_key = other.workload("shop", "web").key;
+    let joined = pki.dir().join("joined.pem");
+    std::fs::write(&joined, text(&good.certificate) + &text(&wrong_key)).expect("write a file");
+    let der = pki.dir().join("certificate.der");
+    let (from, to) = (good.certificate.to_str().expect("a path"), der.to_str().expect("a path"));
+    run("openssl", &["x509", "-in", from, "-outform", "der", "-out", to]);
+    let used = |days: i64| pki.issue("used", &Leaf { life: -days * 86_400..86_400, ..pki.leaf("shop", "web") });
+    let none: &[&str] = &[];
+    for (file, more, wanted) in [
+        (&pki.expired("shop", "web").certificate, none, "the certificate has expired at 2"),
+        (&pki.valid_in(3600, "shop", "web").certificate, none, "our clock says 2"),
+        (&used(4).certificate, none, "less than 25 % of its life is left"),
+        (&used(30).certificate, none, "less than 10 % of its life is left"),
+        (&pki.no_uri().certificate, none, "it has no SPIFFE id"),
+        (&pki.foreign_uri().certificate, none, "is not a SPIFFE id: it does not begin with"),
+        (&pki.two_uris("shop", "web").certificate, none, "it has 2 URI SANs"),
+        (&pki.only_server("shop", "web").certificate, none, "it does not say that it is for `clientAuth`"),
+        (&pki.only_client("shop", "web").certificate, none, "it does not say that it is for `serverAuth`"),
+        (&good.certificate, &["--key", wrong_key.to_str().expect("a path")], "it is not the key of the certificate"),
+        (&joined, none, "it is not the key of the certificate"),
+        (&good.certificate, &["--key", from], "there is no private key in it"),
+        (&pki.unknown_authority("shop", "web").certificate, &against_bundle, "has not signed it"),
+        (&pki.self_signed("shop", "web").certificate, &against_bundle, "no trust anchor has issued"),
+        (&pki.broken_chain("shop", "web").certificate, &against_bundle, "no trust anchor has issued"),
+        (&good.certificate, &["--bundle", "/nowhere"], "bundle `/nowhere`: it cannot be read"),
+        (&good.certificate, &["--server"], "it has no DNS name and no address"),
+        (&good.key, none, "there is nothing in it that begins with `BEGIN CERTIFICATE`"),
+        (&der, none, "it is DER, not PEM"),
+        (&pki.dir().to_owned(), none, "it is not a regular file"),
+    ] {
+        let (code, report) = shown(file, more);
+        let problems = report["problems"].as_array().expect("problems");
+        assert_eq!((code, problems.len()), (Some(1), 1), "{}: {report:#}", file.display());
+        assert!(problems[0].as_str().expect("text").contains(wanted), "{wanted}: {report:#}");
+    }
+    let (code, report) = shown(&pki.no_purpose("shop", "web").certificate, &[]);
+    assert_eq!((code, report["problems"].as_array().map(Vec::len)), (Some(1), Some(2)), "{report:#}");
+
+    let said = certs(&["show", from, good.key.to_str().expect("a path")]);
+    assert_eq!(said.code, Some(1), "one of them is enough");
+    assert!(said.out.contains("  problem   there is nothing in it"), "{}", said.out);
+    assert_eq!(certs(&["show"]).code, Some(2));
+    let nobody = free_addr().to_string();
+    assert_eq!(certs(&["show", "--admin", &nobody]).code, Some(3));
+    assert_eq!(certs(&["show", from, "--admin"]).code, Some(2));
 }
 
 /// All files below.

@@ -7,6 +7,7 @@ pub mod dev;
 pub mod facts;
 mod failure;
 mod files;
+pub mod inspect;
 mod load;
 mod part;
 mod tls;
