@@ -1,8 +1,8 @@
 //! What happens to a request, from its head and the snapshot alone: pure, so that the data path, `explain` and the
 //! tests cannot disagree. Randomness is an argument.
 
-use http::header::CONTENT_LENGTH;
-use http::{Version, request};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderValue, Version, request};
 
 use crate::error::Reason;
 use crate::policy::guard::{Bound, Judgement};
@@ -132,6 +132,28 @@ pub fn decide_tcp<'s>(
     let Action::Forward(forward) = &route.action else { return None };
     let (side, _) = chance(forward, draw);
     Some((route, side, *forward.targets.get(side)?))
+}
+
+/// Decides about TLS that an HTTP listener passes through: it goes where a request for `/` of that host would.
+pub fn decide_passthrough<'s>(
+    snapshot: &'s Snapshot,
+    listener: &'s Listener,
+    server_name: Option<&str>,
+    draw: impl FnOnce() -> u32,
+) -> Option<(&'s Route, usize, Target)> {
+    let mut request = http::Request::new(());
+    match server_name {
+        Some(name) => drop(request.headers_mut().insert(HOST, HeaderValue::from_str(name).ok()?)),
+        // The version that needs no host.
+        None => *request.version_mut() = Version::HTTP_10,
+    }
+    let (parts, ()) = request.into_parts();
+    let understood = understand(listener, &parts).ok()?;
+    let decision = decide(snapshot, listener, &understood.facts(snapshot, &parts), draw).ok()?;
+    match decision.verdict {
+        Verdict::Forward { target, side, .. } => Some((decision.route, side, target)),
+        Verdict::Answer | Verdict::Refuse(_) => None,
+    }
 }
 
 fn to_side<'s>(route: &Route, forward: &'s Forward, facts: &Facts<'_>, draw: impl FnOnce() -> u32) -> Verdict<'s> {

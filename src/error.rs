@@ -59,6 +59,16 @@ pub enum Reason {
     /// An upgrade that the upstream answered with another protocol.
     UpgradeMismatch,
     Unsupported,
+    /// The handshake of TLS with the upstream failed.
+    UpstreamTls,
+    /// The upstream has not proven to be who it is expected to be.
+    UpstreamIdentity,
+    /// Our own certificate, or the trust anchors, could not be loaded yet.
+    NoIdentity,
+    /// The handshake of TLS with the client failed.
+    Handshake,
+    /// The connection has come to the end of what its certificates, or `maxAge`, allow.
+    Expired,
     /// Stopped by force at the end of the drain time.
     Drained,
     /// A fault of ours, caught.
@@ -66,7 +76,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
@@ -86,6 +96,11 @@ impl Reason {
         Self::ClientReset,
         Self::UpgradeMismatch,
         Self::Unsupported,
+        Self::UpstreamTls,
+        Self::UpstreamIdentity,
+        Self::NoIdentity,
+        Self::Handshake,
+        Self::Expired,
         Self::Drained,
         Self::Panic,
     ];
@@ -112,6 +127,11 @@ impl Reason {
             Self::ClientReset => "client_reset",
             Self::UpgradeMismatch => "upgrade_mismatch",
             Self::Unsupported => "unsupported",
+            Self::UpstreamTls => "upstream_tls",
+            Self::UpstreamIdentity => "upstream_identity",
+            Self::NoIdentity => "no_identity",
+            Self::Handshake => "handshake",
+            Self::Expired => "expired",
             Self::Drained => "drained",
             Self::Panic => "panic",
         }
@@ -123,12 +143,21 @@ impl Reason {
             Self::None | Self::DirectResponse => StatusCode::OK,
             Self::Redirect => StatusCode::FOUND,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::Handshake => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoEndpoint | Self::Overflow | Self::ConnectFailed | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamReset | Self::UpstreamProtocol | Self::UpgradeMismatch => StatusCode::BAD_GATEWAY,
+            Self::NoEndpoint
+            | Self::Overflow
+            | Self::ConnectFailed
+            | Self::NoIdentity
+            | Self::Expired
+            | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::UpgradeMismatch
+            | Self::UpstreamTls
+            | Self::UpstreamIdentity => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
             // Never sent: the client is gone. The log and the metric name it as nginx does.
             Self::ClientReset => match StatusCode::from_u16(499) {
@@ -145,7 +174,7 @@ impl Reason {
         match self {
             Self::None | Self::DirectResponse | Self::Redirect => 2,
             Self::ClientReset => 1,
-            Self::BadRequest | Self::Panic => 13,
+            Self::BadRequest | Self::Handshake | Self::Panic => 13,
             Self::HeadTooLarge | Self::BodyTooLarge => 8,
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout => 4,
@@ -157,6 +186,10 @@ impl Reason {
             | Self::UpstreamProtocol
             | Self::IdleTimeout
             | Self::UpgradeMismatch
+            | Self::UpstreamTls
+            | Self::UpstreamIdentity
+            | Self::NoIdentity
+            | Self::Expired
             | Self::Drained => 14,
         }
     }
@@ -183,6 +216,11 @@ impl Reason {
             Self::ClientReset => "the client left before its answer was whole",
             Self::UpgradeMismatch => "the service switched to a protocol that was not asked for",
             Self::Unsupported => "this kind of request is not supported",
+            Self::UpstreamTls => "no TLS connection to the service could be made",
+            Self::UpstreamIdentity => "the service has not proven to be who it is expected to be",
+            Self::NoIdentity => "the proxy has no certificate or no trust anchors yet",
+            Self::Handshake => "the TLS handshake failed",
+            Self::Expired => "the connection has come to the end of its certificates or its allowed age",
             Self::Drained => "the proxy is stopping",
             Self::Panic => "a fault in the proxy, which it has survived",
         }
@@ -214,6 +252,17 @@ impl Reason {
             Self::ClientReset => "compare `duration_ms` of the access log with the timeout of the client",
             Self::UpgradeMismatch => "compare `Upgrade` of the request with that of the service's answer",
             Self::Unsupported => "avoid CONNECT, codings other than chunked, and upgrades to an `http2` service",
+            Self::UpstreamTls => {
+                "`outrigger_worker_upstream_handshake_failures_total` says why; check that the port of the `endpoint` speaks TLS"
+            }
+            Self::UpstreamIdentity => {
+                "compare `tls.identities` or `tls.serverName` of the service with its certificate (`outrigger certs show`)"
+            }
+            Self::NoIdentity => "`/certs` and the component `identity` of `/healthz` show which file is missing or bad",
+            Self::Handshake => {
+                "`outrigger_worker_handshake_failures_total` says why; the log tells more at level `debug`"
+            }
+            Self::Expired => "let clients end their streams when they are asked to, or raise `maxAge` of `identity`",
             Self::Drained => "raise `drainTimeout`, or let clients end their streams when they are asked to",
             Self::Panic => "please report it, with the lines of the log around it",
         }
@@ -241,6 +290,11 @@ impl Reason {
             | Self::ClientReset
             | Self::UpgradeMismatch
             | Self::Unsupported
+            | Self::UpstreamTls
+            | Self::UpstreamIdentity
+            | Self::NoIdentity
+            | Self::Handshake
+            | Self::Expired
             | Self::Drained
             | Self::Panic => Producer::Proxy,
         }
@@ -263,7 +317,12 @@ impl Reason {
                 "http_request_error"
             }
             Self::DirectResponse | Self::Redirect => "proxy_internal_response",
-            Self::None | Self::ClientReset | Self::Drained | Self::Panic => "proxy_internal_error",
+            Self::UpstreamTls => "tls_protocol_error",
+            Self::UpstreamIdentity => "tls_certificate_error",
+            Self::NoIdentity => "proxy_configuration_error",
+            Self::None | Self::ClientReset | Self::Handshake | Self::Expired | Self::Drained | Self::Panic => {
+                "proxy_internal_error"
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::admin::health::Health;
 use crate::blast::Reservoir;
 use crate::drain::{Drain, Phase};
 use crate::identity::Material;
+use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
@@ -157,6 +158,8 @@ pub struct Worker {
     pub recent: RefCell<Ring>,
     /// What requests there are, for the question what another configuration would change.
     pub reservoir: RefCell<Reservoir>,
+    /// Handshakes that are not done.
+    pub handshakes: RefCell<Open>,
     /// What rules in shadow mode would have refused.
     pub shadow: RefCell<Examples>,
     view: RefCell<Rc<View>>,
@@ -212,6 +215,12 @@ impl Attention {
             None => *known = Some(waker.clone()),
         }
     }
+
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// A connection's place among those that its worker serves.
@@ -243,6 +252,7 @@ impl Worker {
             counters: shared.metrics.worker(index),
             recent: RefCell::new(Ring::new(usize::try_from(recent).unwrap_or(usize::MAX))),
             reservoir: RefCell::new(Reservoir::new(RESERVOIR, rng.random(), Instant::now())),
+            handshakes: RefCell::default(),
             shadow: RefCell::default(),
             rng: RefCell::new(rng),
             view,
@@ -341,9 +351,7 @@ impl Worker {
         let view = self.view();
         self.seen.set((self.shared.drain.phase(), view.snapshot.generation));
         for attention in self.connections.borrow().values().filter_map(Weak::upgrade) {
-            if let Some(waker) = &*attention.waker.borrow() {
-                waker.wake_by_ref();
-            }
+            attention.wake();
         }
     }
 

@@ -198,10 +198,10 @@ impl Record {
 
     /// What the access log calls an error: 5xx, a gRPC status other than 0, or an answer cut short.
     fn failed(&self) -> bool {
-        use Reason::{ClientReset, Drained, IdleTimeout, RequestTimeout, UpstreamReset};
+        use Reason::{ClientReset, Drained, Expired, IdleTimeout, RequestTimeout, UpstreamReset};
         self.status >= 500
             || self.grpc_status.is_some_and(|code| code != 0)
-            || matches!(self.reason, ClientReset | Drained | IdleTimeout | RequestTimeout | UpstreamReset)
+            || matches!(self.reason, ClientReset | Drained | Expired | IdleTimeout | RequestTimeout | UpstreamReset)
     }
 
     fn host(&self) -> &[u8] {
@@ -400,11 +400,13 @@ impl Drop for Record {
         if std::thread::panicking() {
             self.reason = Reason::Panic;
             self.status = Reason::Panic.status().as_u16();
-        } else if self.reason == Reason::ClientReset && self.conn.is_forced() {
+        } else if self.reason == Reason::ClientReset
+            && let Some(forced) = self.conn.forced()
+        {
             // It was us who left.
-            self.reason = Reason::Drained;
+            self.reason = forced;
             if self.status == Reason::ClientReset.status().as_u16() {
-                self.status = Reason::Drained.status().as_u16();
+                self.status = forced.status().as_u16();
             }
         }
         self.count(now);

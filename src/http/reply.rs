@@ -151,6 +151,8 @@ pub fn raw(reason: Reason) -> Vec<u8> {
 
 /// What a redirect starts from.
 pub struct Asked<'a> {
+    /// In TLS with us.
+    pub secure: bool,
     pub host: &'a str,
     pub port: Option<u16>,
     pub path: &'a str,
@@ -159,7 +161,8 @@ pub struct Asked<'a> {
 
 /// Where the client is sent instead. What the route leaves out stays as the client asked for it.
 pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>) -> Response<Bytes> {
-    let scheme = redirect.scheme.or(asked.uri.scheme_str()).unwrap_or("http");
+    let own = if asked.secure { "https" } else { "http" };
+    let scheme = redirect.scheme.or(asked.uri.scheme_str()).unwrap_or(own);
     let default = if scheme == "https" { 443 } else { 80 };
     let host = redirect.host.as_deref().unwrap_or(asked.host);
     // The port that was asked for does not fit another scheme or host.

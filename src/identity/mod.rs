@@ -55,6 +55,8 @@ pub struct Mesh {
     pub max_age: Option<Duration>,
     /// For listeners that are `strict` or `permissive`.
     pub server: Arc<ServerConfig>,
+    /// The same for TCP.
+    pub server_tcp: Arc<ServerConfig>,
     trust: Arc<Trust>,
     clients: Arc<SpiffeVerifier>,
     /// What connectors begin with.

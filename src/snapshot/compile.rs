@@ -10,7 +10,7 @@ use super::matcher::{Attribute, Condition, Conditions, Key, Text};
 use super::route::{PathRule, RouteTable, Rule};
 use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
-    Target, Upstream,
+    Target, Transport, Upstream,
 };
 use crate::blast::Looked;
 use crate::config::{Config, is_secret_attribute, schema};
@@ -132,7 +132,28 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
+        transport: compile_transport(name, service),
         upstream,
+    }
+}
+
+fn compile_transport(name: &str, service: &schema::Service) -> Transport {
+    use schema::ServiceTlsMode::{Mutual, Off, Simple};
+    let Some(tls) = &service.tls else { return Transport::Plain };
+    let server_name = tls.server_name.as_deref().map(Arc::from);
+    match tls.mode {
+        Off => Transport::Plain,
+        Mutual => {
+            let expected = tls.identities.iter().filter_map(schema::IdentityMatch::pattern).collect();
+            Transport::Mutual { expected, server_name }
+        }
+        Simple => {
+            let found = match &service.endpoints {
+                schema::Endpoints::Dns(dns) => Some(Arc::from(dns.name.as_str())),
+                schema::Endpoints::Static(_) | schema::Endpoints::File(_) => None,
+            };
+            Transport::Simple { service: name.into(), server_name: server_name.or(found) }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
+use crate::wire::spiffe::{IdPattern, SpiffeId};
 use crate::wire::trace::Formats;
 
 pub use compile::{compile, implied_rules, rules};
@@ -47,7 +48,25 @@ pub struct Service {
     pub connections: schema::Connections,
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
+    pub transport: Transport,
     pub upstream: Arc<Upstream>,
+}
+
+/// How the endpoints of a service are connected to, and what they have to prove. Connections of different ones are
+/// never mixed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    Plain,
+    /// Any of these identities; the name is only asked for (SNI).
+    Mutual {
+        expected: Arc<[IdPattern]>,
+        server_name: Option<Arc<str>>,
+    },
+    /// The name, or without one the endpoint's IP address, under the trust anchors of the service.
+    Simple {
+        service: Arc<str>,
+        server_name: Option<Arc<str>>,
+    },
 }
 
 #[derive(Debug)]
@@ -180,6 +199,18 @@ impl Snapshot {
             route: side.route,
             service: side.service,
             subset: side.subset,
+        }
+    }
+}
+
+impl Transport {
+    /// For an endpoint, which may have an identity of its own.
+    pub fn of(&self, own: Option<&SpiffeId>) -> Self {
+        match (self, own) {
+            (Self::Mutual { server_name, .. }, Some(own)) => {
+                Self::Mutual { expected: [IdPattern::Exact(own.clone())].into(), server_name: server_name.clone() }
+            }
+            (all, _) => all.clone(),
         }
     }
 }

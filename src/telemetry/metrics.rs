@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
-pub use super::counter::{Counter, Gauge, PerReason, Shared};
+pub use super::counter::{Counter, Gauge, PerFailure, PerReason, Shared};
 use super::expose;
 use super::histogram::{DURATION, SIZE};
 use crate::policy::guard::Guard;
@@ -68,6 +68,10 @@ pub struct WorkerCounters {
     pub accept_errors_exhausted: Counter,
     /// The connection was gone before it was taken, and what else may fail.
     pub accept_errors_other: Counter,
+    /// TLS with clients.
+    pub handshakes: Counter,
+    pub handshakes_resumed: Counter,
+    pub handshake_failures: PerFailure,
     /// Bad requests that never reached a route.
     pub requests_malformed: PerReason,
     pub panics: Counter,
@@ -80,6 +84,10 @@ pub struct WorkerCounters {
     pub tcp_bytes_sent: Counter,
     pub upstream_connects: Counter,
     pub upstream_connect_failures: PerReason,
+    /// TLS with upstreams.
+    pub upstream_handshakes: Counter,
+    pub upstream_handshakes_resumed: Counter,
+    pub upstream_handshake_failures: PerFailure,
     pub upstream_connections_active: Gauge,
     /// Connections in the pool with nothing to do.
     pub upstream_connections_idle: Gauge,

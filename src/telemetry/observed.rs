@@ -71,7 +71,9 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         Reason::NoRoute | Reason::BodyTooLarge => Outcome::Refused,
         // Without a route, these are the client's doing; with one, the route may have caused them.
         Reason::BadRequest | Reason::Unsupported if routed => Outcome::Refused,
-        Reason::BadRequest | Reason::Unsupported | Reason::HeadTooLarge | Reason::HeaderTimeout => Outcome::Fine,
+        Reason::BadRequest | Reason::Unsupported | Reason::HeadTooLarge | Reason::HeaderTimeout | Reason::Handshake => {
+            Outcome::Fine
+        }
         // What the configuration says in so many words is no accident.
         Reason::DirectResponse | Reason::Redirect => Outcome::Fine,
         // The answer may have been an error before the client left.
@@ -87,6 +89,10 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::RequestTimeout
         | Reason::IdleTimeout
         | Reason::UpgradeMismatch
+        | Reason::UpstreamTls
+        | Reason::UpstreamIdentity
+        | Reason::NoIdentity
+        | Reason::Expired
         | Reason::Drained
         | Reason::Panic => Outcome::Error,
     }
