@@ -10,6 +10,7 @@ pub mod h2raw;
 pub mod load;
 pub mod nginx;
 pub mod origin;
+pub mod pki;
 pub mod proxy;
 pub mod tell;
 
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use conn::{Conn, Head, Message, get, send};
 pub use origin::Origin;
+pub use pki::Pki;
 pub use proxy::{Proxy, Said, Setup, Start};
 
 /// Longest that any test waits for something that is to happen at once.
