@@ -5,14 +5,17 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod conn;
+pub mod grpc;
 pub mod h2peer;
 pub mod h2raw;
 pub mod load;
+pub mod mesh;
 pub mod nginx;
 pub mod origin;
 pub mod pki;
 pub mod proxy;
 pub mod tell;
+pub mod tls;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
