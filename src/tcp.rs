@@ -91,7 +91,7 @@ async fn proxy(
     let stop = |cx: &mut Context<'_>| {
         conn.place.attention.register(cx.waker());
         denied = grant.denied();
-        denied.is_some() || conn.forced().is_some()
+        denied.is_some() || conn.cut().is_some()
     };
     let early = (early, Bytes::new());
     let counters = &conn.worker.counters;
@@ -110,7 +110,7 @@ async fn proxy(
             facts.denied = denied;
             Reason::Denied
         }
-        Some(End::Stopped) => conn.forced().unwrap_or(Reason::Drained),
+        Some(End::Stopped) => conn.cut().unwrap_or(Reason::Drained),
         None => Reason::Expired,
     }
 }

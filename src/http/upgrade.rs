@@ -43,7 +43,7 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
     let stop = |cx: &mut std::task::Context<'_>| {
         conn.place.attention.register(cx.waker());
         denied = grant.as_mut().and_then(Grant::denied);
-        denied.is_some() || conn.forced().is_some()
+        denied.is_some() || conn.cut().is_some()
     };
     let end = relay::run(&mut client, &mut upstream, (early, ahead), idle, moved, stop).await;
     conn.worker.counters.upgrades_active.dec();
@@ -52,7 +52,7 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
         relay::End::Closed | relay::End::Reset => Reason::None,
         relay::End::Idle => Reason::IdleTimeout,
         relay::End::Stopped if denied.is_some() => Reason::Denied,
-        relay::End::Stopped => conn.forced().unwrap_or(Reason::Drained),
+        relay::End::Stopped => conn.cut().unwrap_or(Reason::Drained),
     };
     record.denied = denied;
     record.reason
