@@ -54,6 +54,10 @@ const MATTERING: &[&str] = &[
     "method",
     "values",
     "lowercase",
+    "certificate",
+    "privateKey",
+    "identities",
+    "identity",
 ];
 
 /// The schema of a whole configuration.

@@ -17,6 +17,7 @@ mod secrets;
 pub mod source;
 mod storable;
 mod substitute;
+mod tls;
 mod tree;
 pub mod units;
 mod validate;
@@ -46,6 +47,8 @@ use secrets::At;
 use substitute::{Filling, References};
 use tree::Node;
 
+use crate::wire::spiffe::SpiffeId;
+
 /// A configuration in which nothing is wrong. Only [`load`], [`parse`] and [`parse_all`] make one.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -65,6 +68,8 @@ pub struct ResolvedEndpoint {
     pub labels: BTreeMap<String, String>,
     pub zone: Option<String>,
     pub weight: u32,
+    /// Whom it must prove to be.
+    pub identity: Option<SpiffeId>,
 }
 
 /// A text to be read, and what to call it.
@@ -161,7 +166,9 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
     };
     let (ip, own) = format::endpoint_address(&full.address).ok()?;
     let address = SocketAddr::new(ip, own.or(port)?);
-    Some(ResolvedEndpoint { address, labels: full.labels, zone: full.zone, weight: full.weight })
+    // Its form was checked with all others.
+    let identity = full.identity.as_deref().and_then(|id| SpiffeId::parse(id).ok());
+    Some(ResolvedEndpoint { address, labels: full.labels, zone: full.zone, weight: full.weight, identity })
 }
 
 /// The JSON Schema of a configuration, for editors.

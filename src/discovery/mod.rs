@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::config::{ResolvedEndpoint, schema};
+use crate::wire::spiffe::SpiffeId;
 
 /// One place where a service answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     pub zone: Option<Arc<str>>,
     pub weight: u32,
+    /// Whom it must prove to be, instead of what its service expects.
+    pub identity: Option<SpiffeId>,
 }
 
 /// Where the endpoints of a service come from. Equal ones may share a subscription.
@@ -92,14 +95,14 @@ impl Spec {
 impl Endpoint {
     /// An address that nothing else is known of.
     fn bare(address: SocketAddr) -> Self {
-        Self { address, labels: BTreeMap::new(), zone: None, weight: 1 }
+        Self { address, labels: BTreeMap::new(), zone: None, weight: 1, identity: None }
     }
 }
 
 impl From<ResolvedEndpoint> for Endpoint {
     fn from(endpoint: ResolvedEndpoint) -> Self {
-        let ResolvedEndpoint { address, labels, zone, weight } = endpoint;
-        Self { address, labels, zone: zone.map(Arc::from), weight }
+        let ResolvedEndpoint { address, labels, zone, weight, identity } = endpoint;
+        Self { address, labels, zone: zone.map(Arc::from), weight, identity }
     }
 }
 
