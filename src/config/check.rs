@@ -58,6 +58,10 @@ const MATTERING: &[&str] = &[
     "method",
     "values",
     "lowercase",
+    "certificate",
+    "privateKey",
+    "identities",
+    "identity",
 ];
 
 /// The schema of a whole configuration.

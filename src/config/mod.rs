@@ -18,6 +18,7 @@ mod secrets;
 pub mod source;
 mod storable;
 mod substitute;
+mod tls;
 mod tree;
 pub mod units;
 mod validate;

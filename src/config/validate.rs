@@ -15,7 +15,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, reach, resolve};
+use super::{ResolvedEndpoint, authorization, reach, resolve, tls};
 
 /// Headers that frame the message or belong to one hop: ours to write.
 const OURS: [&str; 10] = [
@@ -49,11 +49,15 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         view.attribute(name, attribute);
     }
     for (name, service) in &root.services {
-        view.service(&format!("services{}", step(name)), service);
+        let path = format!("services{}", step(name));
+        view.service(&path, service);
+        tls::service(&mut view, &path, service);
     }
     view.service_hosts();
     for (index, listener) in root.listeners.iter().enumerate() {
-        view.listener(&view.listener_path(index), listener);
+        let path = view.listener_path(index);
+        view.listener(&path, listener);
+        tls::listener(&mut view, &path, listener);
     }
     for (index, route) in root.routes.iter().enumerate() {
         view.route(&view.route_path(index), route);
@@ -150,7 +154,7 @@ impl View<'_> {
         }
     }
 
-    fn positive(&mut self, path: &str, duration: Duration) {
+    pub fn positive(&mut self, path: &str, duration: Duration) {
         if duration.is_zero() {
             self.push(path, "must be longer than 0s", "");
         }
