@@ -33,7 +33,12 @@ fn remember(c: &mut Criterion) {
     let listener = snapshot.listeners.first().expect("the listener");
     let usual = parts("/api/v1/things/4711?page=2");
     let understood = decide::understand(listener, &usual).expect("a sound head");
-    let seen = Seen { listener: &listener.name, parts: &usual, understood: &understood, peer: PEER };
+    let seen = Seen {
+        listener: &listener.name,
+        parts: &usual,
+        understood: &understood,
+        caller: Caller::new(PEER, None, 8080),
+    };
     let mut group = c.benchmark_group("reservoir");
 
     // All in one moment, so that fewer and fewer are taken: next to none.

@@ -36,6 +36,8 @@ pub enum Reason {
     DirectResponse,
     Redirect,
     NoRoute,
+    /// By an entry of `authorization`.
+    Denied,
     /// The request contradicts itself or HTTP.
     BadRequest,
     HeadTooLarge,
@@ -76,11 +78,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
         Self::NoRoute,
+        Self::Denied,
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::HeaderTimeout,
@@ -112,6 +115,7 @@ impl Reason {
             Self::DirectResponse => "direct_response",
             Self::Redirect => "redirect",
             Self::NoRoute => "no_route",
+            Self::Denied => "denied",
             Self::BadRequest => "bad_request",
             Self::HeadTooLarge => "head_too_large",
             Self::HeaderTimeout => "header_timeout",
@@ -143,6 +147,7 @@ impl Reason {
             Self::None | Self::DirectResponse => StatusCode::OK,
             Self::Redirect => StatusCode::FOUND,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::BadRequest | Self::Handshake => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -176,6 +181,7 @@ impl Reason {
             Self::ClientReset => 1,
             Self::BadRequest | Self::Handshake | Self::Panic => 13,
             Self::HeadTooLarge | Self::BodyTooLarge => 8,
+            Self::Denied => 7,
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout => 4,
             Self::NoEndpoint
@@ -201,6 +207,7 @@ impl Reason {
             Self::DirectResponse => "the route answers by itself",
             Self::Redirect => "the route redirects",
             Self::NoRoute => "no route matches this request",
+            Self::Denied => "authorization does not allow this",
             Self::BadRequest => "the request is malformed or contradicts itself",
             Self::HeadTooLarge => "the head of the request is larger than the listener allows",
             Self::HeaderTimeout => "the head of the request did not arrive in time",
@@ -233,6 +240,7 @@ impl Reason {
             Self::DirectResponse => "the answer is written in `respond` of the route",
             Self::Redirect => "the target is written in `redirect` of the route",
             Self::NoRoute => "`outrigger explain` shows which condition of each route failed",
+            Self::Denied => "`outrigger explain --from CALLER` shows which entry of `authorization` decides, and why",
             Self::BadRequest => "the client sends no or several hosts, an illegal path, or lengths that disagree",
             Self::HeadTooLarge => "send fewer headers or cookies, or raise `maxHeaderBytes` or `maxHeaders`",
             Self::HeaderTimeout => "look for a slow or broken client, or raise `headerTimeout`",
@@ -275,6 +283,7 @@ impl Reason {
             Self::DirectResponse
             | Self::Redirect
             | Self::NoRoute
+            | Self::Denied
             | Self::BadRequest
             | Self::HeadTooLarge
             | Self::HeaderTimeout
@@ -304,6 +313,7 @@ impl Reason {
     pub const fn proxy_error(self) -> &'static str {
         match self {
             Self::NoRoute => "destination_not_found",
+            Self::Denied => "http_request_denied",
             Self::NoEndpoint => "destination_unavailable",
             Self::Overflow => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",

@@ -1,5 +1,6 @@
 //! A connection from its acceptance to its end: what it is, and who serves it.
 
+pub mod grant;
 pub mod handshake;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -21,6 +22,7 @@ use crate::net::clock;
 use crate::net::io::Activity;
 use crate::net::lifetime::Lifetime;
 use crate::net::socket;
+use crate::policy::caller::Caller;
 use crate::snapshot::Kind;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
@@ -53,6 +55,8 @@ pub struct Conn {
     view: RefCell<(Rc<View>, usize)>,
     /// Its listener is gone from the configuration.
     orphaned: Cell<bool>,
+    /// Its listener has become strict since, and the client has proven nothing.
+    unproven: Cell<bool>,
 }
 
 /// What the handshake of a connection has shown.
@@ -89,6 +93,11 @@ impl Conn {
         Some(self.xfcc.get_or_init(|| xfcc::element(peer, tls.own.as_ref())).clone())
     }
 
+    /// What rules may look at.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller::new(self.peer.ip(), self.identity(), self.port())
+    }
+
     /// The port that was connected to.
     pub fn port(&self) -> u16 {
         self.socket.address.port()
@@ -101,7 +110,14 @@ impl Conn {
         let mut known = self.view.borrow_mut();
         if newest.snapshot.generation != known.0.snapshot.generation {
             match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
-                Some(index) => *known = (newest, index),
+                Some(index) => {
+                    let config = newest.snapshot.listeners.get(index).map(|listener| &listener.config);
+                    let strict = config
+                        .and_then(|config| config.tls.as_ref())
+                        .is_some_and(|tls| tls.mode == ListenerTlsMode::Strict);
+                    self.unproven.set(strict && self.peer_certificate().is_none());
+                    *known = (newest, index);
+                }
                 None => self.orphaned.set(true),
             }
         }
@@ -111,6 +127,7 @@ impl Conn {
     /// The peer is asked to go elsewhere after what it has begun.
     pub fn is_closing(&self) -> bool {
         self.orphaned.get()
+            || self.unproven.get()
             || self.socket.is_closed()
             || self.worker.shared.drain.phase() >= Phase::LameDuck
             || self.is_aged()
@@ -137,6 +154,12 @@ impl Conn {
     /// Nothing new is begun.
     pub fn is_closed(&self) -> bool {
         self.worker.shared.drain.phase() >= Phase::Closing
+    }
+
+    /// Why it has to end now, though nobody can be asked to: a relay.
+    pub fn cut(&self) -> Option<Reason> {
+        drop(self.view());
+        self.forced().or(self.unproven.get().then_some(Reason::Denied))
     }
 
     /// Why it has to end now, whatever it does.
@@ -199,6 +222,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         unread: Cell::new(false),
         upgrade: RefCell::new(None),
         orphaned: Cell::new(false),
+        unproven: Cell::new(false),
         view: RefCell::new((view.clone(), index)),
         worker: worker.clone(),
         socket: accepted.socket,

@@ -1,6 +1,7 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::time::{Instant, SystemTime};
 
@@ -10,6 +11,7 @@ use crate::decide;
 use crate::error::Reason;
 use crate::identity::Alpn;
 use crate::inbound::Conn;
+use crate::inbound::grant::Grant;
 use crate::net::relay::{self, End, Relayed};
 use crate::net::stream::Stream;
 use crate::policy::split;
@@ -42,6 +44,8 @@ pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Opt
 
 #[derive(Default)]
 struct Facts {
+    /// The entry of `authorization` that denied it.
+    denied: Option<Arc<str>>,
     side: Option<usize>,
     endpoint: Option<std::net::SocketAddr>,
     count: Relayed,
@@ -60,10 +64,15 @@ async fn proxy(
     let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
     let decided = match &listener.kind {
         Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, draw),
-        Kind::Http { .. } => decide::decide_passthrough(snapshot, listener, server_name, draw),
+        Kind::Http { .. } => decide::decide_passthrough(snapshot, listener, server_name, conn.caller(), draw),
     };
     let Some((route, side, target)) = decided else { return Reason::NoRoute };
     facts.side = Some(route.first_side + side);
+    let mut grant = Grant::of_connection(conn, &route.name);
+    facts.denied = grant.denied();
+    if facts.denied.is_some() {
+        return Reason::Denied;
+    }
     let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))
     else {
         return Reason::NoEndpoint;
@@ -78,9 +87,11 @@ async fn proxy(
         Err(reason) => return reason,
     };
     let over = lifetime.map(|lifetime| lifetime.hard);
+    let mut denied = None;
     let stop = |cx: &mut Context<'_>| {
         conn.place.attention.register(cx.waker());
-        conn.forced().is_some()
+        denied = grant.denied();
+        denied.is_some() || conn.cut().is_some()
     };
     let early = (early, Bytes::new());
     let counters = &conn.worker.counters;
@@ -95,7 +106,11 @@ async fn proxy(
     match end {
         Some(End::Closed | End::Reset) => Reason::None,
         Some(End::Idle) => Reason::IdleTimeout,
-        Some(End::Stopped) => conn.forced().unwrap_or(Reason::Drained),
+        Some(End::Stopped) if denied.is_some() => {
+            facts.denied = denied;
+            Reason::Denied
+        }
+        Some(End::Stopped) => conn.cut().unwrap_or(Reason::Drained),
         None => Reason::Expired,
     }
 }
@@ -117,6 +132,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         status: 0,
         grpc_status: None,
         reason,
+        authorization: facts.denied.as_deref().unwrap_or_default(),
         producer: reason.producer(),
         peer_reason: "",
         duration,

@@ -25,9 +25,11 @@ use crate::drain::{Drain, Phase};
 use crate::identity::Material;
 use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
+use crate::policy::authz::Ruling;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::block::Block;
+use crate::telemetry::denials::Denials;
 use crate::telemetry::metrics::{Metrics, WorkerCounters};
 use crate::telemetry::recent::Ring;
 use crate::telemetry::shadow::Examples;
@@ -198,6 +200,8 @@ pub struct View {
     pub clusters: Vec<Rc<Cluster>>,
     /// By the number of the series.
     blocks: RefCell<Vec<Option<Arc<Block>>>>,
+    /// By the numbers of a listener and an entry of `authorization`.
+    denials: RefCell<HashMap<(usize, usize), Arc<Denials>>>,
 }
 
 /// What wakes the task of a connection from outside.
@@ -340,6 +344,21 @@ impl Worker {
         Some(slot.get_or_insert_with(|| self.shared.metrics.block(self.index, &view.snapshot.labels(series))).clone())
     }
 
+    /// Counts what authorization said on the listener of this number.
+    pub fn count_ruling(&self, view: &View, listener: usize, ruling: &Ruling) {
+        let denials = |entry: usize| {
+            let mut known = view.denials.borrow_mut();
+            let found = known.entry((listener, entry)).or_insert_with(|| {
+                let (listener, entry) = (view.snapshot.listeners.get(listener), view.snapshot.authorization.get(entry));
+                let names = listener.zip(entry).map(|(listener, entry)| (&listener.name, &entry.name));
+                names.map_or_else(Arc::default, |(listener, entry)| self.shared.metrics.denials.get(listener, entry))
+            });
+            found.clone()
+        };
+        ruling.denied.iter().for_each(|entry| denials(*entry).enforced.inc());
+        ruling.would.iter().for_each(|entry| denials(*entry).shadow.inc());
+    }
+
     fn serve(self: &Rc<Self>, stream: std::net::TcpStream, accepted: Accepted) {
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => crate::inbound::spawn(self, stream, accepted),
@@ -411,7 +430,7 @@ impl View {
         }
         old.values().for_each(|cluster| cluster.retire());
         let blocks = RefCell::new(vec![None; snapshot.series_count()]);
-        Self { snapshot, clusters, blocks }
+        Self { snapshot, clusters, blocks, denials: RefCell::default() }
     }
 }
 

@@ -3,6 +3,7 @@
 //! text -> `tree` (every node has a place) -> `merge` -> `substitute` -> `check` (the JSON Schema of `schema`)
 //! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
 
+mod authorization;
 mod check;
 pub mod diff;
 pub mod digest;
@@ -17,6 +18,7 @@ mod secrets;
 pub mod source;
 mod storable;
 mod substitute;
+mod tls;
 mod tree;
 pub mod units;
 mod validate;

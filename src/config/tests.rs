@@ -9,6 +9,7 @@ use super::*;
 
 mod reference;
 mod secrets;
+mod tls;
 
 const HEAD: &str = "\
 apiVersion: outrigger/v1

@@ -189,7 +189,7 @@ proptest! {
                     continue;
                 }
             };
-            let facts = understood.facts(&snapshot, &parts);
+            let facts = understood.facts(&snapshot, &parts, Caller::NOBODY);
             let decided = decide::decide(&snapshot, listener, &facts, || bucket);
             let winner = explained.candidates.iter().find(|candidate| candidate.standing == Standing::Wins);
             let Ok(decision) = decided else {
@@ -341,18 +341,24 @@ fn policies(explained: &Explanation) -> Vec<&str> {
 
 /// The answer header of a request that took this match of a route.
 fn header(snapshot: &Snapshot, route: usize, rule: usize) -> String {
-    let header = compact(&Known {
+    let header = compact(&Known { route: Some((&snapshot.routes[route], route, rule)), ..bare(snapshot) });
+    header.expect("a header").to_str().expect("text").to_owned()
+}
+
+fn bare(snapshot: &Snapshot) -> Known<'_> {
+    Known {
         snapshot,
         listener: "edge",
-        route: Some((&snapshot.routes[route], route, rule)),
+        route: None,
         grpc: false,
         target: None,
         drawn: None,
         endpoint: None,
         reason: "",
+        denied: None,
+        would_deny: &[],
         attributes: &[],
-    });
-    header.expect("a header").to_str().expect("text").to_owned()
+    }
 }
 
 #[test]
@@ -581,17 +587,6 @@ fn attributes_and_conditions_of_secrets_are_redacted() {
     assert_eq!(edit.value.as_deref(), Some("[redacted]"));
     let json = serde_json::to_string(&explained).expect("JSON");
     assert!(!json.contains("hunter"), "{json}");
-    let known = Known {
-        snapshot: &snapshot,
-        listener: "edge",
-        route: None,
-        grpc: false,
-        target: None,
-        drawn: None,
-        endpoint: None,
-        reason: "",
-        attributes: &[(0, "hunter1".into())],
-    };
-    let line = compact(&known).expect("a header");
+    let line = compact(&Known { attributes: &[(0, "hunter1".into())], ..bare(&snapshot) }).expect("a header");
     assert_eq!(line.to_str().ok(), Some("listener=edge; attribute.who=[redacted]; generation=1"));
 }

@@ -29,7 +29,7 @@ use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
-use crate::inbound::Conn;
+use crate::inbound::{Conn, grant};
 use crate::net::clock;
 use crate::net::io::Activity;
 use crate::net::stream::Stream;
@@ -212,16 +212,19 @@ impl Exchange {
         parts: &request::Parts,
         rng: &mut impl Rng,
     ) -> Result<Decided<'s>, Reason> {
+        let conn = record.conn.clone();
         let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
         let understood = decide::understand(listener, parts)?;
-        let facts = understood.facts(snapshot, parts);
+        let facts = understood.facts(snapshot, parts, conn.caller());
         for (index, attribute) in snapshot.attributes.iter().enumerate() {
             record.attributes.extend(attribute.value(&facts).map(|value| (index, value.into())));
         }
-        let seen = || Seen { listener: &listener.name, parts, understood: &understood, peer: record.conn.peer.ip() };
+        let seen = || Seen { listener: &listener.name, parts, understood: &understood, caller: facts.caller };
         worker.reservoir.borrow_mut().see(record.start, seen, &snapshot.looked);
-        let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng))?;
+        let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng));
+        let decision = decision.map_err(|refusal| record.refused(refusal))?;
         record.decided(&decision);
+        record.head = parts.headers.contains_key(UPGRADE).then(|| grant::Head::new(&facts));
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
@@ -433,6 +436,7 @@ impl Exchange {
                 accept: record.accept.as_ref(),
                 id: record.request_id.as_ref(),
                 received: record.received,
+                entry: record.denied.as_deref(),
             },
         );
         self.reply(response)

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::tracked::End;
 use crate::error::Reason;
 use crate::inbound::Conn;
+use crate::inbound::grant::Grant;
 use crate::net::relay::{self, Relayed};
 use crate::net::stream::Stream;
 
@@ -20,7 +21,8 @@ pub struct Tunnel {
     pub idle: Duration,
 }
 
-/// Relays until both sides have ended. Reloads do not cut it; the end of the drain time does.
+/// Relays until both sides have ended. A reload does not cut it, unless authorization now denies what was asked for; the
+/// end of the drain time does.
 pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
     let Some(tunnel) = conn.upgrade.borrow_mut().take() else { return Reason::None };
     let Tunnel { socket, mut exchange, idle } = tunnel;
@@ -36,9 +38,12 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
         upload.bytes.set(count.sent);
         received = count.received;
     };
+    let mut grant = record.grant();
+    let mut denied = None;
     let stop = |cx: &mut std::task::Context<'_>| {
         conn.place.attention.register(cx.waker());
-        conn.forced().is_some()
+        denied = grant.as_mut().and_then(Grant::denied);
+        denied.is_some() || conn.cut().is_some()
     };
     let end = relay::run(&mut client, &mut upstream, (early, ahead), idle, moved, stop).await;
     conn.worker.counters.upgrades_active.dec();
@@ -46,7 +51,9 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
     record.reason = match end {
         relay::End::Closed | relay::End::Reset => Reason::None,
         relay::End::Idle => Reason::IdleTimeout,
-        relay::End::Stopped => conn.forced().unwrap_or(Reason::Drained),
+        relay::End::Stopped if denied.is_some() => Reason::Denied,
+        relay::End::Stopped => conn.cut().unwrap_or(Reason::Drained),
     };
+    record.denied = denied;
     record.reason
 }

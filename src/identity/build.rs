@@ -196,7 +196,7 @@ fn system() -> Result<Vec<TrustAnchor<'static>>, String> {
     Ok(anchors)
 }
 
-fn anchors(text: &[u8]) -> Result<(Vec<TrustAnchor<'static>>, Vec<CertFacts>), String> {
+pub fn anchors(text: &[u8]) -> Result<(Vec<TrustAnchor<'static>>, Vec<CertFacts>), String> {
     let certificates = files::certificates(text)?;
     let (mut anchors, mut about) = (Vec::new(), Vec::new());
     for (at, certificate) in certificates.iter().enumerate() {
@@ -269,7 +269,7 @@ fn pair(certificate: &Text, key: &Text, now: SystemTime) -> Result<Pair, Flaw> {
     Ok(Pair { key: Arc::new(key), facts: about, not_before, not_after })
 }
 
-fn unfit(error: &rustls::Error, certificate: &str) -> String {
+pub fn unfit(error: &rustls::Error, certificate: &str) -> String {
     match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             format!("it is not the key of the certificate `{certificate}`: write the two that belong together")

@@ -3,9 +3,11 @@
 
 mod build;
 mod connector;
+pub mod dev;
 pub mod facts;
 mod failure;
 mod files;
+pub mod inspect;
 mod load;
 mod part;
 mod tls;

@@ -3,7 +3,9 @@
 //! bytes and no more.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -87,8 +89,8 @@ pub async fn run(
     if tls.mode == ListenerTlsMode::Permissive {
         // Whoever may speak plaintext may also stay idle, or wait for the server to speak first.
         let patience = if is_tcp { SILENCE } else { idle };
-        match tokio::time::timeout(patience, socket.readable()).await {
-            Ok(readable) => readable.map_err(|_| Reason::ClientReset)?,
+        match tokio::time::timeout(patience, something(conn, &socket)).await {
+            Ok(came) => came?,
             Err(_) if is_tcp => return Ok(Begun::Plaintext(socket.into(), Bytes::new())),
             Err(_) => return Err(Reason::None),
         }
@@ -108,6 +110,21 @@ pub async fn run(
     tracing::debug!(peer = %conn.peer, listener = &*conn.socket.name, failure = failure.name(), %why, "no handshake");
     conn.worker.counters.handshake_failures.inc(failure);
     Err(if failure == Failure::NoIdentity { Reason::NoIdentity } else { Reason::Handshake })
+}
+
+/// Waits for the first byte, or until the connection is no longer wanted.
+async fn something(conn: &Conn, socket: &TcpStream) -> Result<(), Reason> {
+    poll_fn(|cx| {
+        conn.place.attention.register(cx.waker());
+        // An idle connection does not keep an old snapshot alive.
+        drop(conn.view());
+        match socket.poll_read_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map_err(|_| Reason::ClientReset)),
+            Poll::Pending if conn.is_closed() => Poll::Ready(Err(Reason::None)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// `None` where nothing came.

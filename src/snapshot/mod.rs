@@ -3,6 +3,7 @@
 //! What was learned (connections, counters, endpoints found) is not here: `Upstream` is the one thing that a
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
+pub mod authz;
 mod compile;
 pub mod matcher;
 pub mod route;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// In file order.
     pub listeners: Vec<Listener>,
+    /// In file order.
+    pub authorization: Vec<authz::Entry>,
     pub trace: Formats,
     /// Labels by series number; see `Listener::series`.
     pub sides: Vec<SideLabels>,
@@ -145,6 +148,8 @@ pub struct Listener {
     pub config: Arc<schema::Listener>,
     pub name: Arc<str>,
     pub kind: Kind,
+    /// The entries of `authorization` that are for it.
+    pub authorization: authz::Numbers,
     /// Number of its first series: one for requests without a route, then one for each side.
     pub first_series: usize,
 }

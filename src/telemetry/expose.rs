@@ -75,6 +75,7 @@ impl Collector for Scrape {
         grpc(out, "grpc_server_handled", "gRPC calls answered", &sums, |sum| &sum.grpc_server)?;
         grpc(out, "grpc_client_handled", "gRPC calls sent upstream", &sums, |sum| &sum.grpc_client)?;
         shadow(out, &sums)?;
+        self.denials(out)?;
         self.connections(out)?;
         self.upstream(out)?;
         self.own(out, sums.len())?;
@@ -95,6 +96,20 @@ impl Scrape {
             .into_iter()
             .map(|(labels, blocks)| (labels, blocks.iter().fold(Sum::default(), |sum, block| sum.plus(block))))
             .collect()
+    }
+
+    fn denials(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Requests and connections that authorization denied, or would have in shadow mode";
+        let mut family = out.encode_descriptor("outrigger_authorization_denied", help, None, MetricType::Counter)?;
+        for ((listener, entry), denials) in self.0.denials.all() {
+            for (mode, count) in [("enforce", denials.enforced.get()), ("shadow", denials.shadow.get())] {
+                let labels = [("listener", &*listener), ("rule", &*entry), ("mode", mode)];
+                if count > 0 {
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn connections(&self, out: &mut DescriptorEncoder) -> fmt::Result {

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, Shared};
+use super::denials::Registry;
 use super::expose;
 use super::histogram::{DURATION, SIZE};
 use crate::policy::guard::Guard;
 
 /// How long the series of a removed route are still shown, so that the last scrape does not miss its end.
-const GRACE: Duration = Duration::from_mins(10);
+pub(super) const GRACE: Duration = Duration::from_mins(10);
 
 /// Time series that one set of labels is charged with: the three histograms (each with +Inf, sum and count), the
 /// gauge, and room for the handful of outcomes that a route has.
@@ -42,6 +43,8 @@ pub struct Labels {
 pub struct Metrics {
     /// Written by the admin thread and by the access log.
     pub process: ProcessCounters,
+    /// By authorization.
+    pub denials: Registry,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -134,6 +137,7 @@ impl Metrics {
     pub fn new(workers: usize, max_series: u32) -> Arc<Self> {
         Arc::new(Self {
             process: ProcessCounters::default(),
+            denials: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

@@ -74,8 +74,9 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         Reason::BadRequest | Reason::Unsupported | Reason::HeadTooLarge | Reason::HeaderTimeout | Reason::Handshake => {
             Outcome::Fine
         }
-        // What the configuration says in so many words is no accident.
-        Reason::DirectResponse | Reason::Redirect => Outcome::Fine,
+        // What the configuration says in so many words is no accident. If a denial counted, whoever is shut out could
+        // have the reload that does so taken back.
+        Reason::DirectResponse | Reason::Redirect | Reason::Denied => Outcome::Fine,
         // The answer may have been an error before the client left.
         Reason::None | Reason::ClientReset if status < 500 => Outcome::Fine,
         Reason::None

@@ -4,9 +4,8 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::wire::spiffe::{IdPattern, SpiffeId};
-
 use super::{Duration, PathMatch, RuleMode, Text};
+use crate::wire::spiffe::{IdPattern, SpiffeId};
 
 /// This workload's own certificate; rotated by replacing the files.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
