@@ -306,20 +306,24 @@ impl Bridge {
             runtime.block_on(async {
                 let listener = AsyncListener::bind("127.0.0.1:0").await.expect("bind a bridge");
                 tell.send(listener.local_addr().expect("address")).expect("tell the address");
+                let mut tasks = tokio::task::JoinSet::new();
                 loop {
                     let accepted = tokio::select! {
                         accepted = listener.accept() => accepted,
-                        () = ended.notified() => return,
+                        () = ended.notified() => break,
                     };
                     let Ok((stream, _)) = accepted else { continue };
                     let _ = stream.set_nodelay(true);
                     let (work, noted) = (serve(stream, Arc::clone(&inner)), Arc::clone(&inner));
-                    tokio::spawn(async move {
+                    tasks.spawn(async move {
                         if let Err(error) = work.await {
                             noted.errors.lock().expect("errors").push(error);
                         }
                     });
                 }
+                // Connections outlive the bridge, as they would a listener.
+                drop(listener);
+                while tasks.join_next().await.is_some() {}
             });
         });
         Self { addr: told.recv().expect("address of the bridge"), noted, stop }
