@@ -8,6 +8,8 @@ mod failure;
 mod files;
 mod load;
 mod part;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod verify;
 

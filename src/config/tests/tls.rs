@@ -37,7 +37,10 @@ fn modes_of_listeners() {
             "listeners[0].tls.certificates: `certificates` is for `mode: server`: nothing is encrypted here | remove it, or \
              change the mode",
         ),
-        ("tls: { mode: strict, handshakeTimeout: ▸0s }", "listeners[0].tls.handshakeTimeout: must be longer than 0s | "),
+        (
+            "tls: { mode: strict, handshakeTimeout: ▸0s }",
+            "listeners[0].tls.handshakeTimeout: must be longer than 0s | ",
+        ),
     ] {
         only(&format!("{HEAD}{SERVICES}{}", listener(tls)), expected);
     }
