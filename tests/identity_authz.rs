@@ -239,25 +239,16 @@ fn no_spelling_of_a_path_gets_around_a_rule() {
     }
 }
 
-/// As an application would read it: decoded, and without dot segments.
+/// As an application would read it: decoded, and without dot segments. `%2F` is no `/` and `//` another path than `/`,
+/// for routes and for rules.
 fn normal(path: &str) -> String {
-    let mut bytes = path.bytes();
-    let mut plain = Vec::new();
-    while let Some(byte) = bytes.next() {
-        let mut rest = bytes.clone();
-        let digits =
-            (byte == b'%').then(|| [rest.next(), rest.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16))));
-        match digits {
-            Some([Some(high), Some(low)]) => {
-                plain.push((high * 16 + low) as u8);
-                bytes = rest;
-            }
-            _ => plain.push(byte),
+    let mut text = path.to_owned();
+    for byte in (0x20..0x7f).filter(|byte| *byte != b'/') {
+        for code in [format!("%{byte:02x}"), format!("%{byte:02X}")] {
+            text = text.replace(&code, &char::from(byte).to_string());
         }
     }
-    let text = String::from_utf8_lossy(&plain).into_owned();
     let mut segments = Vec::new();
-    // `//` is another path than `/`, for routes and here.
     for segment in text.split('/').skip(1) {
         match segment {
             "." => {}
@@ -341,8 +332,8 @@ fn not_a_byte_reaches_the_application() {
         ("identities: [\"*\"]", false),
         ("namespaces: [shop]", false),
     ] {
-        let rules = format!("authorization:\n  - {{ name: some, allow: [{{ from: {{ {from} }} }}] }}\n");
-        let proxy = Setup { listener: ", protocol: tcp", top: &rules, ..L4 }.start(origin.addr());
+        let rules = format!("  - {{ name: some, allow: [{{ from: {{ {from} }} }}] }}\n");
+        let proxy = callers.inbound(origin.addr(), &rules, Setup { listener: ", protocol: tcp", ..L4 });
         assert_eq!(show(&send(proxy.addr(), "hello")), if allowed { "hello" } else { "" }, "{from}");
     }
 }
@@ -393,6 +384,7 @@ fn routes_by_who_calls() {
     let (callers, web, rest) = (Callers::new(), Origin::named("for web"), Origin::named("for the rest"));
     let config = format!(
         r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
 health: {{ address: "{{health}}" }}
 {}listeners: [{{ name: edge, mode: proxy, address: "{{listen}}"{PERMISSIVE} }}]
 services:

@@ -264,6 +264,7 @@ fn not_ready_without_an_identity() {
     let files = Files(TempDir::new("mount"));
     let config = format!(
         r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
 health: {{ address: "{{health}}" }}
 listeners: [{{ name: edge, mode: proxy, address: "{{listen}}"{STRICT} }}]
 services: {{ app: {{ endpoints: {{ static: ["{{up}}"] }} }} }}

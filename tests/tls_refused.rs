@@ -104,6 +104,7 @@ fn a_certificate_of_tomorrow_is_told_with_both_times() {
     let (mesh, origin) = (Mesh::new(), Origin::ok());
     let config = format!(
         r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
 health: {{ address: "{{health}}" }}
 telemetry: {{ log: {{ level: debug }}, accessLog: {{ format: off }} }}
 listeners: [{{ name: edge, mode: proxy, address: "{{listen}}"{STRICT} }}]

@@ -276,6 +276,7 @@ fn simple_by_the_name_of_its_source() {
     let config = |more: &str| {
         format!(
             r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
 health: {{ address: "{{health}}" }}
 listeners: [{{ name: edge, mode: proxy, address: "{{listen}}" }}]
 services:
@@ -310,7 +311,8 @@ fn openssl_as_a_server() {
     // And over TCP: what openssl gets is what was sent.
     let server = OpenSsl::serve(&pair, &["-rev"]);
     let service = format!("{}, protocol: tcp", simple("app.test", &pki.bundle()));
-    let mut conn = Conn::connect(to(server.addr(), &service).addr());
+    let proxy = to(server.addr(), &service);
+    let mut conn = Conn::connect(proxy.addr());
     conn.write("drow\n");
     assert_eq!(show(&conn.read_exact(5)), "word\\n");
 }
