@@ -289,7 +289,12 @@ fn certificate_error(error: webpki::Error) -> CertificateError {
             CertificateError::NotValidForNameContext { expected, presented }
         }
         Error::CertRevoked => CertificateError::Revoked,
-        Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        // One that calls itself as ours does, such as the authority of before or one of another place.
+        Error::InvalidSignatureForPublicKey => {
+            let why =
+                "the trust anchor of the name that the certificate says has another key: another authority issued it";
+            Refused::error(Failure::UnknownAuthority, why)
+        }
         Error::CaUsedAsEndEntity => {
             Refused::error(Failure::BadCertificate, "the certificate is an authority's own, not issued by one")
         }
