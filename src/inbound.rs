@@ -161,7 +161,8 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let Some(listener) = view.snapshot.listeners.get(index) else { return };
     let (config, tcp) = (listener.config.clone(), matches!(listener.kind, Kind::Tcp(_)));
     tokio::task::spawn_local(async move {
-        let reason = if tcp { tcp::run(&conn, stream).await } else { http::server::run(&conn, stream, &config).await };
+        let reason =
+            if tcp { tcp::run(&conn, stream, None).await } else { http::server::run(&conn, stream, &config).await };
         // A tunnel that was agreed to but never entered, for the client had left: it holds the connection itself.
         drop(conn.upgrade.take());
         conn.worker.counters.connections_closed.inc(reason);
@@ -177,7 +178,7 @@ mod tests {
         fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C) -> R) -> usize {
             size_of::<R>()
         }
-        fn tcp<'a, A, B, R>(_: fn(&'a A, B) -> R) -> usize {
+        fn tcp<'a, A, B, C, R>(_: fn(&'a A, B, C) -> R) -> usize {
             size_of::<R>()
         }
         let sizes = [size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];

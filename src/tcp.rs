@@ -1,5 +1,7 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
+mod first;
+
 use std::rc::Rc;
 use std::task::Context;
 use std::time::{Instant, SystemTime};
@@ -7,25 +9,27 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+pub use first::First;
+
 use crate::decide;
 use crate::error::Reason;
 use crate::inbound::Conn;
 use crate::net::dial;
 use crate::net::relay::{self, End, Relayed};
 use crate::policy::split;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Kind, Listener, Snapshot};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::{Load, Pool};
 
-/// Serves the connection to its end.
-pub async fn run(conn: &Rc<Conn>, client: TcpStream) -> Reason {
+/// Serves the connection to its end. `first` is what was read ahead of it, where anything was.
+pub async fn run(conn: &Rc<Conn>, client: TcpStream, first: Option<First>) -> Reason {
     let start = Instant::now();
     let (view, listener) = conn.view();
     let counters = &conn.worker.counters;
     counters.tcp_connections.inc();
     counters.tcp_active.inc();
     let mut facts = Facts::default();
-    let reason = proxy(conn, client, &mut facts).await;
+    let reason = proxy(conn, client, first, &mut facts).await;
     counters.tcp_active.dec();
     let now = Instant::now();
     let wanted = {
@@ -40,16 +44,26 @@ pub async fn run(conn: &Rc<Conn>, client: TcpStream) -> Reason {
 
 #[derive(Default)]
 struct Facts {
+    server_name: Option<Box<str>>,
     side: Option<usize>,
     endpoint: Option<std::net::SocketAddr>,
     count: Relayed,
 }
 
-async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Reason {
+async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, first: Option<First>, facts: &mut Facts) -> Reason {
     let (view, index) = conn.view();
     let snapshot = &view.snapshot;
     let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
-    let decided = decide::decide_tcp(snapshot, listener, || split::draw(&mut *conn.worker.rng.borrow_mut()));
+    let First { early, server_name } = match first {
+        Some(first) => first,
+        None => match learn(conn, listener, &mut client).await {
+            Ok(first) => first,
+            Err(reason) => return reason,
+        },
+    };
+    facts.server_name = server_name;
+    let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
+    let decided = decide::decide_tcp(snapshot, listener, facts.server_name.as_deref(), draw);
     let Some((route, side, target)) = decided else { return Reason::NoRoute };
     facts.side = Some(route.first_side + side);
     let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))
@@ -69,7 +83,7 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
         conn.place.attention.register(cx.waker());
         conn.is_forced()
     };
-    let early = (Bytes::new(), Bytes::new());
+    let early = (early, Bytes::new());
     let counters = &conn.worker.counters;
     let moved = |count: &Relayed| {
         counters.tcp_bytes_received.add(count.sent - facts.count.sent);
@@ -82,6 +96,17 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
         End::Closed | End::Reset => Reason::None,
         End::Idle => Reason::IdleTimeout,
         End::Stopped => Reason::Drained,
+    }
+}
+
+/// Whom the client asks for, where that makes a difference.
+async fn learn(conn: &Conn, listener: &Listener, client: &mut TcpStream) -> Result<First, Reason> {
+    match (&listener.kind, conn.tls.get()) {
+        (_, Some(tls)) => Ok(First { server_name: tls.server_name.clone(), ..First::default() }),
+        (Kind::Tcp(routes), None) if routes.has_names() => {
+            first::read(conn, client, *listener.config.handshake_timeout()).await
+        }
+        _ => Ok(First::default()),
     }
 }
 
@@ -102,7 +127,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         subset: &labels.subset,
         endpoint: facts.endpoint,
         method: "",
-        host: b"",
+        host: facts.server_name.as_deref().unwrap_or_default().as_bytes(),
         path: b"",
         protocol: "TCP",
         status: 0,

@@ -18,6 +18,7 @@ use super::told::Told;
 use crate::decide::{self, Decision, Verdict};
 use crate::error::Reason;
 use crate::policy::split;
+use crate::snapshot::hosts::Hosts;
 use crate::snapshot::matcher::{Condition, Key, Text};
 use crate::snapshot::route::{PathRule, RouteTable, Rule};
 use crate::snapshot::{self, Action, Kind, Listener, Route, Snapshot, Target};
@@ -102,7 +103,7 @@ impl<'s> Judge<'s> {
         let lenient = snapshot.listeners.first().map(|listener| {
             let mut config = (*listener.config).clone();
             config.max_headers = u32::MAX;
-            with_kind(listener, Arc::new(config), Kind::Tcp(usize::MAX))
+            with_kind(listener, Arc::new(config), Kind::Tcp(Hosts::default()))
         });
         Self { snapshot, looked, listeners, lenient, doubts: marks.doubts }
     }
