@@ -8,6 +8,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use outrigger::config;
 use outrigger::decide;
+use outrigger::policy::caller::Caller;
 use outrigger::policy::split;
 use outrigger::snapshot::matcher::Facts;
 use outrigger::snapshot::{self, Snapshot};
@@ -60,6 +61,7 @@ fn decide_requests(c: &mut Criterion) {
     for (name, extra) in REQUESTS {
         let headers = headers(extra);
         let facts = Facts {
+            caller: Caller::NOBODY,
             method: &Method::GET,
             host: "app.test",
             path: "/api/v1/things/4711",

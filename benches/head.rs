@@ -106,7 +106,7 @@ fn writing(c: &mut Criterion) {
     }
     let (hop, fallback) = (Hop::default(), HeaderValue::from_static(""));
     for (name, version) in [("HTTP/1.1", Version::HTTP_11), ("HTTP/2", Version::HTTP_2)] {
-        let how = Outgoing { version, host: None, fallback: &fallback, hop: &hop };
+        let how = Outgoing { version, host: None, fallback: &fallback, hop: &hop, secure: false };
         step(&format!("outgoing {name}"), stripped, &mut |parts| {
             black_box(head::outgoing(parts, how).is_ok());
         });
@@ -118,7 +118,7 @@ fn writing(c: &mut Criterion) {
         black_box(head::check(parts).is_ok() && path::normalise(parts.uri.path()).is_ok());
         let hop = hop::strip_request(parts.version, &mut parts.headers);
         forwarded::append(parts, PEER, false);
-        let how = Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop };
+        let how = Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop, secure: false };
         black_box(head::outgoing(parts, how).is_ok());
     });
     group.finish();

@@ -42,6 +42,7 @@ fn fine() -> Exchange<'static> {
         status: 200,
         grpc_status: None,
         reason: Reason::None,
+        denied: "",
         producer: Producer::Application,
         peer: ENDPOINT,
         request_bytes: 0,
@@ -64,6 +65,7 @@ fn failed() -> Exchange<'static> {
     Exchange {
         status: 502,
         reason: Reason::UpstreamReset,
+        denied: "",
         producer: Producer::Proxy,
         failed: true,
         attempts: &[ATTEMPT; 4],

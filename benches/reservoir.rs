@@ -9,6 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::Request;
 use http::request::Parts;
 use outrigger::blast::{Fingerprint, Reservoir, Seen};
+use outrigger::policy::caller::Caller;
 use outrigger::snapshot::{self, Snapshot};
 use outrigger::{config, decide};
 
@@ -33,7 +34,12 @@ fn remember(c: &mut Criterion) {
     let listener = snapshot.listeners.first().expect("the listener");
     let usual = parts("/api/v1/things/4711?page=2");
     let understood = decide::understand(listener, &usual).expect("a sound head");
-    let seen = Seen { listener: &listener.name, parts: &usual, understood: &understood, peer: PEER };
+    let seen = Seen {
+        listener: &listener.name,
+        parts: &usual,
+        understood: &understood,
+        caller: Caller::new(PEER, None, 8080),
+    };
     let mut group = c.benchmark_group("reservoir");
 
     // All in one moment, so that fewer and fewer are taken: next to none.

@@ -210,6 +210,11 @@ impl App {
             health.clone(),
             mailboxes,
         ));
+        let (material, troubles) = crate::identity::load(root, None, std::time::SystemTime::now());
+        for trouble in troubles {
+            tracing::error!(file = trouble.file, why = trouble.why, "identity");
+        }
+        shared.material.store(Arc::new(material));
         // As after a reload, which takes such a configuration: what went live then has to do so at the next start.
         let audit = Audit::open(root.telemetry.audit.as_deref()).unwrap_or_else(|error| {
             tracing::error!(%error, "audit");

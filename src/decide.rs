@@ -1,12 +1,15 @@
 //! What happens to a request, from its head and the snapshot alone: pure, so that the data path, `explain` and the
 //! tests cannot disagree. Randomness is an argument.
 
-use http::header::CONTENT_LENGTH;
-use http::{Version, request};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderValue, Version, request};
 
 use crate::error::Reason;
+use crate::policy::authz::Ruling;
+use crate::policy::caller::Caller;
 use crate::policy::guard::{Bound, Judgement};
 use crate::policy::split;
+use crate::snapshot::authz;
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::route::{PathRule, Rule};
 use crate::snapshot::{Action, Forward, Kind, Listener, Route, Snapshot, Target};
@@ -35,8 +38,9 @@ pub fn understand<'p>(listener: &Listener, parts: &'p request::Parts) -> Result<
 }
 
 impl Understood<'_> {
-    pub fn facts<'a>(&'a self, snapshot: &'a Snapshot, parts: &'a request::Parts) -> Facts<'a> {
+    pub fn facts<'a>(&'a self, snapshot: &'a Snapshot, parts: &'a request::Parts, caller: Caller<'a>) -> Facts<'a> {
         Facts {
+            caller,
             method: &parts.method,
             host: &self.authority.host,
             path: &self.path.text,
@@ -54,8 +58,24 @@ pub struct Decision<'s> {
     /// The match that won.
     pub rule: &'s Rule,
     pub verdict: Verdict<'s>,
+    /// What authorization says of it.
+    pub ruling: Ruling,
     /// How large the head says that the body is, where that breaks a limit in shadow mode.
     pub would_refuse_body: Option<u64>,
+}
+
+/// Nothing was decided: there is no route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// The entry of `authorization` that denies it.
+    pub denied: Option<usize>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, denied: None }
+    }
 }
 
 #[derive(Debug)]
@@ -100,17 +120,36 @@ impl Decision<'_> {
 }
 
 /// Decides about a request on an HTTP listener. `draw` gives a bucket where chance is to decide.
+///
+/// Whoever is denied something is told so before anything else, whether or not there is a route: it is not theirs to
+/// know.
 pub fn decide<'s>(
     snapshot: &'s Snapshot,
     listener: &'s Listener,
     facts: &Facts<'_>,
     draw: impl FnOnce() -> u32,
-) -> Result<Decision<'s>, Reason> {
-    let Kind::Http { table, fallback } = &listener.kind else { return Err(Reason::NoRoute) };
-    let found = table.find(facts).or_else(|| fallback.find(facts)).ok_or(Reason::NoRoute)?;
-    let route = snapshot.routes.get(found.route).ok_or(Reason::NoRoute)?;
-    let mut decision = Decision { route, rule: found.rule, verdict: Verdict::Answer, would_refuse_body: None };
-    if let Action::Forward(forward) = &route.action {
+) -> Result<Decision<'s>, Refusal> {
+    let ruling = authz::judge(&snapshot.authorization, &listener.authorization, facts);
+    ruled(snapshot, listener, facts, ruling, draw)
+}
+
+/// The same, where it is known what authorization says.
+pub fn ruled<'s>(
+    snapshot: &'s Snapshot,
+    listener: &'s Listener,
+    facts: &Facts<'_>,
+    ruling: Ruling,
+    draw: impl FnOnce() -> u32,
+) -> Result<Decision<'s>, Refusal> {
+    let denied = ruling.denied;
+    let none = || Refusal { reason: if denied.is_some() { Reason::Denied } else { Reason::NoRoute }, denied };
+    let Kind::Http { table, fallback } = &listener.kind else { return Err(none()) };
+    let found = table.find(facts).or_else(|| fallback.find(facts)).ok_or_else(none)?;
+    let route = snapshot.routes.get(found.route).ok_or_else(none)?;
+    let mut decision = Decision { route, rule: found.rule, verdict: Verdict::Answer, ruling, would_refuse_body: None };
+    if denied.is_some() {
+        decision.verdict = Verdict::Refuse(Reason::Denied);
+    } else if let Action::Forward(forward) = &route.action {
         let body = body(route.max_body, facts);
         decision.verdict = match body {
             Some((_, Judgement::Refuse)) => Verdict::Refuse(Reason::BodyTooLarge),
@@ -121,7 +160,12 @@ pub fn decide<'s>(
     Ok(decision)
 }
 
-/// Decides about a connection on a TCP listener.
+/// What authorization says of a connection of which nothing but its other end is known.
+pub fn authorize_connection(snapshot: &Snapshot, listener: &Listener, caller: &Caller<'_>) -> Ruling {
+    authz::judge_connection(&snapshot.authorization, &listener.authorization, caller)
+}
+
+/// Decides where a connection on a TCP listener goes, if it may.
 pub fn decide_tcp<'s>(
     snapshot: &'s Snapshot,
     listener: &Listener,
@@ -132,6 +176,31 @@ pub fn decide_tcp<'s>(
     let Action::Forward(forward) = &route.action else { return None };
     let (side, _) = chance(forward, draw);
     Some((route, side, *forward.targets.get(side)?))
+}
+
+/// Decides about TLS that an HTTP listener passes through: it goes where a request for `/` of that host would.
+pub fn decide_passthrough<'s>(
+    snapshot: &'s Snapshot,
+    listener: &'s Listener,
+    server_name: Option<&str>,
+    caller: Caller<'_>,
+    draw: impl FnOnce() -> u32,
+) -> Option<(&'s Route, usize, Target)> {
+    let mut request = http::Request::new(());
+    match server_name {
+        Some(name) => drop(request.headers_mut().insert(HOST, HeaderValue::from_str(name).ok()?)),
+        // The version that needs no host.
+        None => *request.version_mut() = Version::HTTP_10,
+    }
+    let (parts, ()) = request.into_parts();
+    let understood = understand(listener, &parts).ok()?;
+    // What may be asked for inside is not ours to see: authorization is that of the connection.
+    let facts = understood.facts(snapshot, &parts, caller);
+    let decision = ruled(snapshot, listener, &facts, Ruling::default(), draw).ok()?;
+    match decision.verdict {
+        Verdict::Forward { target, side, .. } => Some((decision.route, side, target)),
+        Verdict::Answer | Verdict::Refuse(_) => None,
+    }
 }
 
 fn to_side<'s>(route: &Route, forward: &'s Forward, facts: &Facts<'_>, draw: impl FnOnce() -> u32) -> Verdict<'s> {

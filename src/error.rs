@@ -36,6 +36,8 @@ pub enum Reason {
     DirectResponse,
     Redirect,
     NoRoute,
+    /// By an entry of `authorization`.
+    Denied,
     /// The request contradicts itself or HTTP.
     BadRequest,
     HeadTooLarge,
@@ -59,6 +61,16 @@ pub enum Reason {
     /// An upgrade that the upstream answered with another protocol.
     UpgradeMismatch,
     Unsupported,
+    /// The handshake of TLS with the upstream failed.
+    UpstreamTls,
+    /// The upstream has not proven to be who it is expected to be.
+    UpstreamIdentity,
+    /// Our own certificate, or the trust anchors, could not be loaded yet.
+    NoIdentity,
+    /// The handshake of TLS with the client failed.
+    Handshake,
+    /// The connection has come to the end of what its certificates, or `maxAge`, allow.
+    Expired,
     /// Stopped by force at the end of the drain time.
     Drained,
     /// A fault of ours, caught.
@@ -66,11 +78,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 27] = [
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
         Self::NoRoute,
+        Self::Denied,
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::HeaderTimeout,
@@ -86,6 +99,11 @@ impl Reason {
         Self::ClientReset,
         Self::UpgradeMismatch,
         Self::Unsupported,
+        Self::UpstreamTls,
+        Self::UpstreamIdentity,
+        Self::NoIdentity,
+        Self::Handshake,
+        Self::Expired,
         Self::Drained,
         Self::Panic,
     ];
@@ -97,6 +115,7 @@ impl Reason {
             Self::DirectResponse => "direct_response",
             Self::Redirect => "redirect",
             Self::NoRoute => "no_route",
+            Self::Denied => "denied",
             Self::BadRequest => "bad_request",
             Self::HeadTooLarge => "head_too_large",
             Self::HeaderTimeout => "header_timeout",
@@ -112,6 +131,11 @@ impl Reason {
             Self::ClientReset => "client_reset",
             Self::UpgradeMismatch => "upgrade_mismatch",
             Self::Unsupported => "unsupported",
+            Self::UpstreamTls => "upstream_tls",
+            Self::UpstreamIdentity => "upstream_identity",
+            Self::NoIdentity => "no_identity",
+            Self::Handshake => "handshake",
+            Self::Expired => "expired",
             Self::Drained => "drained",
             Self::Panic => "panic",
         }
@@ -123,12 +147,22 @@ impl Reason {
             Self::None | Self::DirectResponse => StatusCode::OK,
             Self::Redirect => StatusCode::FOUND,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::BadRequest | Self::Handshake => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoEndpoint | Self::Overflow | Self::ConnectFailed | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamReset | Self::UpstreamProtocol | Self::UpgradeMismatch => StatusCode::BAD_GATEWAY,
+            Self::NoEndpoint
+            | Self::Overflow
+            | Self::ConnectFailed
+            | Self::NoIdentity
+            | Self::Expired
+            | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::UpgradeMismatch
+            | Self::UpstreamTls
+            | Self::UpstreamIdentity => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
             // Never sent: the client is gone. The log and the metric name it as nginx does.
             Self::ClientReset => match StatusCode::from_u16(499) {
@@ -145,8 +179,9 @@ impl Reason {
         match self {
             Self::None | Self::DirectResponse | Self::Redirect => 2,
             Self::ClientReset => 1,
-            Self::BadRequest | Self::Panic => 13,
+            Self::BadRequest | Self::Handshake | Self::Panic => 13,
             Self::HeadTooLarge | Self::BodyTooLarge => 8,
+            Self::Denied => 7,
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout => 4,
             Self::NoEndpoint
@@ -157,6 +192,10 @@ impl Reason {
             | Self::UpstreamProtocol
             | Self::IdleTimeout
             | Self::UpgradeMismatch
+            | Self::UpstreamTls
+            | Self::UpstreamIdentity
+            | Self::NoIdentity
+            | Self::Expired
             | Self::Drained => 14,
         }
     }
@@ -168,6 +207,7 @@ impl Reason {
             Self::DirectResponse => "the route answers by itself",
             Self::Redirect => "the route redirects",
             Self::NoRoute => "no route matches this request",
+            Self::Denied => "authorization does not allow this",
             Self::BadRequest => "the request is malformed or contradicts itself",
             Self::HeadTooLarge => "the head of the request is larger than the listener allows",
             Self::HeaderTimeout => "the head of the request did not arrive in time",
@@ -183,6 +223,11 @@ impl Reason {
             Self::ClientReset => "the client left before its answer was whole",
             Self::UpgradeMismatch => "the service switched to a protocol that was not asked for",
             Self::Unsupported => "this kind of request is not supported",
+            Self::UpstreamTls => "no TLS connection to the service could be made",
+            Self::UpstreamIdentity => "the service has not proven to be who it is expected to be",
+            Self::NoIdentity => "the proxy has no certificate or no trust anchors yet",
+            Self::Handshake => "the TLS handshake failed",
+            Self::Expired => "the connection has come to the end of its certificates or its allowed age",
             Self::Drained => "the proxy is stopping",
             Self::Panic => "a fault in the proxy, which it has survived",
         }
@@ -195,6 +240,7 @@ impl Reason {
             Self::DirectResponse => "the answer is written in `respond` of the route",
             Self::Redirect => "the target is written in `redirect` of the route",
             Self::NoRoute => "`outrigger explain` shows which condition of each route failed",
+            Self::Denied => "`outrigger explain --from CALLER` shows which entry of `authorization` decides, and why",
             Self::BadRequest => "the client sends no or several hosts, an illegal path, or lengths that disagree",
             Self::HeadTooLarge => "send fewer headers or cookies, or raise `maxHeaderBytes` or `maxHeaders`",
             Self::HeaderTimeout => "look for a slow or broken client, or raise `headerTimeout`",
@@ -214,6 +260,17 @@ impl Reason {
             Self::ClientReset => "compare `duration_ms` of the access log with the timeout of the client",
             Self::UpgradeMismatch => "compare `Upgrade` of the request with that of the service's answer",
             Self::Unsupported => "avoid CONNECT, codings other than chunked, and upgrades to an `http2` service",
+            Self::UpstreamTls => {
+                "`outrigger_worker_upstream_handshake_failures_total` says why; check that the port of the `endpoint` speaks TLS"
+            }
+            Self::UpstreamIdentity => {
+                "compare `tls.identities` or `tls.serverName` of the service with its certificate (`outrigger certs show`)"
+            }
+            Self::NoIdentity => "`/certs` and the component `identity` of `/healthz` show which file is missing or bad",
+            Self::Handshake => {
+                "`outrigger_worker_handshake_failures_total` says why; the log tells more at level `debug`"
+            }
+            Self::Expired => "let clients end their streams when they are asked to, or raise `maxAge` of `identity`",
             Self::Drained => "raise `drainTimeout`, or let clients end their streams when they are asked to",
             Self::Panic => "please report it, with the lines of the log around it",
         }
@@ -226,6 +283,7 @@ impl Reason {
             Self::DirectResponse
             | Self::Redirect
             | Self::NoRoute
+            | Self::Denied
             | Self::BadRequest
             | Self::HeadTooLarge
             | Self::HeaderTimeout
@@ -241,6 +299,11 @@ impl Reason {
             | Self::ClientReset
             | Self::UpgradeMismatch
             | Self::Unsupported
+            | Self::UpstreamTls
+            | Self::UpstreamIdentity
+            | Self::NoIdentity
+            | Self::Handshake
+            | Self::Expired
             | Self::Drained
             | Self::Panic => Producer::Proxy,
         }
@@ -250,6 +313,7 @@ impl Reason {
     pub const fn proxy_error(self) -> &'static str {
         match self {
             Self::NoRoute => "destination_not_found",
+            Self::Denied => "http_request_denied",
             Self::NoEndpoint => "destination_unavailable",
             Self::Overflow => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",
@@ -263,7 +327,12 @@ impl Reason {
                 "http_request_error"
             }
             Self::DirectResponse | Self::Redirect => "proxy_internal_response",
-            Self::None | Self::ClientReset | Self::Drained | Self::Panic => "proxy_internal_error",
+            Self::UpstreamTls => "tls_protocol_error",
+            Self::UpstreamIdentity => "tls_certificate_error",
+            Self::NoIdentity => "proxy_configuration_error",
+            Self::None | Self::ClientReset | Self::Handshake | Self::Expired | Self::Drained | Self::Panic => {
+                "proxy_internal_error"
+            }
         }
     }
 }

@@ -1,31 +1,47 @@
 //! A connection from its acceptance to its end: what it is, and who serves it.
 
+pub mod grant;
+pub mod handshake;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::http::HeaderValue;
+use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 
+use crate::config::schema::{self, ListenerTlsMode};
 use crate::drain::Phase;
+use crate::error::Reason;
 use crate::net::accept::{Accepted, Socket};
 use crate::net::clock;
 use crate::net::io::Activity;
+use crate::net::lifetime::Lifetime;
 use crate::net::socket;
+use crate::policy::caller::Caller;
 use crate::snapshot::Kind;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
+use crate::wire::xfcc;
 use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
+
+use handshake::Begun;
 
 /// A downstream connection, and what its requests share.
 pub struct Conn {
     pub worker: Rc<Worker>,
     pub peer: SocketAddr,
     pub socket: Arc<Socket>,
-    /// Set before the first request; empty for plaintext.
+    /// Set before the first request; empty for plaintext and for what is passed through.
     pub tls: OnceCell<Tls>,
+    /// Where what was proven holds for a time only.
+    lifetime: OnceCell<(Lifetime, Alarm)>,
+    xfcc: OnceCell<HeaderValue>,
     pub place: Place,
     pub activity: Rc<Activity>,
     /// When it was accepted; taken by its first request.
@@ -39,6 +55,8 @@ pub struct Conn {
     view: RefCell<(Rc<View>, usize)>,
     /// Its listener is gone from the configuration.
     orphaned: Cell<bool>,
+    /// Its listener has become strict since, and the client has proven nothing.
+    unproven: Cell<bool>,
 }
 
 /// What the handshake of a connection has shown.
@@ -53,6 +71,8 @@ pub struct Tls {
     pub version: &'static str,
     /// The name that the client asked for (SNI).
     pub server_name: Option<Box<str>>,
+    /// Whom we have proven to be.
+    pub own: Option<SpiffeId>,
 }
 
 impl Conn {
@@ -64,6 +84,18 @@ impl Conn {
     /// Who the client has proven to be.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.peer_certificate()?.id.as_ref()
+    }
+
+    /// What the application is told of the client's certificate.
+    pub fn forwarded_certificate(&self) -> Option<HeaderValue> {
+        let tls = self.tls.get()?;
+        let peer = tls.peer.as_ref()?;
+        Some(self.xfcc.get_or_init(|| xfcc::element(peer, tls.own.as_ref())).clone())
+    }
+
+    /// What rules may look at.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller::new(self.peer.ip(), self.identity(), self.port())
     }
 
     /// The port that was connected to.
@@ -78,7 +110,14 @@ impl Conn {
         let mut known = self.view.borrow_mut();
         if newest.snapshot.generation != known.0.snapshot.generation {
             match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
-                Some(index) => *known = (newest, index),
+                Some(index) => {
+                    let config = newest.snapshot.listeners.get(index).map(|listener| &listener.config);
+                    let strict = config
+                        .and_then(|config| config.tls.as_ref())
+                        .is_some_and(|tls| tls.mode == ListenerTlsMode::Strict);
+                    self.unproven.set(strict && self.peer_certificate().is_none());
+                    *known = (newest, index);
+                }
                 None => self.orphaned.set(true),
             }
         }
@@ -87,7 +126,29 @@ impl Conn {
 
     /// The peer is asked to go elsewhere after what it has begun.
     pub fn is_closing(&self) -> bool {
-        self.orphaned.get() || self.socket.is_closed() || self.worker.shared.drain.phase() >= Phase::LameDuck
+        self.orphaned.get()
+            || self.unproven.get()
+            || self.socket.is_closed()
+            || self.worker.shared.drain.phase() >= Phase::LameDuck
+            || self.is_aged()
+    }
+
+    /// Bounds its life. Set once, by the handshake.
+    fn live(&self, lifetime: Lifetime) {
+        let attention = self.place.attention.clone();
+        let alarm = tokio::task::spawn_local(async move {
+            for end in [lifetime.soft, lifetime.hard] {
+                tokio::time::sleep_until(end.into()).await;
+                clock::tick();
+                attention.wake();
+            }
+        });
+        let _ = self.lifetime.set((lifetime, Alarm(alarm.abort_handle())));
+    }
+
+    /// What was proven at its start holds not much longer.
+    fn is_aged(&self) -> bool {
+        self.lifetime.get().is_some_and(|(lifetime, _)| lifetime.soft <= clock::recent())
     }
 
     /// Nothing new is begun.
@@ -95,8 +156,28 @@ impl Conn {
         self.worker.shared.drain.phase() >= Phase::Closing
     }
 
-    pub fn is_forced(&self) -> bool {
-        self.worker.shared.drain.phase() == Phase::Forced
+    /// Why it has to end now, though nobody can be asked to: a relay.
+    pub fn cut(&self) -> Option<Reason> {
+        drop(self.view());
+        self.forced().or(self.unproven.get().then_some(Reason::Denied))
+    }
+
+    /// Why it has to end now, whatever it does.
+    pub fn forced(&self) -> Option<Reason> {
+        if self.worker.shared.drain.phase() == Phase::Forced {
+            return Some(Reason::Drained);
+        }
+        let over = self.lifetime.get().is_some_and(|(lifetime, _)| lifetime.hard <= Instant::now());
+        over.then_some(Reason::Expired)
+    }
+}
+
+/// Wakes a connection when its time comes.
+struct Alarm(AbortHandle);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -132,6 +213,8 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let conn = Rc::new(Conn {
         peer: accepted.peer,
         tls: OnceCell::new(),
+        lifetime: OnceCell::new(),
+        xfcc: OnceCell::new(),
         place: worker.place(),
         activity: Activity::new(Instant::now()),
         accepted: Cell::new(Some(accepted.at)),
@@ -139,6 +222,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         unread: Cell::new(false),
         upgrade: RefCell::new(None),
         orphaned: Cell::new(false),
+        unproven: Cell::new(false),
         view: RefCell::new((view.clone(), index)),
         worker: worker.clone(),
         socket: accepted.socket,
@@ -146,9 +230,9 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     conn.activity.idle.set(*view.snapshot.config.root().defaults.stream_idle_timeout);
     let held = (accepted.permit, accepted.load);
     let Some(listener) = view.snapshot.listeners.get(index) else { return };
-    let (config, tcp) = (listener.config.clone(), matches!(listener.kind, Kind::Tcp(_)));
+    let (config, is_tcp) = (listener.config.clone(), matches!(listener.kind, Kind::Tcp(_)));
     tokio::task::spawn_local(async move {
-        let reason = if tcp { tcp::run(&conn, stream).await } else { http::server::run(&conn, stream, &config).await };
+        let reason = serve(&conn, stream, &config, is_tcp).await;
         // A tunnel that was agreed to but never entered, for the client had left: it holds the connection itself.
         drop(conn.upgrade.take());
         conn.worker.counters.connections_closed.inc(reason);
@@ -156,18 +240,34 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     });
 }
 
+async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is_tcp: bool) -> Reason {
+    let tls = config.tls.as_ref().filter(|tls| tls.mode != ListenerTlsMode::Off);
+    let begun = match tls {
+        None => Begun::Plaintext(socket.into(), Bytes::new()),
+        // Over before the first request, and large: not in the task of every connection.
+        Some(tls) => match Box::pin(handshake::run(conn, socket, tls, is_tcp, *config.idle_timeout)).await {
+            Ok(begun) => begun,
+            Err(reason) => return reason,
+        },
+    };
+    match begun {
+        Begun::Plaintext(stream, early) if is_tcp => tcp::run(conn, stream, early, None).await,
+        Begun::Plaintext(stream, early) => http::server::run(conn, stream, early, None, config).await,
+        Begun::Secure(stream, _) if is_tcp => tcp::run(conn, stream, Bytes::new(), None).await,
+        Begun::Secure(stream, spoken) => http::server::run(conn, stream, Bytes::new(), spoken, config).await,
+        Begun::Passthrough(stream, early, name) => tcp::run(conn, stream, early, name.as_deref()).await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     /// What an idle connection costs, besides its socket.
     #[test]
     fn the_task_of_a_connection_is_small() {
-        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C) -> R) -> usize {
+        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C, bool) -> R) -> usize {
             size_of::<R>()
         }
-        fn tcp<'a, A, B, R>(_: fn(&'a A, B) -> R) -> usize {
-            size_of::<R>()
-        }
-        let sizes = [size(super::http::server::run), tcp(super::tcp::run), size_of::<super::Conn>()];
+        let sizes = [size(super::serve), size_of::<super::Conn>()];
         assert!(sizes.iter().all(|size| *size <= 1200), "{sizes:?}");
     }
 }

@@ -44,6 +44,8 @@ enum Command {
     Config(cli::config::Config),
     /// Tell what another configuration would change, over the recent traffic of a running proxy
     Diff(cli::diff::Diff),
+    /// Make certificates for development; tell what is in certificates
+    Certs(cli::certs::Certs),
     /// Run the proxy with an embedded service in two versions, to try things out
     Demo(Demo),
     /// Print the JSON Schema of the configuration, for editors
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Command::Why(why) => cli::why::run(why),
         Command::Config(config) => cli::config::run(config),
         Command::Diff(diff) => cli::diff::run(diff),
+        Command::Certs(certs) => cli::certs::run(certs),
         Command::Demo(demo) => outrigger::demo::run(demo.config),
         Command::Schema => {
             cli::print(&format!("{:#}\n", outrigger::config::json_schema()));

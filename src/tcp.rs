@@ -1,31 +1,35 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 
 use crate::decide;
 use crate::error::Reason;
+use crate::identity::Alpn;
 use crate::inbound::Conn;
-use crate::net::dial;
+use crate::inbound::grant::Grant;
 use crate::net::relay::{self, End, Relayed};
+use crate::net::stream::Stream;
 use crate::policy::split;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Kind, Snapshot};
 use crate::telemetry::access::Entry;
-use crate::upstream::pool::{Load, Pool};
+use crate::upstream::pool::Load;
+use crate::upstream::transport::{self, Dialled};
 
-/// Serves the connection to its end.
-pub async fn run(conn: &Rc<Conn>, client: TcpStream) -> Reason {
+/// Serves the connection to its end. `early` was read from it before; `server_name` is whom its TLS, which is not for
+/// us, asks for.
+pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Option<&str>) -> Reason {
     let start = Instant::now();
     let (view, listener) = conn.view();
     let counters = &conn.worker.counters;
     counters.tcp_connections.inc();
     counters.tcp_active.inc();
     let mut facts = Facts::default();
-    let reason = proxy(conn, client, &mut facts).await;
+    let reason = proxy(conn, client, early, server_name, &mut facts).await;
     counters.tcp_active.dec();
     let now = Instant::now();
     let wanted = {
@@ -40,18 +44,35 @@ pub async fn run(conn: &Rc<Conn>, client: TcpStream) -> Reason {
 
 #[derive(Default)]
 struct Facts {
+    /// The entry of `authorization` that denied it.
+    denied: Option<Arc<str>>,
     side: Option<usize>,
     endpoint: Option<std::net::SocketAddr>,
     count: Relayed,
 }
 
-async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Reason {
+async fn proxy(
+    conn: &Rc<Conn>,
+    mut client: Stream,
+    early: Bytes,
+    server_name: Option<&str>,
+    facts: &mut Facts,
+) -> Reason {
     let (view, index) = conn.view();
     let snapshot = &view.snapshot;
     let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
-    let decided = decide::decide_tcp(snapshot, listener, || split::draw(&mut *conn.worker.rng.borrow_mut()));
+    let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
+    let decided = match &listener.kind {
+        Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, draw),
+        Kind::Http { .. } => decide::decide_passthrough(snapshot, listener, server_name, conn.caller(), draw),
+    };
     let Some((route, side, target)) = decided else { return Reason::NoRoute };
     facts.side = Some(route.first_side + side);
+    let mut grant = Grant::of_connection(conn, &route.name);
+    facts.denied = grant.denied();
+    if facts.denied.is_some() {
+        return Reason::Denied;
+    }
     let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))
     else {
         return Reason::NoEndpoint;
@@ -60,35 +81,38 @@ async fn proxy(conn: &Rc<Conn>, mut client: TcpStream, facts: &mut Facts) -> Rea
     let Some(pool) = pool else { return Reason::NoEndpoint };
     facts.endpoint = Some(pool.address);
     let load = Load::new(&pool);
-    let upstream = match connect(conn, &pool, service.connect_timeout).await {
-        Ok(upstream) => upstream,
+    let dialled = transport::dial(&pool, service.connect_timeout, Alpn::Tcp, &conn.worker).await;
+    let Dialled { stream: mut upstream, lifetime, .. } = match dialled {
+        Ok(dialled) => dialled,
         Err(reason) => return reason,
     };
-    let mut upstream = upstream;
+    let over = lifetime.map(|lifetime| lifetime.hard);
+    let mut denied = None;
     let stop = |cx: &mut Context<'_>| {
         conn.place.attention.register(cx.waker());
-        conn.is_forced()
+        denied = grant.denied();
+        denied.is_some() || conn.cut().is_some()
     };
-    let early = (Bytes::new(), Bytes::new());
+    let early = (early, Bytes::new());
     let counters = &conn.worker.counters;
     let moved = |count: &Relayed| {
         counters.tcp_bytes_received.add(count.sent - facts.count.sent);
         counters.tcp_bytes_sent.add(count.received - facts.count.received);
         facts.count = *count;
     };
-    let end = relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop).await;
+    let relayed = relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop);
+    let end = transport::until(over, relayed).await;
     drop(load);
     match end {
-        End::Closed | End::Reset => Reason::None,
-        End::Idle => Reason::IdleTimeout,
-        End::Stopped => Reason::Drained,
+        Some(End::Closed | End::Reset) => Reason::None,
+        Some(End::Idle) => Reason::IdleTimeout,
+        Some(End::Stopped) if denied.is_some() => {
+            facts.denied = denied;
+            Reason::Denied
+        }
+        Some(End::Stopped) => conn.cut().unwrap_or(Reason::Drained),
+        None => Reason::Expired,
     }
-}
-
-async fn connect(conn: &Conn, pool: &Pool, timeout: std::time::Duration) -> Result<TcpStream, Reason> {
-    let counters = &conn.worker.counters;
-    counters.upstream_connects.inc();
-    dial::connect(pool.address, timeout).await.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
 fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts: &Facts, reason: Reason) {
@@ -108,6 +132,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         status: 0,
         grpc_status: None,
         reason,
+        authorization: facts.denied.as_deref().unwrap_or_default(),
         producer: reason.producer(),
         peer_reason: "",
         duration,

@@ -23,10 +23,13 @@ use crate::admin::health::Health;
 use crate::blast::Reservoir;
 use crate::drain::{Drain, Phase};
 use crate::identity::Material;
+use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
+use crate::policy::authz::Ruling;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::block::Block;
+use crate::telemetry::denials::Denials;
 use crate::telemetry::metrics::{Metrics, WorkerCounters};
 use crate::telemetry::recent::Ring;
 use crate::telemetry::shadow::Examples;
@@ -157,6 +160,8 @@ pub struct Worker {
     pub recent: RefCell<Ring>,
     /// What requests there are, for the question what another configuration would change.
     pub reservoir: RefCell<Reservoir>,
+    /// Handshakes that are not done.
+    pub handshakes: RefCell<Open>,
     /// What rules in shadow mode would have refused.
     pub shadow: RefCell<Examples>,
     view: RefCell<Rc<View>>,
@@ -195,6 +200,8 @@ pub struct View {
     pub clusters: Vec<Rc<Cluster>>,
     /// By the number of the series.
     blocks: RefCell<Vec<Option<Arc<Block>>>>,
+    /// By the numbers of a listener and an entry of `authorization`.
+    denials: RefCell<HashMap<(usize, usize), Arc<Denials>>>,
 }
 
 /// What wakes the task of a connection from outside.
@@ -210,6 +217,12 @@ impl Attention {
         match &mut *known {
             Some(known) => known.clone_from(waker),
             None => *known = Some(waker.clone()),
+        }
+    }
+
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
         }
     }
 }
@@ -243,6 +256,7 @@ impl Worker {
             counters: shared.metrics.worker(index),
             recent: RefCell::new(Ring::new(usize::try_from(recent).unwrap_or(usize::MAX))),
             reservoir: RefCell::new(Reservoir::new(RESERVOIR, rng.random(), Instant::now())),
+            handshakes: RefCell::default(),
             shadow: RefCell::default(),
             rng: RefCell::new(rng),
             view,
@@ -330,6 +344,21 @@ impl Worker {
         Some(slot.get_or_insert_with(|| self.shared.metrics.block(self.index, &view.snapshot.labels(series))).clone())
     }
 
+    /// Counts what authorization said on the listener of this number.
+    pub fn count_ruling(&self, view: &View, listener: usize, ruling: &Ruling) {
+        let denials = |entry: usize| {
+            let mut known = view.denials.borrow_mut();
+            let found = known.entry((listener, entry)).or_insert_with(|| {
+                let (listener, entry) = (view.snapshot.listeners.get(listener), view.snapshot.authorization.get(entry));
+                let names = listener.zip(entry).map(|(listener, entry)| (&listener.name, &entry.name));
+                names.map_or_else(Arc::default, |(listener, entry)| self.shared.metrics.denials.get(listener, entry))
+            });
+            found.clone()
+        };
+        ruling.denied.iter().for_each(|entry| denials(*entry).enforced.inc());
+        ruling.would.iter().for_each(|entry| denials(*entry).shadow.inc());
+    }
+
     fn serve(self: &Rc<Self>, stream: std::net::TcpStream, accepted: Accepted) {
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => crate::inbound::spawn(self, stream, accepted),
@@ -341,9 +370,7 @@ impl Worker {
         let view = self.view();
         self.seen.set((self.shared.drain.phase(), view.snapshot.generation));
         for attention in self.connections.borrow().values().filter_map(Weak::upgrade) {
-            if let Some(waker) = &*attention.waker.borrow() {
-                waker.wake_by_ref();
-            }
+            attention.wake();
         }
     }
 
@@ -403,7 +430,7 @@ impl View {
         }
         old.values().for_each(|cluster| cluster.retire());
         let blocks = RefCell::new(vec![None; snapshot.series_count()]);
-        Self { snapshot, clusters, blocks }
+        Self { snapshot, clusters, blocks, denials: RefCell::default() }
     }
 }
 

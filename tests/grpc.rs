@@ -2,48 +2,12 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use common::grpc::{Server, check};
 use common::h2peer::{call, request};
 use common::h2raw::{self, Peer};
-use common::{Proxy, Setup, free_addr, run, tool};
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/grpc_peer.py");
-
-struct Server {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Server {
-    fn start() -> Self {
-        let mut child = Command::new(tool("python"))
-            .args([SCRIPT, "serve"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the gRPC server");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("the port");
-        let port: u16 =
-            line.trim().parse().unwrap_or_else(|_| panic!("the gRPC server said `{line}`: run `make setup`"));
-        Self { child, addr: SocketAddr::from(([127, 0, 0, 1], port)) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn check(proxy: &Proxy, scenario: &str) {
-    assert_eq!(run("python", &[SCRIPT, "check", &proxy.addr().to_string(), scenario]), "ok\n");
-}
+use common::{Setup, free_addr};
 
 #[test]
 fn calls_of_every_kind() {
@@ -51,7 +15,7 @@ fn calls_of_every_kind() {
     for service in [", protocol: http2", ""] {
         let proxy = Setup { service, ..Setup::default() }.start(server.addr);
         for scenario in ["unary", "streams", "bidi", "errors", "deadline", "cancel"] {
-            check(&proxy, scenario);
+            check(proxy.addr(), scenario);
         }
         for (code, least) in [
             ("OK", 203.0),
@@ -70,9 +34,9 @@ fn a_route_timeout_is_a_deadline() {
     let server = Server::start();
     let proxy =
         Setup { service: ", protocol: http2", route: ", timeout: 300ms", ..Setup::default() }.start(server.addr);
-    check(&proxy, "timeout");
+    check(proxy.addr(), "timeout");
     proxy.await_metric("http_requests_total", &[("reason", "request_timeout")], 1.0);
-    check(&proxy, "unary");
+    check(proxy.addr(), "unary");
 }
 
 /// What the proxy answers itself is a trailers-only response (gRPC over HTTP/2: status 200, grpc-status).
@@ -82,7 +46,7 @@ fn local_replies_speak_grpc() {
         [(", hosts: [elsewhere.test]", "12", "unimplemented", "no_route"), ("", "14", "unavailable", "connect_failed")];
     for (route, code, scenario, reason) in table {
         let proxy = Setup { service: ", protocol: http2", route, ..Setup::default() }.start(free_addr());
-        check(&proxy, scenario);
+        check(proxy.addr(), scenario);
         let head = request("POST", "/test.Echo/Unary", &[("content-type", "application/grpc"), ("te", "trailers")]);
         let reply = call(proxy.addr(), head, b"\0\0\0\0\0", None).expect("an answer");
         assert_eq!(reply.head.status, 200);

@@ -181,6 +181,26 @@ fn forwarding_and_request_id() {
     assert!(made.len() == 2 && made.iter().all(|id| id.len() >= 16), "made, each its own: {made:?}");
 }
 
+/// Who has proven nothing cannot say who it is, in no spelling that an application may take for the header, and not by
+/// naming it as a field of this hop.
+#[test]
+fn a_client_certificate_cannot_be_made_up() {
+    let origin = Origin::ok();
+    let proxy = Proxy::front(origin.addr());
+    let forged = "By=spiffe://a/b;Hash=0;URI=spiffe://a/admin";
+    let fields =
+        ["x-forwarded-client-cert", "X-Forwarded-Client-Cert", "X_Forwarded_Client_Cert", "x-forwarded_client-cert"]
+            .map(|name| format!("{name}: {forged}\r\n"))
+            .concat();
+    let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+    for (nth, more) in ["", "Connection: x-forwarded-client-cert\r\n", upgrade].iter().enumerate() {
+        ask(&proxy, &with(&format!("{fields}{more}x-nth: {nth}\r\n")));
+        let seen = origin.last().head;
+        assert_eq!(seen.all("x-nth"), [nth.to_string()]);
+        assert!(!seen.lines().iter().any(|(_, value)| value == forged), "{seen:?}");
+    }
+}
+
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// The one traceparent at the origin in its parts, held against the grammar.

@@ -2,6 +2,7 @@
 //! that a lookup does not grow with the table.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use outrigger::policy::caller::Caller;
 use outrigger::snapshot::matcher::{Condition, Conditions, Facts, Key, Text};
 use outrigger::snapshot::route::{PathRule, RouteTable, Rule};
 
@@ -111,6 +112,7 @@ impl Ask {
 
     pub fn facts(&self) -> Facts<'_> {
         Facts {
+            caller: Caller::NOBODY,
             method: &Method::GET,
             host: &self.host,
             path: &self.path,

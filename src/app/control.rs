@@ -17,9 +17,10 @@ use crate::blast;
 use crate::config::schema::Level;
 use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
-use crate::snapshot::compile;
+use crate::snapshot::{Transport, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
+use crate::wire::spiffe::SpiffeId;
 use crate::worker::{PoolReport, Shared};
 
 pub struct Control {
@@ -74,6 +75,18 @@ impl Control {
     }
 }
 
+/// What the endpoints of a service have to prove.
+fn transport(transport: &Transport) -> Value {
+    match transport {
+        Transport::Plain => Value::Null,
+        Transport::Mutual { expected, server_name } => {
+            let identities: Vec<String> = expected.iter().map(ToString::to_string).collect();
+            json!({ "mode": "mutual", "identities": identities, "serverName": server_name.as_deref() })
+        }
+        Transport::Simple { server_name, .. } => json!({ "mode": "simple", "serverName": server_name.as_deref() }),
+    }
+}
+
 impl Provider for Control {
     fn config(&self) -> Value {
         self.shared.snapshot.load().config.dump()
@@ -105,6 +118,7 @@ impl Provider for Control {
                         "labels": endpoint.labels,
                         "zone": endpoint.zone.as_deref(),
                         "weight": endpoint.weight,
+                        "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
                         "connections": live.connections,
                         "idle": live.idle,
                         "inFlight": live.in_flight,
@@ -113,7 +127,8 @@ impl Provider for Control {
                 })
                 .collect();
             let name = service.name.to_string();
-            (name, json!({ "discovery": service.upstream.describe(), "endpoints": endpoints }))
+            let tls = transport(&service.transport);
+            (name, json!({ "discovery": service.upstream.describe(), "tls": tls, "endpoints": endpoints }))
         });
         Value::Object(services.collect())
     }

@@ -278,6 +278,11 @@ impl App {
     fn retire_series(&self, snapshot: &Snapshot) {
         let known: HashSet<Labels> = (0..snapshot.series_count()).map(|series| snapshot.labels(series)).collect();
         self.shared.metrics.retire(&|labels| known.contains(labels));
+        self.shared.metrics.denials.retire(&|(listener, entry)| {
+            let named = |known: &crate::snapshot::Listener| known.name == *listener;
+            let mut numbers = snapshot.listeners.iter().filter(|one| named(one)).flat_map(|one| &one.authorization);
+            numbers.any(|number| snapshot.authorization.get(*number).is_some_and(|known| known.name == *entry))
+        });
     }
 }
 

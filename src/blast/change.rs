@@ -40,7 +40,8 @@ pub fn words(snapshot: &Snapshot, lot: &Lot<'_>) -> String {
     match lot {
         Lot::Gone => "no listener".to_owned(),
         Lot::Unrouted => "no route".to_owned(),
-        Lot::Refused(reason) => format!("refused ({})", reason.code()),
+        Lot::Refused(reason, None) => format!("refused ({})", reason.code()),
+        Lot::Refused(reason, Some(entry)) => format!("refused ({} by {entry})", reason.code()),
         Lot::Answered(taken) => match &taken.route.action {
             Action::Redirect(redirect) => format!("redirect {} of {}", redirect.status.as_u16(), taken.route.name),
             Action::Respond(status, _) => format!("answer {} of {}", status.as_u16(), taken.route.name),
@@ -80,12 +81,12 @@ impl Pair<'_> {
                 headers(before, after, &mut changes);
             }
             (Lot::Gone, Lot::Gone) | (Lot::Unrouted, Lot::Unrouted) => {}
-            (Lot::Refused(before), Lot::Refused(after)) if before == after => {}
+            (Lot::Refused(before, _), Lot::Refused(after, _)) if before == after => {}
             (before, after) => {
                 let kind = match after {
                     Lot::Gone => Kind::Gone,
                     Lot::Unrouted => Kind::Unrouted,
-                    Lot::Refused(_) => Kind::Refused,
+                    Lot::Refused(..) => Kind::Refused,
                     Lot::Answered(_) => Kind::Answered,
                     Lot::Forwarded(..) if matches!(before, Lot::Gone | Lot::Unrouted) => Kind::Routed,
                     Lot::Forwarded(..) => Kind::Side,
@@ -125,7 +126,7 @@ impl<'s> Lot<'s> {
     pub fn taken(&self) -> Option<&Taken<'s>> {
         match self {
             Self::Answered(taken) | Self::Forwarded(taken, _) => Some(taken),
-            Self::Gone | Self::Unrouted | Self::Refused(_) => None,
+            Self::Gone | Self::Unrouted | Self::Refused(..) => None,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Remembered requests under two configurations.
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
 
 use indexmap::IndexMap;
 
+use super::callers::{Callers, Who};
 use super::change::{Change, Pair, words};
-use super::fingerprint::{Callers, Fingerprint, Value, name_of};
+use super::fingerprint::{Fingerprint, Value, name_of};
 use super::judge::{Judge, Lot, Outcome, Spread, Stretch};
 use super::looked::Looked;
 use super::radius::{Coverage, Group, Kind, Radius};
@@ -63,8 +63,7 @@ fn requests(samples: &[Sample]) -> Vec<(&Looked, Requests<'_>)> {
             let empty = || Request { path: &known.path, weight: 0.0, callers: Callers::default() };
             let request = requests.entry(&known.print).or_insert_with(empty);
             request.weight += known.weight;
-            known.callers.known.iter().for_each(|caller| request.callers.add(*caller));
-            request.callers.more |= known.callers.more;
+            request.callers.merge(&known.callers);
         }
     }
     all
@@ -111,7 +110,7 @@ struct Sums {
 struct Tally {
     share: f64,
     fingerprints: HashSet<usize>,
-    callers: HashSet<IpAddr>,
+    callers: HashSet<Who>,
     more: bool,
     routes: BTreeSet<String>,
     /// With its share.
@@ -119,10 +118,13 @@ struct Tally {
 }
 
 /// A part of the requests of one fingerprint.
+#[derive(Clone, Copy)]
 struct Part<'a> {
     number: usize,
     print: &'a Fingerprint,
-    callers: &'a Callers,
+    callers: &'a [(Who, f64)],
+    /// There are others.
+    others: bool,
     /// Of all requests.
     share: f64,
 }
@@ -134,20 +136,44 @@ impl Work<'_> {
         let at = old.listeners.iter().position(|listener| *listener.name == *print.listener);
         let address = at.and_then(|at| old.listeners.get(at)).map(|listener| listener.config.address);
         let there = address.and_then(|address| new.listener(&print.listener, address));
-        let part = Part { number, print, callers: &request.callers, share: request.weight / self.total };
-        let (before, after) = (self.before.judge(&told, at), self.after.judge(&told, there));
+        let share = request.weight / self.total;
+        let Callers { known, others } = &request.callers;
+        let all = Part { number, print, callers: known, others: *others > 0.0, share };
+        if !self.before.looks_at_callers() && !self.after.looks_at_callers() {
+            return self.add_part(&all, &told, (at, there), None);
+        }
+        for one in known {
+            let part = Part { callers: std::slice::from_ref(one), others: false, share: one.1 / self.total, ..all };
+            self.add_part(&part, &told, (at, there), Some(&one.0));
+        }
+        if *others > 0.0 {
+            let part = Part { callers: &[], share: others / self.total, ..all };
+            self.add_part(&part, &told, (at, there), None);
+        }
+    }
+
+    /// On listeners of these numbers, by this caller where it is one that is known.
+    fn add_part(
+        &mut self,
+        part: &Part<'_>,
+        told: &Told<'_>,
+        (at, there): (Option<usize>, Option<usize>),
+        caller: Option<&Who>,
+    ) {
+        let old = self.pair.old;
+        let (before, after) = (self.before.judge(told, at, caller), self.after.judge(told, there, caller));
         self.sums.reach(&after);
         match (before, after) {
             (Outcome::Known { line: was, spread: from }, Outcome::Known { line: is, spread: to }) => {
                 let apart = from == Spread::Keys && !(to == Spread::Keys && self.same_key(&was, &is));
                 for (old, new, share) in if apart { product(&was, &is) } else { overlay(&was, &is) } {
-                    self.sort(&Part { share: part.share * share, ..part }, &old, &new);
+                    self.sort(&Part { share: part.share * share, ..*part }, &old, &new);
                 }
             }
-            (Outcome::Doubtful { on, .. }, _) => self.doubt(&part, "?".to_owned(), &on),
+            (Outcome::Doubtful { on, .. }, _) => self.doubt(part, "?".to_owned(), &on),
             (Outcome::Known { line, .. }, Outcome::Doubtful { on, .. }) => {
                 let sides: Vec<String> = line.iter().map(|stretch| words(old, &stretch.lot)).collect();
-                self.doubt(&part, sides.join(" or "), &on);
+                self.doubt(part, sides.join(" or "), &on);
             }
         }
     }
@@ -222,14 +248,14 @@ impl Sums {
         tally.share += part.share;
         tally.fingerprints.insert(part.number);
         tally.routes.extend(route);
-        for caller in &part.callers.known {
+        for (caller, _) in part.callers {
             if tally.callers.len() < CALLERS_MAX || tally.callers.contains(caller) {
-                tally.callers.insert(*caller);
+                tally.callers.insert(caller.clone());
             } else {
                 tally.more = true;
             }
         }
-        tally.more |= part.callers.more;
+        tally.more |= part.others;
         if part.share > tally.example.0 || tally.example.1.is_empty() {
             tally.example = (part.share, part.print.to_string());
         }

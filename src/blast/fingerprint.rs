@@ -2,7 +2,6 @@
 //! sent it. Requests that no decision can tell apart have the same fingerprint.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Method, request};
@@ -10,6 +9,7 @@ use http::{Method, request};
 use super::looked::Looked;
 use super::shape::Shape;
 use crate::decide::Understood;
+use crate::policy::caller::Caller;
 use crate::snapshot::matcher::{Facts, Key};
 
 /// Longest method, host and path that are remembered, in bytes.
@@ -19,8 +19,6 @@ const PATH_MAX: usize = 256;
 /// Values of one request that are remembered, and their bytes.
 const VALUES_MAX: usize = 32;
 const VALUE_BYTES_MAX: usize = 1024;
-/// Callers of one fingerprint that are told apart.
-const CALLERS_MAX: usize = 8;
 
 /// A request that was decided about.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +27,7 @@ pub struct Seen<'a> {
     pub listener: &'a Arc<str>,
     pub parts: &'a request::Parts,
     pub understood: &'a Understood<'a>,
-    pub peer: IpAddr,
+    pub caller: Caller<'a>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,13 +50,6 @@ pub(super) enum Value {
     Kept(Box<str>),
     /// Which of the conditions of the configuration hold for it, one a bit. Nothing that leads back to the value.
     Hidden(u64),
-}
-
-/// Who sent requests: the first few addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Callers {
-    pub(super) known: Vec<IpAddr>,
-    pub(super) more: bool,
 }
 
 impl Fingerprint {
@@ -103,8 +94,9 @@ impl Fingerprint {
 }
 
 fn values(seen: &Seen<'_>, looked: &Looked) -> Option<Box<[(u16, Value)]>> {
-    let Seen { parts, understood, .. } = *seen;
+    let Seen { parts, understood, caller, .. } = *seen;
     let facts = Facts {
+        caller,
         method: &parts.method,
         host: &understood.authority.host,
         path: &understood.path.text,
@@ -130,18 +122,6 @@ fn values(seen: &Seen<'_>, looked: &Looked) -> Option<Box<[(u16, Value)]>> {
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}{}", self.method, self.host, self.path)
-    }
-}
-
-impl Callers {
-    pub(super) fn add(&mut self, peer: IpAddr) {
-        if self.known.contains(&peer) {
-            return;
-        }
-        match self.known.len() < CALLERS_MAX {
-            true => self.known.push(peer),
-            false => self.more = true,
-        }
     }
 }
 

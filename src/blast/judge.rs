@@ -11,12 +11,16 @@ use std::sync::Arc;
 use http::{HeaderName, request};
 use regex::Regex;
 
+use super::callers::Who;
 use super::fingerprint::{Fingerprint, name_of};
 use super::looked::Looked;
+use super::ruling;
 use super::shape::Shape;
 use super::told::Told;
 use crate::decide::{self, Decision, Verdict};
 use crate::error::Reason;
+use crate::policy::authz::Ruling;
+use crate::policy::caller::{Caller, Callers};
 use crate::policy::split;
 use crate::snapshot::matcher::{Condition, Key, Text};
 use crate::snapshot::route::{PathRule, RouteTable, Rule};
@@ -27,13 +31,14 @@ const MARK: HeaderName = HeaderName::from_static("x-outrigger-in-doubt");
 const SURE: &str = "sure";
 
 pub struct Judge<'s> {
-    snapshot: &'s Snapshot,
-    looked: &'s Looked,
+    pub(super) snapshot: &'s Snapshot,
+    pub(super) looked: &'s Looked,
     /// In place of the snapshot's, by index, where something is in doubt.
     listeners: Vec<Option<Listener>>,
     /// Whose limits no remembered request breaks.
     lenient: Option<Listener>,
     doubts: Vec<Doubt>,
+    callers: bool,
 }
 
 /// What may be in doubt; its index is its mark.
@@ -45,6 +50,8 @@ struct Doubt {
 
 enum In {
     Condition(Key, Text),
+    /// Who calls: of the rarer callers of a fingerprint nothing is known.
+    From(Callers),
     /// A path with parts that were not told apart when requests were remembered.
     Path(String),
     Pattern(Regex),
@@ -80,7 +87,8 @@ pub enum Lot<'s> {
     /// There is no such listener for HTTP.
     Gone,
     Unrouted,
-    Refused(Reason),
+    /// By an entry of `authorization`, where it was that.
+    Refused(Reason, Option<&'s str>),
     /// Answered here.
     Answered(Taken<'s>),
     Forwarded(Taken<'s>, Target),
@@ -104,11 +112,23 @@ impl<'s> Judge<'s> {
             config.max_headers = u32::MAX;
             with_kind(listener, Arc::new(config), Kind::Tcp(usize::MAX))
         });
-        Self { snapshot, looked, listeners, lenient, doubts: marks.doubts }
+        let asked = marks.doubts.iter().any(|doubt| matches!(doubt.kind, In::From(_)));
+        let callers = asked || ruling::looks_at_callers(&snapshot.authorization);
+        Self { snapshot, looked, listeners, lenient, doubts: marks.doubts, callers }
     }
 
-    /// On the listener of this index.
-    pub fn judge(&'s self, told: &Told<'_>, listener: Option<usize>) -> Outcome<'s> {
+    /// Whether anything depends on who calls.
+    pub fn looks_at_callers(&self) -> bool {
+        self.callers
+    }
+
+    /// On the listener of this index. `None` is a caller of whom nothing is known.
+    pub fn judge(&'s self, told: &Told<'_>, listener: Option<usize>, caller: Option<&Who>) -> Outcome<'s> {
+        match listener.and_then(|index| self.snapshot.listeners.get(index)).map(|one| self.ruled(told, one, caller)) {
+            Some(Ok(Some(entry))) => return Outcome::all(Lot::Refused(Reason::Denied, Some(entry))),
+            Some(Err(on)) => return Outcome::Doubtful { on, route: None },
+            Some(Ok(None)) | None => {}
+        }
         let found = listener.and_then(|index| Some((self.snapshot.listeners.get(index)?, self.listeners.get(index)?)));
         let (listener, lenient) = match (found, &self.lenient) {
             (Some((listener, marked)), Some(lenient)) if matches!(listener.kind, Kind::Http { .. }) => {
@@ -116,7 +136,7 @@ impl<'s> Judge<'s> {
             }
             _ => return Outcome::all(Lot::Gone),
         };
-        let truths: Vec<Option<bool>> = self.doubts.iter().map(|doubt| self.truth(told, doubt)).collect();
+        let truths: Vec<Option<bool>> = self.doubts.iter().map(|doubt| self.truth(told, doubt, caller)).collect();
         let open = truths.contains(&None);
         let Some(least) = self.head(told, &truths, false) else { return Outcome::unwritable() };
         let at_least = Ask { listener, lenient, parts: &least }.put(self.snapshot);
@@ -134,13 +154,14 @@ impl<'s> Judge<'s> {
         match at_least {
             Ok(decision) => self.line(told, &decision),
             Err(Reason::NoRoute) => Outcome::all(Lot::Unrouted),
-            Err(reason) => Outcome::all(Lot::Refused(reason)),
+            Err(reason) => Outcome::all(Lot::Refused(reason, None)),
         }
     }
 
-    fn truth(&self, told: &Told<'_>, doubt: &Doubt) -> Option<bool> {
+    fn truth(&self, told: &Told<'_>, doubt: &Doubt, caller: Option<&Who>) -> Option<bool> {
         match &doubt.kind {
             In::Condition(key, text) => told.truth(&self.snapshot.attributes, key, text),
+            In::From(callers) => caller.map(|caller| callers.fit(&caller.at(0))),
             In::Path(path) => self.is_below(told.print, path),
             In::Pattern(regex) => (*told.print.path == *told.path).then(|| regex.is_match(told.path)),
         }
@@ -148,7 +169,7 @@ impl<'s> Judge<'s> {
 
     /// Whether a request has all segments of a path, whose parameters may be any. Of those that look the same, some
     /// may have.
-    fn is_below(&self, print: &Fingerprint, path: &str) -> Option<bool> {
+    pub(super) fn is_below(&self, print: &Fingerprint, path: &str) -> Option<bool> {
         let mut segments = print.path.split('/');
         let same = |written: &str, segment: &str| match print.grpc {
             true => written == segment,
@@ -197,6 +218,7 @@ impl<'s> Judge<'s> {
                 format!("attribute {name}")
             }
             In::Condition(key, _) => name_of(key),
+            In::From(_) => "the caller".to_owned(),
             In::Path(path) => format!("path {path}"),
             In::Pattern(_) => "a pattern of the path".to_owned(),
         }
@@ -206,8 +228,8 @@ impl<'s> Judge<'s> {
         let taken = Taken { index: decision.rule.route, route: decision.route, rule: decision.rule };
         let (forward, target, drawn) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, drawn, .. }, _) => (*forward, *target, *drawn),
-            (Verdict::Refuse(reason), _) => return Outcome::all(Lot::Refused(*reason)),
-            (Verdict::Answer, Action::Forward(_)) => return Outcome::all(Lot::Refused(Reason::NoEndpoint)),
+            (Verdict::Refuse(reason), _) => return Outcome::all(Lot::Refused(*reason, None)),
+            (Verdict::Answer, Action::Forward(_)) => return Outcome::all(Lot::Refused(Reason::NoEndpoint, None)),
             (Verdict::Answer, Action::Redirect(_) | Action::Respond(..)) => return Outcome::all(Lot::Answered(taken)),
         };
         let sticky = forward.sticky.as_ref();
@@ -251,7 +273,9 @@ struct Ask<'s, 'p> {
 impl<'s> Ask<'s, '_> {
     fn put(&self, snapshot: &'s Snapshot) -> Result<Decision<'s>, Reason> {
         let understood = decide::understand(self.lenient, self.parts)?;
-        decide::decide(snapshot, self.listener, &understood.facts(snapshot, self.parts), || 0)
+        // Of what authorization says, and of callers, there is no doubt left here.
+        let facts = understood.facts(snapshot, self.parts, Caller::NOBODY);
+        decide::ruled(snapshot, self.listener, &facts, Ruling::default(), || 0).map_err(|refusal| refusal.reason)
     }
 }
 
@@ -272,8 +296,13 @@ impl Marks<'_> {
         let mut rules = snapshot::rules(self.snapshot, listener);
         let mut any = false;
         for (_, rule) in &mut rules {
+            if let Some(from) = rule.conditions.from.take() {
+                any = true;
+                rule.conditions.all.push(self.mark_caller(from));
+            }
+            let is_mark = |key: &Key| matches!(key, Key::Header(name) if *name == MARK);
             for condition in &mut rule.conditions.all {
-                if self.is_open(&condition.key) {
+                if !is_mark(&condition.key) && self.is_open(&condition.key) {
                     any = true;
                     self.mark(condition);
                 }
@@ -312,6 +341,16 @@ impl Marks<'_> {
         }
     }
 
+    /// It weighs as much as a header does.
+    fn mark_caller(&mut self, from: Callers) -> Condition {
+        let next = self.doubts.len();
+        let number = *self.numbers.entry(format!("{from:?}")).or_insert(next);
+        if number == next {
+            self.doubts.push(Doubt { kind: In::From(from), query: false });
+        }
+        Condition { key: Key::Header(MARK), text: Text::Exact(number.to_string().into()) }
+    }
+
     /// The mark of a path that depends on what was not remembered. The path then lets all pass that it may be.
     fn mark_path(&mut self, path: &mut PathRule) -> Option<usize> {
         let number = self.doubts.len();
@@ -341,5 +380,6 @@ fn parameter(number: usize) -> String {
 }
 
 fn with_kind(listener: &Listener, config: Arc<crate::config::schema::Listener>, kind: Kind) -> Listener {
-    Listener { config, name: listener.name.clone(), kind, first_series: listener.first_series }
+    let authorization = listener.authorization.clone();
+    Listener { config, name: listener.name.clone(), kind, authorization, first_series: listener.first_series }
 }

@@ -8,7 +8,7 @@ use regex::{Regex, RegexSet};
 
 use super::fingerprint::Value;
 use super::shape;
-use crate::config::schema::{self, Match, PathMatch, Root, Source, Sticky};
+use crate::config::schema::{self, PathMatch, Root, Source, Sticky};
 use crate::config::{is_secret, is_secret_attribute};
 use crate::snapshot::matcher::{Attribute, Key, Text};
 
@@ -54,8 +54,17 @@ impl Looked {
     /// Of a configuration that is sound.
     pub fn of(root: &Root) -> Self {
         let mut looked = Self::default();
+        let rules = root.authorization.iter().flat_map(|entry| entry.allow.iter().chain(&entry.deny));
+        for operation in rules.map(|rule| &rule.to) {
+            operation.paths.iter().for_each(|path| looked.look_at_path(path));
+            for (name, text) in &operation.headers {
+                looked.look(&Source::Header(name.clone()), None, Some(text));
+            }
+        }
         for one in root.routes.iter().flat_map(|route| &route.matches) {
-            looked.look_at_path(one);
+            one.path.iter().for_each(|path| looked.look_at_path(path));
+            let names = one.grpc.iter().flat_map(|grpc| [&grpc.service, &grpc.method]).flatten();
+            looked.segments.extend(names.map(|name| name.as_str().into()));
             for (name, text) in &one.headers {
                 looked.look(&Source::Header(name.clone()), None, Some(text));
             }
@@ -103,17 +112,13 @@ impl Looked {
         self.patterns.iter().any(|known| **known == *regex.as_str())
     }
 
-    fn look_at_path(&mut self, one: &Match) {
-        let segments = |path: &str| path.split('/').map(Box::from).collect::<Vec<_>>();
-        match &one.path {
-            Some(PathMatch::Exact(path) | PathMatch::Prefix(path) | PathMatch::Template(path)) => {
-                self.segments.extend(segments(path));
+    fn look_at_path(&mut self, path: &PathMatch) {
+        match path {
+            PathMatch::Exact(path) | PathMatch::Prefix(path) | PathMatch::Template(path) => {
+                self.segments.extend(path.split('/').map(Box::from));
             }
-            Some(PathMatch::Regex(pattern)) => self.patterns.push(pattern.compile().as_str().into()),
-            None => {}
+            PathMatch::Regex(pattern) => self.patterns.push(pattern.compile().as_str().into()),
         }
-        let names = one.grpc.iter().flat_map(|grpc| [&grpc.service, &grpc.method]).flatten();
-        self.segments.extend(names.map(|name| name.as_str().into()));
     }
 
     fn look_through(&mut self, attribute: Option<Named<'_>>, text: Option<&schema::Text>) {

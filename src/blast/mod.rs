@@ -5,6 +5,7 @@
 //! `decide` that the data path calls, and answers in shares of the traffic ([`Radius`]). Pure, but for the
 //! reservoir, which is told the time.
 
+mod callers;
 mod change;
 mod compare;
 mod fingerprint;
@@ -12,14 +13,16 @@ mod judge;
 mod looked;
 mod radius;
 mod reservoir;
+mod ruling;
 mod shape;
 mod told;
 
 #[cfg(test)]
 mod tests;
 
+pub use callers::{Callers, Who};
 pub use compare::compare;
-pub use fingerprint::{Callers, Fingerprint, Seen};
+pub use fingerprint::{Fingerprint, Seen};
 pub use looked::Looked;
 pub use radius::{Coverage, Group, Kind, Radius};
 pub use reservoir::{Remembered, Reservoir, Sample};

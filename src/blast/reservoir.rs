@@ -4,7 +4,6 @@
 //! a hundred a second are looked at. Weights halve every minute, so that recent traffic counts more; where memory is
 //! full, what has counted least, or longest ago, makes way.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,8 @@ use indexmap::IndexMap;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::fingerprint::{Callers, Fingerprint, Seen};
+use super::callers::{CALLERS_MAX, Callers, Ids, Who};
+use super::fingerprint::{Fingerprint, Seen};
 use super::looked::Looked;
 
 /// Distinct fingerprints.
@@ -34,6 +34,7 @@ pub struct Reservoir {
     looked: Arc<Looked>,
     slots: IndexMap<Fingerprint, Slot>,
     slots_max: usize,
+    ids: Ids,
     bytes_max: usize,
     /// Of what the slots point to.
     bytes: usize,
@@ -117,13 +118,14 @@ pub struct Remembered {
 impl Reservoir {
     /// `bytes` bounds its memory; `seed` is for the sampling.
     pub fn new(bytes: usize, seed: u64, now: Instant) -> Self {
-        let slots_max = SLOTS_MAX.min(bytes / 2 / SLOT);
+        let (slots_max, ids) = (SLOTS_MAX.min(bytes / 2 / SLOT), Ids::new(bytes));
         Self {
             gate: Gate::new(seed, now),
             looked: Arc::default(),
             slots: IndexMap::with_capacity(slots_max),
             slots_max,
-            bytes_max: bytes.saturating_sub(slots_max * SLOT),
+            bytes_max: bytes.saturating_sub(slots_max * SLOT + ids.bytes()),
+            ids,
             bytes: 0,
             since: now,
             aged: now,
@@ -158,11 +160,11 @@ impl Reservoir {
             Some(slot) => {
                 slot.weight += weight;
                 slot.last = now;
-                slot.callers.add(seen.peer);
+                slot.callers.see(&seen.caller, weight, &mut self.ids);
             }
             None => {
-                let mut callers = Callers { known: Vec::with_capacity(1), more: false };
-                callers.add(seen.peer);
+                let mut callers = Callers { known: Vec::with_capacity(1), others: 0.0 };
+                callers.see(&seen.caller, weight, &mut self.ids);
                 self.insert(print, Slot { path, weight, last: now, callers });
             }
         }
@@ -175,6 +177,7 @@ impl Reservoir {
         }
         if *self.looked != **looked {
             self.slots.clear();
+            self.ids.clear();
             self.bytes = 0;
             (self.since, self.aged, self.halves) = (now, now, now + HALF_LIFE);
             self.total = Total::default();
@@ -225,8 +228,11 @@ impl Reservoir {
     fn halve(&mut self) {
         let Total { seen, sampled, dropped, seconds } = &mut self.total;
         let totals = [seen, sampled, dropped, seconds];
-        let weights = self.slots.values_mut().map(|slot| &mut slot.weight);
-        totals.into_iter().chain(weights).for_each(|value| *value /= 2.0);
+        totals.into_iter().for_each(|value| *value /= 2.0);
+        for slot in self.slots.values_mut() {
+            slot.weight /= 2.0;
+            slot.callers.halve();
+        }
     }
 
     /// What it holds now.
@@ -252,13 +258,13 @@ impl Reservoir {
 
     /// An upper bound of the memory that it holds now, in bytes.
     pub fn bytes(&self) -> usize {
-        self.slots_max * SLOT + self.bytes
+        self.slots_max * SLOT + self.bytes + self.ids.bytes()
     }
 }
 
 /// On the heap, with callers that are still to come.
 fn size(print: &Fingerprint, slot: &Slot) -> usize {
-    let callers = slot.callers.known.capacity().max(8) * size_of::<IpAddr>();
+    let callers = slot.callers.known.capacity().max(CALLERS_MAX) * size_of::<(Who, f64)>();
     let allocations = 5 + print.values.len();
     print.bytes() + slot.path.len() + callers + allocations * ALLOCATION
 }

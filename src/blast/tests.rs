@@ -11,8 +11,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::config;
 use crate::decide::{self, Verdict};
+use crate::policy::caller::Caller;
 use crate::policy::split;
 use crate::snapshot::{self, Snapshot};
+
+mod authorization;
 
 const BASE: &str = r#"
 apiVersion: outrigger/v1
@@ -70,11 +73,15 @@ impl Traffic {
 
     /// So slowly that every request is looked at.
     fn send(&mut self, snapshot: &Snapshot, text: &str, from: IpAddr) {
+        self.send_as(snapshot, text, Caller::new(from, None, 8080));
+    }
+
+    fn send_as(&mut self, snapshot: &Snapshot, text: &str, caller: Caller<'_>) {
         self.now += Duration::from_millis(20);
         let listener = &snapshot.listeners[0];
         let parts = parts(text);
         let understood = decide::understand(listener, &parts).expect("a sound head");
-        let seen = Seen { listener: &listener.name, parts: &parts, understood: &understood, peer: from };
+        let seen = Seen { listener: &listener.name, parts: &parts, understood: &understood, caller };
         self.reservoir.see(self.now, || seen, &snapshot.looked);
     }
 
@@ -381,7 +388,8 @@ fn a_million_paths_stay_within_their_memory() {
             parts(&format!("GET http://{}/{}-a{number}\nx-stage: a{number:060}", "h".repeat(200), "p".repeat(20)));
         let strange = (decide::understand(listener, &strange).expect("sound"), &strange);
         let (understood, parts) = if number % 4 == 0 { &usual } else { &strange };
-        let seen = Seen { listener: &listener.name, parts, understood, peer: caller(number as usize) };
+        let caller = Caller::new(caller(number as usize), None, 8080);
+        let seen = Seen { listener: &listener.name, parts, understood, caller };
         reservoir.see(now, || seen, &old.looked);
         if number % 1000 == 0 {
             assert!(reservoir.bytes() <= 512 << 10, "{} bytes at {number}", reservoir.bytes());
@@ -499,9 +507,9 @@ proptest! {
 fn fates(snapshot: &Snapshot, text: &str) -> Vec<(String, bool)> {
     let (parts, listener) = (parts(text), &snapshot.listeners[0]);
     let understood = decide::understand(listener, &parts).expect("sound");
-    let facts = understood.facts(snapshot, &parts);
+    let facts = understood.facts(snapshot, &parts, Caller::NOBODY);
     let fate = |bucket: u32| match decide::decide(snapshot, listener, &facts, || bucket) {
-        Err(reason) => (reason.code().to_owned(), false),
+        Err(refusal) => (refusal.reason.code().to_owned(), false),
         Ok(decide::Decision { verdict: Verdict::Forward { target, drawn, .. }, route, .. }) => {
             let service = &snapshot.services[target.service].name;
             let sticky = drawn.is_some_and(|drawn| drawn.sticky);

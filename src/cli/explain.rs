@@ -46,8 +46,8 @@ pub struct Explain {
     /// The port that it comes to
     #[arg(long, value_name = "N")]
     port: Option<u16>,
-    /// SPIFFE id of the caller
-    #[arg(long, value_name = "ID")]
+    /// The caller: a SPIFFE id, an address, or both with a comma between them
+    #[arg(long, value_name = "CALLER")]
     from: Option<String>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,

@@ -1,6 +1,7 @@
 //! The subcommands that ask, check and explain; `main` names them. Each is one file: its arguments, and `run`. What they
 //! have in common is here: how they end, and where they write.
 
+pub mod certs;
 pub mod check;
 pub mod client;
 pub mod config;

@@ -16,9 +16,10 @@ use super::tree::{Entry, Node, Value, step};
 #[derive(Debug, Default)]
 pub struct Sound {
     pub json: Map<String, Json>,
-    /// Where each entry of `routes` and `listeners` in the JSON stands in the tree.
+    /// Where each entry of these lists in the JSON stands in the tree.
     pub routes: Vec<usize>,
     pub listeners: Vec<usize>,
+    pub authorization: Vec<usize>,
 }
 
 /// Keys and values that later versions have: refused by name, never ignored.
@@ -50,6 +51,9 @@ const MATTERING: &[&str] = &[
     "port",
     "labels",
     "subsets",
+    "allow",
+    "deny",
+    "from",
     "service",
     "method",
     "values",
@@ -86,6 +90,7 @@ pub fn root(tree: &Node, problems: &mut Vec<Problem>) -> Sound {
             ("services" | "attributes", Value::Map(_)) => check.entries(&entry.value, property, &at),
             ("routes", Value::Seq(_)) => check.items(&entry.value, property, &at, &mut sound.routes),
             ("listeners", Value::Seq(_)) => check.items(&entry.value, property, &at, &mut sound.listeners),
+            ("authorization", Value::Seq(_)) => check.items(&entry.value, property, &at, &mut sound.authorization),
             _ => check.node(&entry.value, property, &at, pointed(entry)),
         };
         sound.json.extend(value.map(|value| (entry.key.clone(), value)));

@@ -1,5 +1,5 @@
-//! What is different between two configurations, in words: routes, services, listeners and attributes by name, all else
-//! key by key, in the spelling of the language. What only is spelled otherwise is no difference; secrets are not shown.
+//! What is different between two configurations, in words: what has a name by its name, all else key by key, in the
+//! spelling of the language. What only is spelled otherwise is no difference; secrets are not shown.
 //!
 //! `normal` gives both sides one spelling, `walk` compares, `order` looks at the order of routes, and `affected` says
 //! which routes treat a request differently.
@@ -45,7 +45,7 @@ pub enum Kind {
 }
 
 /// What has names of its own; the order is that of a report.
-const NAMED: [&str; 4] = ["route", "service", "listener", "attribute"];
+const NAMED: [&str; 5] = ["route", "service", "listener", "attribute", "authorization"];
 
 /// Every difference; none where both mean the same.
 pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
@@ -90,6 +90,16 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         old.attributes.iter().collect(),
         new.attributes.iter().collect(),
         Side { of: |old, new| (normal::attribute(old), normal::attribute(new)), about: |_| String::new() },
+    );
+    named(
+        &mut changes,
+        "authorization",
+        by_name(&old.authorization, |a| &a.name),
+        by_name(&new.authorization, |a| &a.name),
+        Side {
+            of: |old, new| (normal::authorization(old), normal::authorization(new)),
+            about: |entry| format!(", {} allow, {} deny", entry.allow.len(), entry.deny.len()),
+        },
     );
     blocks(&mut changes, old, new);
     changes.list
@@ -181,6 +191,7 @@ fn push_all(changes: &mut Changes, subject: &str, kind: Kind, named: (&str, &str
         ("route", _) => root.below("routes"),
         ("listener", _) => root.below("listeners"),
         ("service", name) => root.below("services").below(name),
+        ("authorization", _) => root.below("authorization"),
         ("attribute", name) => root.below("attributes").below(name),
         (_, key) => root.below(key),
     };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderName, Method};
 
 use super::units::{Duration, Pattern, Size};
+use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{self, IdPattern, SpiffeId};
 
 /// What is wrong with a text, and what would be right.
@@ -35,6 +36,7 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
         "trustDomain" => plain(spiffe::is_trust_domain(text), "a trust domain such as `cluster.local`"),
         "spiffeId" => SpiffeId::parse(text).map(drop).map_err(|why| not_spiffe(text, why)),
         "identityPattern" => IdPattern::parse(text).map(drop).map_err(|why| not_spiffe(text, why)),
+        "cidr" => Cidr::parse(text).map(drop),
         "endpointAddress" => endpoint_address(text).map(|_| ()),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),
@@ -172,6 +174,7 @@ mod tests {
                 &["http://a", "http://a:1/b?c"],
                 &["", "a", "https://a", "http://", "http://a b", "http://a/ b"],
             ),
+            ("cidr", &["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::1"], &["", "10.0.0.1/8", "10.0.0.0/33", "a", "::/129"]),
             ("endpointAddress", &["1.2.3.4", "1.2.3.4:5", "[::1]:5", "::1"], &["", "a:1", "1.2.3.4:0", "1.2.3.4:x"]),
         ] {
             for text in good {

@@ -6,6 +6,9 @@ use super::check;
 use super::problem::{Place, Problem};
 use super::tree::{self, Entry, Node, Value, step};
 
+/// Lists that each file adds to.
+const LISTS: [&str; 3] = ["routes", "listeners", "authorization"];
+
 /// Makes one tree of the files' trees. Each must state its `apiVersion`.
 pub fn merge(files: Vec<Node>, problems: &mut Vec<Problem>) -> Option<Node> {
     let mut files = files.into_iter();
@@ -58,7 +61,7 @@ fn add(all: &mut Vec<Entry>, entry: Entry, problems: &mut Vec<Problem>) {
             }
         }
         // Names of list items are compared by `validate`, which sees one file's duplicates as well.
-        (Value::Seq(items), Value::Seq(more)) if matches!(entry.key.as_str(), "listeners" | "routes") => {
+        (Value::Seq(items), Value::Seq(more)) if LISTS.contains(&entry.key.as_str()) => {
             items.extend(more);
         }
         _ => problems.push(
@@ -79,7 +82,7 @@ pub fn at(place: &Place) -> String {
 
 /// A path into merged lists, with the index as the file has it.
 pub fn local(tree: &Node, path: &str) -> Option<String> {
-    let key = ["routes", "listeners"].into_iter().find(|key| path.starts_with(&format!("{key}[")))?;
+    let key = LISTS.into_iter().find(|key| path.starts_with(&format!("{key}[")))?;
     let (index, rest) = path.get(key.len() + 1..)?.split_once(']')?;
     let items = tree.get(key)?.seq();
     let index: usize = index.parse().ok()?;

@@ -3,6 +3,7 @@
 //! text -> `tree` (every node has a place) -> `merge` -> `substitute` -> `check` (the JSON Schema of `schema`)
 //! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
 
+mod authorization;
 mod check;
 pub mod diff;
 pub mod digest;

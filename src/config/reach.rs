@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::check::listed;
 use super::merge::at;
-use super::schema::{Listener, ListenerProtocol, Match, PathMatch, Protocol, Root, Route, Text, TextMatcher};
+use super::schema::{Caller, Listener, ListenerProtocol, Match, PathMatch, Protocol, Root, Route, Text, TextMatcher};
 use super::validate::View;
 
 /// Whether a listener carries connections as they are: it is said to, or nothing but tcp routes are for it.
@@ -195,6 +195,16 @@ fn conditions(matched: &Match) -> String {
             let name = if kind == 2 { name.to_ascii_lowercase() } else { name.clone() };
             parts.insert((kind, name), condition(text));
         }
+    }
+    if let Some(from) = matched.from.as_ref().filter(|from| **from != Caller::default()) {
+        let sorted = |mut all: Vec<String>| {
+            all.sort();
+            all.dedup();
+            all
+        };
+        let identities = from.identities.iter().map(|identity| format!("{:?}", identity.pattern())).collect();
+        let all = [sorted(identities), sorted(from.namespaces.clone()), sorted(from.cidrs.clone())];
+        parts.insert((7, format!("{all:?}")), String::new());
     }
     if let Some(grpc) = &matched.grpc {
         parts.insert((6, format!("{:?}", (&grpc.service, &grpc.method))), String::new());

@@ -70,6 +70,8 @@ impl<'a> At<'a> {
             (_, "from" | "sticky", "header" | "cookie" | "query" | "attribute") => Kind::Plain,
             (Kind::Secret, ..) => Kind::Secret,
             (Kind::Root, _, "attributes") => Kind::Attributes,
+            // The block, not the header.
+            (Kind::Root, _, "authorization") => Kind::Plain,
             (Kind::Attributes, ..) if self.attributes.contains(key) => Kind::SecretAttribute,
             (Kind::SecretAttribute, _, "values") => Kind::Secret,
             (Kind::Attributes, ..) => Kind::Plain,
@@ -167,6 +169,8 @@ mod tests {
             "routes/match/attributes/user",
             "routes/match/attributes/api-key/exact",
             "attributes/user/values",
+            "authorization/allow/to/headers/authorization",
+            "authorization/deny/to/headers/x-api-key/prefix",
         ] {
             assert!(at(path), "{path}");
         }
@@ -181,6 +185,9 @@ mod tests {
             "services/auth/port",
             "services/auth/endpoints/static/labels/key",
             "routes/requestHeaders/set/x-mesh",
+            "authorization/name",
+            "authorization/allow/from/identities",
+            "authorization/deny/to/headers/x-mesh",
         ] {
             assert!(!at(path), "{path}");
         }

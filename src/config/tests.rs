@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod authorization;
 mod reference;
 mod secrets;
 mod tls;

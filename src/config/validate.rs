@@ -15,7 +15,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, reach, resolve, tls};
+use super::{ResolvedEndpoint, authorization, reach, resolve, tls};
 
 /// Headers that frame the message or belong to one hop: ours to write.
 const OURS: [&str; 10] = [
@@ -62,11 +62,18 @@ pub fn validate(mut view: View<'_>, whole: bool) {
     for (index, route) in root.routes.iter().enumerate() {
         view.route(&view.route_path(index), route);
     }
+    for (index, entry) in root.authorization.iter().enumerate() {
+        let path = view.authorization_path(index);
+        authorization::entry(&mut view, &path, entry);
+    }
     view.names("listeners", &view.sound.listeners.clone(), root.listeners.iter().map(|listener| &listener.name));
     view.names("routes", &view.sound.routes.clone(), root.routes.iter().map(|route| &route.name));
+    let entries = root.authorization.iter().map(|entry| &entry.name);
+    view.names("authorization", &view.sound.authorization.clone(), entries);
     reach::addresses(&mut view);
     if whole && view.problems.is_empty() {
         reach::routes(&mut view);
+        authorization::reach(&mut view, |listener| reach::is_tcp(root, listener));
     }
 }
 
@@ -121,6 +128,10 @@ impl View<'_> {
 
     pub fn listener_path(&self, index: usize) -> String {
         format!("listeners[{}]", self.sound.listeners.get(index).copied().unwrap_or(index))
+    }
+
+    pub fn authorization_path(&self, index: usize) -> String {
+        format!("authorization[{}]", self.sound.authorization.get(index).copied().unwrap_or(index))
     }
 
     fn blocks(&mut self) {
@@ -339,7 +350,7 @@ impl View<'_> {
     }
 
     /// Whether there is such a thing, sound or not; a problem if not.
-    fn reference(&mut self, path: &str, kind: &str, name: &str) -> bool {
+    pub fn reference(&mut self, path: &str, kind: &str, name: &str) -> bool {
         let tree = self.tree.get(&format!("{kind}s"));
         let listed_names =
             |node: &Node| node.seq().iter().filter_map(|item| item.get("name")?.text()).map(String::from).collect();
@@ -371,6 +382,9 @@ impl View<'_> {
     }
 
     fn matched(&mut self, path: &str, matched: &Match) {
+        if let Some(from) = &matched.from {
+            authorization::caller(self, &format!("{path}.from"), from);
+        }
         if let Some(GrpcMatch { service, method }) = &matched.grpc {
             let grpc = format!("{path}.grpc");
             let empty = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);

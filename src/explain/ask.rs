@@ -1,8 +1,13 @@
 //! The request that is asked about: as on curl's command line, or as JSON in `POST /explain`.
 
+use std::net::IpAddr;
+
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{Method, Request, Uri, Version, request};
 use serde::{Deserialize, Serialize};
+
+use crate::policy::caller::Caller;
+use crate::wire::spiffe::SpiffeId;
 
 /// Header fields of one request that is asked about.
 const FIELDS_MAX: usize = 1000;
@@ -18,8 +23,35 @@ pub struct Ask {
     /// Name of the listener; otherwise the one that listens on `port`, or the first that has a route.
     pub listener: Option<String>,
     pub port: Option<u16>,
-    /// SPIFFE id of the caller.
+    /// The caller: a SPIFFE id, an address, or both with a comma between them.
     pub from: Option<String>,
+}
+
+/// Who asks.
+#[derive(Debug, Default, PartialEq)]
+pub struct Whom {
+    ip: Option<IpAddr>,
+    id: Option<SpiffeId>,
+}
+
+impl Whom {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut from = Self::default();
+        for part in text.split(',').map(str::trim) {
+            match (part.parse::<IpAddr>(), SpiffeId::parse(part)) {
+                (Ok(ip), _) if from.ip.is_none() => from.ip = Some(ip),
+                (_, Ok(id)) if from.id.is_none() => from.id = Some(id),
+                (Err(_), Err(why)) => return Err(format!("`{part}` is no address, and no SPIFFE id: {why}")),
+                _ => return Err(format!("`{text}` names two callers")),
+            }
+        }
+        Ok(from)
+    }
+
+    /// Without an address it is none that anybody has.
+    pub fn at(&self, port: u16) -> Caller<'_> {
+        Caller::new(self.ip.unwrap_or(Caller::NOBODY.ip()), self.id.as_ref(), port)
+    }
 }
 
 impl Ask {
@@ -42,6 +74,10 @@ impl Ask {
             parts.headers.insert(HOST, host);
         }
         Ok(parts)
+    }
+
+    pub fn caller(&self) -> Result<Whom, String> {
+        self.from.as_deref().map_or(Ok(Whom::default()), Whom::parse)
     }
 
     /// The port that the URL names.
@@ -103,6 +139,25 @@ mod tests {
         for url in ["", "http://", "ftp://a/", "http:///x", "http://a/ b"] {
             assert!(ask(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn a_caller_is_an_identity_an_address_or_both() {
+        let caller = |from: &str| Ask { from: Some(from.to_owned()), ..Ask::default() }.caller();
+        let shown = |from: &str| caller(from).map(|from| from.at(1).to_string());
+        for (from, expected) in [
+            ("10.0.0.1", "10.0.0.1 without an identity"),
+            ("::ffff:10.0.0.1", "10.0.0.1 without an identity"),
+            ("spiffe://a/b", "spiffe://a/b (0.0.0.0)"),
+            ("spiffe://a/b, fd00::1", "spiffe://a/b (fd00::1)"),
+            ("fd00::1,spiffe://a/b", "spiffe://a/b (fd00::1)"),
+        ] {
+            assert_eq!(shown(from), Ok(expected.to_owned()), "{from}");
+        }
+        for from in ["", "web", "10.0.0.1,10.0.0.2", "spiffe://a/b,spiffe://a/c", "spiffe://a/b,", "10.0.0.0/8"] {
+            assert!(caller(from).is_err(), "{from}");
+        }
+        assert_eq!(Ask::default().caller(), Ok(Whom::default()));
     }
 
     #[test]

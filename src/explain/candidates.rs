@@ -166,6 +166,10 @@ impl Judge<'_> {
                 let fails = rule.conditions.grpc && !facts.grpc;
                 fails.then(|| self.because("grpc", "a gRPC request", "another content type", &self.sub("grpc")))
             })
+            .or_else(|| {
+                let from = rule.conditions.from.as_ref().filter(|from| !from.fit(&facts.caller))?;
+                Some(self.because("caller", &from.to_string(), &facts.caller.to_string(), &self.sub("from")))
+            })
             .or_else(|| self.failed_condition())
     }
 
@@ -177,7 +181,7 @@ impl Judge<'_> {
             PathRule::Template(path) => (format!("template `{path}`"), "path.template"),
             PathRule::Regex(regex) => (format!("regex `{}`", written_regex(regex)), "path.regex"),
         };
-        if fits(&self.rule.path, self.facts.path) {
+        if self.rule.path.fits(self.facts.path) {
             return None;
         }
         // The path of a gRPC rule is written as a service and a method.
@@ -239,26 +243,5 @@ fn listed(all: &[impl Display], between: &str) -> String {
     match all.len().saturating_sub(VALUES) {
         0 => quoted.join(between),
         more => format!("{} and {more} more", quoted.join(", ")),
-    }
-}
-
-/// Whether a path fulfils a path rule, whatever other rules there are.
-fn fits(rule: &PathRule, path: &str) -> bool {
-    let same = |wanted: &[&str], found: &[&str]| {
-        let one = |(wanted, found): (&&str, &&str)| wanted == found || is_parameter(wanted) && !found.is_empty();
-        wanted.iter().zip(found).all(one)
-    };
-    match rule {
-        PathRule::Any => true,
-        PathRule::Exact(exact) => exact == path,
-        PathRule::Prefix(prefix) => {
-            let (wanted, found) = (segments(prefix), segments(path));
-            wanted.len() <= found.len() && same(&wanted, &found)
-        }
-        PathRule::Template(template) => {
-            let (wanted, found) = (segments(template), segments(path));
-            wanted.len() == found.len() && same(&wanted, &found)
-        }
-        PathRule::Regex(regex) => regex.is_match(path),
     }
 }

@@ -41,6 +41,10 @@ pub struct Known<'a> {
     pub drawn: Option<Drawn>,
     pub endpoint: Option<std::net::SocketAddr>,
     pub reason: &'a str,
+    /// The entry of `authorization` that denies it.
+    pub denied: Option<&'a str>,
+    /// Numbers of those in shadow mode that would.
+    pub would_deny: &'a [usize],
     pub attributes: &'a [(usize, Box<str>)],
 }
 
@@ -83,6 +87,12 @@ pub fn compact(known: &Known<'_>) -> Option<HeaderValue> {
     }
     if !known.reason.is_empty() {
         say("reason", &known.reason);
+    }
+    if let Some(entry) = known.denied {
+        say("authorization", &entry);
+    }
+    for entry in known.would_deny.iter().filter_map(|number| snapshot.authorization.get(*number)) {
+        say("authorization", &format_args!("{} (shadow)", entry.name));
     }
     say("generation", &snapshot.generation);
     // What a peer has sent may hold anything; a header may not.

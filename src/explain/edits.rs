@@ -70,7 +70,7 @@ fn of_proxy(snapshot: &Snapshot, target: Target, parts: &request::Parts) -> Vec<
     let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let fallback = HeaderValue::from_static("");
     // What it refuses, it has not edited.
-    let _ = head::outgoing(&mut sent, Outgoing { version, host: None, fallback: &fallback, hop: &hop });
+    let _ = head::outgoing(&mut sent, Outgoing { version, host: None, fallback: &fallback, hop: &hop, secure: false });
     edits.extend(differences(&before, &sent.headers, None));
     edits
 }

@@ -3,13 +3,18 @@
 use http::header::CONTENT_LENGTH;
 use http::request;
 
-use super::Ask;
+use super::ask::{Ask, Whom};
 use crate::decide::{self, Understood};
 use crate::error::Reason;
 use crate::snapshot::{Kind, Listener, Snapshot};
 
 /// The listener that the request would come to, and why that one.
-pub fn choose<'s>(snapshot: &'s Snapshot, ask: &Ask, parts: &request::Parts) -> Result<(&'s Listener, String), String> {
+pub fn choose<'s>(
+    snapshot: &'s Snapshot,
+    ask: &Ask,
+    parts: &request::Parts,
+    from: &Whom,
+) -> Result<(&'s Listener, String), String> {
     let all = &snapshot.listeners;
     let names = || all.iter().map(|listener| format!("`{}`", listener.name)).collect::<Vec<_>>().join(", ");
     if let Some(name) = &ask.listener {
@@ -29,7 +34,8 @@ pub fn choose<'s>(snapshot: &'s Snapshot, ask: &Ask, parts: &request::Parts) -> 
     let http = |listener: &&Listener| matches!(listener.kind, Kind::Http { .. });
     let routed = |listener: &&Listener| {
         let Ok(understood) = understand(listener, parts) else { return false };
-        decide::decide(snapshot, listener, &understood.facts(snapshot, parts), || 0).is_ok()
+        let caller = from.at(listener.config.address.port());
+        decide::decide(snapshot, listener, &understood.facts(snapshot, parts, caller), || 0).is_ok()
     };
     let found = all.iter().filter(http).find(routed);
     let listener = found.or_else(|| all.iter().find(http)).or(all.first()).ok_or("there is no listener")?;

@@ -2,6 +2,7 @@
 //! written. The data path, `outrigger explain`, `POST /explain` and the answer header all tell what `decide` says.
 
 mod ask;
+mod authorization;
 mod candidates;
 mod compact;
 mod edits;
@@ -18,13 +19,16 @@ use http::request;
 use serde::{Deserialize, Serialize};
 
 pub use ask::Ask;
+pub use authorization::{Authorization, Says};
 pub use compact::{Known, REQUEST_HEADER, compact, take};
 
 use crate::config::REDACTED;
 use crate::config::schema::Protocol;
-use crate::decide::{self, Decision, Understood, Verdict};
+use crate::decide::{self, Decision, Refusal, Verdict};
 use crate::error::Reason;
+use crate::policy::caller::Caller;
 use crate::policy::split;
+use crate::snapshot::authz::{self, Rule};
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::{Action, Kind, Listener, Redirect, Rewrite, Snapshot};
 use crate::wire::grpc;
@@ -47,6 +51,8 @@ pub struct Explanation {
     /// In order of precedence.
     pub candidates: Vec<Candidate>,
     pub more_candidates: More,
+    /// Entries that are for the listener and the port, in the order of the file.
+    pub authorization: Vec<Authorization>,
     pub attributes: Vec<Attribute>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
@@ -263,10 +269,16 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
         grpc: grpc::is_grpc(&parts.headers),
         from: ask.from.clone(),
     };
-    if ask.from.is_some() {
-        explanation.notes.push("nothing in this configuration looks at the caller".to_owned());
+    let from = ask.caller()?;
+    match (authorization::looks_at_callers(snapshot), &ask.from) {
+        (false, Some(_)) => explanation.notes.push("nothing in this configuration looks at the caller".to_owned()),
+        (true, None) => {
+            explanation.notes.push("no caller is named: somebody without an identity, from 0.0.0.0".to_owned())
+        }
+        (false, None) | (true, Some(_)) => {}
     }
-    let (listener, why) = listener::choose(snapshot, ask, &parts)?;
+    let (listener, why) = listener::choose(snapshot, ask, &parts, &from)?;
+    let caller = from.at(listener.config.address.port());
     let index = snapshot.listeners.iter().position(|known| known.name == listener.name).unwrap_or_default();
     explanation.listener = Some(Named {
         name: listener.name.to_string(),
@@ -275,17 +287,17 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
     });
     explanation.policy = effective::of_listener(snapshot, index);
     if let Kind::Tcp(route) = listener.kind {
-        tcp(&mut explanation, snapshot, route);
+        tcp(&mut explanation, snapshot, listener, route, &caller);
         return Ok(explanation);
     }
     let understood = match listener::understand(listener, &parts) {
         Ok(understood) => understood,
         Err(reason) => {
-            (explanation.outcome, explanation.reason) = (Outcome::Refuse, Some(because(reason)));
+            (explanation.outcome, explanation.reason) = (Outcome::Refuse, Some(because(snapshot, reason, None)));
             return Ok(explanation);
         }
     };
-    http(&mut explanation, snapshot, listener, &parts, &understood);
+    http(&mut explanation, snapshot, listener, &parts, &understood.facts(snapshot, &parts, caller));
     Ok(explanation)
 }
 
@@ -294,19 +306,22 @@ fn http(
     snapshot: &Snapshot,
     listener: &Listener,
     parts: &request::Parts,
-    understood: &Understood<'_>,
+    facts: &Facts<'_>,
 ) {
-    let facts = understood.facts(snapshot, parts);
-    explanation.request.host = understood.authority.host.to_string();
-    explanation.request.path = understood.path.text.to_string();
-    explanation.attributes = attributes(snapshot, &facts);
-    let candidates = candidates::candidates(snapshot, listener, &facts);
+    explanation.request.host = facts.host.to_owned();
+    explanation.request.path = facts.path.to_owned();
+    explanation.attributes = attributes(snapshot, facts);
+    let candidates = candidates::candidates(snapshot, listener, facts);
     (explanation.candidates, explanation.more_candidates) = (candidates.shown, candidates.more);
-    let decision = match decide::decide(snapshot, listener, &facts, || 0) {
+    let ruling = authz::judge(&snapshot.authorization, &listener.authorization, facts);
+    let port = facts.caller.port;
+    explanation.authorization = authorization::of(snapshot, listener, port, &ruling, |_, rule| rule.fits(facts));
+    let denied = ruling.denied;
+    let decision = match decide::ruled(snapshot, listener, facts, ruling, || 0) {
         Ok(decision) => decision,
-        Err(reason) => {
+        Err(Refusal { reason, .. }) => {
             explanation.outcome = if reason == Reason::NoRoute { Outcome::NoRoute } else { Outcome::Refuse };
-            explanation.reason = Some(because(reason));
+            explanation.reason = Some(because(snapshot, reason, denied));
             return;
         }
     };
@@ -331,11 +346,12 @@ fn http(
     };
     match refused {
         Some(reason) => {
-            (explanation.outcome, explanation.reason) = (Outcome::Refuse, Some(because(reason)));
+            let because = because(snapshot, reason, denied);
+            (explanation.outcome, explanation.reason) = (Outcome::Refuse, Some(because));
             action = format!("refused: {}", reason.sentence());
         }
         None => {
-            explanation.edits = edits::of(snapshot, &decision, &facts, parts);
+            explanation.edits = edits::of(snapshot, &decision, facts, parts);
             explanation.unknown = unknown(&decision, parts, explanation.split.as_ref(), &explanation.sides);
         }
     }
@@ -350,9 +366,12 @@ fn http(
     explanation.policy.splice(0..0, effective::of_route(snapshot, &decision, facts.grpc));
 }
 
-fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, index: usize) {
+fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, listener: &Listener, index: usize, caller: &Caller<'_>) {
+    let ruling = decide::authorize_connection(snapshot, listener, caller);
+    let fits = |list, rule: &Rule| rule.fits_connection(list, caller);
+    explanation.authorization = authorization::of(snapshot, listener, caller.port, &ruling, fits);
     let Some(route) = snapshot.routes.get(index) else {
-        explanation.reason = Some(Because { status: 0, ..because(Reason::NoRoute) });
+        explanation.reason = Some(Because { status: 0, ..because(snapshot, Reason::NoRoute, None) });
         return;
     };
     explanation.outcome = Outcome::Forward;
@@ -365,9 +384,10 @@ fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, index: usize) {
     });
     (explanation.split, explanation.sides) = sides::of_tcp(snapshot, route, index);
     explanation.policy.splice(0..0, effective::of_tcp(snapshot, route));
-    if sides::nowhere(&explanation.sides) {
+    let nowhere = sides::nowhere(&explanation.sides).then_some(Reason::NoEndpoint);
+    if let Some(reason) = ruling.denied.map(|_| Reason::Denied).or(nowhere) {
         explanation.outcome = Outcome::Refuse;
-        explanation.reason = Some(Because { status: 0, ..because(Reason::NoEndpoint) });
+        explanation.reason = Some(Because { status: 0, ..because(snapshot, reason, ruling.denied) });
     }
 }
 
@@ -452,8 +472,10 @@ fn unknown(decision: &Decision<'_>, parts: &request::Parts, split: Option<&Split
     unknown
 }
 
-fn because(reason: Reason) -> Because {
-    let (code, sentence) = (reason.code().to_owned(), reason.sentence().to_owned());
+/// With the entry of `authorization` that denies, where one does.
+fn because(snapshot: &Snapshot, reason: Reason, denied: Option<usize>) -> Because {
+    let entry = denied.and_then(|number| snapshot.authorization.get(number)).map(|entry| format!(" ({})", entry.name));
+    let (code, sentence) = (reason.code().to_owned(), format!("{}{}", reason.sentence(), entry.unwrap_or_default()));
     Because { code, status: reason.status().as_u16(), sentence }
 }
 

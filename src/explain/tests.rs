@@ -9,6 +9,8 @@ use proptest::sample::{select, subsequence};
 use super::*;
 use crate::config;
 
+mod authorization;
+
 fn compile(text: &str) -> Snapshot {
     let config = config::parse("t.yaml", text, &|_| None).unwrap_or_else(|report| panic!("{report}\n{text}"));
     crate::snapshot::compile(Arc::new(config), 1, None)
@@ -89,6 +91,7 @@ fn one_match() -> impl Strategy<Value = String> {
         "query: { q: { regex: \"[0-9]+\" } }",
         "attributes: { env: canary }",
         "attributes: { env: { present: false } }",
+        "from: { cidrs: [10.0.0.0/8] }",
     ];
     (path, subsequence(others, 0..3)).prop_map(|(path, others)| {
         let mut keys: Vec<&str> = Vec::new();
@@ -162,8 +165,10 @@ fn request() -> impl Strategy<Value = Ask> {
         ],
         0..6,
     );
-    (select(vec!["GET", "POST", "PUT"]), host, select(paths), headers)
-        .prop_map(|(method, host, path, headers)| asked(method, &format!("http://{host}{path}"), &headers))
+    let from = select(vec!["10.0.0.1", "11.0.0.1"]).prop_map(|from| Some(from.to_owned()));
+    (select(vec!["GET", "POST", "PUT"]), host, select(paths), headers, from).prop_map(
+        |(method, host, path, headers, from)| Ask { from, ..asked(method, &format!("http://{host}{path}"), &headers) },
+    )
 }
 
 proptest! {
@@ -189,7 +194,8 @@ proptest! {
                     continue;
                 }
             };
-            let facts = understood.facts(&snapshot, &parts);
+            let from = ask.caller().map_err(TestCaseError::fail)?;
+            let facts = understood.facts(&snapshot, &parts, from.at(8080));
             let decided = decide::decide(&snapshot, listener, &facts, || bucket);
             let winner = explained.candidates.iter().find(|candidate| candidate.standing == Standing::Wins);
             let Ok(decision) = decided else {
@@ -341,18 +347,24 @@ fn policies(explained: &Explanation) -> Vec<&str> {
 
 /// The answer header of a request that took this match of a route.
 fn header(snapshot: &Snapshot, route: usize, rule: usize) -> String {
-    let header = compact(&Known {
+    let header = compact(&Known { route: Some((&snapshot.routes[route], route, rule)), ..bare(snapshot) });
+    header.expect("a header").to_str().expect("text").to_owned()
+}
+
+fn bare(snapshot: &Snapshot) -> Known<'_> {
+    Known {
         snapshot,
         listener: "edge",
-        route: Some((&snapshot.routes[route], route, rule)),
+        route: None,
         grpc: false,
         target: None,
         drawn: None,
         endpoint: None,
         reason: "",
+        denied: None,
+        would_deny: &[],
         attributes: &[],
-    });
-    header.expect("a header").to_str().expect("text").to_owned()
+    }
 }
 
 #[test]
@@ -581,17 +593,6 @@ fn attributes_and_conditions_of_secrets_are_redacted() {
     assert_eq!(edit.value.as_deref(), Some("[redacted]"));
     let json = serde_json::to_string(&explained).expect("JSON");
     assert!(!json.contains("hunter"), "{json}");
-    let known = Known {
-        snapshot: &snapshot,
-        listener: "edge",
-        route: None,
-        grpc: false,
-        target: None,
-        drawn: None,
-        endpoint: None,
-        reason: "",
-        attributes: &[(0, "hunter1".into())],
-    };
-    let line = compact(&known).expect("a header");
+    let line = compact(&Known { attributes: &[(0, "hunter1".into())], ..bare(&snapshot) }).expect("a header");
     assert_eq!(line.to_str().ok(), Some("listener=edge; attribute.who=[redacted]; generation=1"));
 }

@@ -15,7 +15,7 @@ use crate::body::{Progress, Upload};
 use crate::error::Reason;
 use crate::net::clock;
 use crate::telemetry::recent::{NotAgain, Outcome};
-use crate::upstream::{h1, h2};
+use crate::upstream::{h1, h2, transport};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::Hop;
 use crate::worker::Worker;
@@ -118,7 +118,10 @@ fn downgrade(request: Request<Upload>) -> Result<Request<Upload>, Reason> {
     let hop = Hop { te_trailers, ..Hop::default() };
     // The target of a request in HTTP/2 names its host; no other is needed.
     let fallback = HeaderValue::from_static("");
-    head::outgoing(&mut parts, Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop })?;
+    head::outgoing(
+        &mut parts,
+        Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop, secure: false },
+    )?;
     Ok(Request::from_parts(parts, body))
 }
 
@@ -134,7 +137,7 @@ async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Inc
     if request.version() == Version::HTTP_2 {
         let lease = match h2::checkout(pool, limits, plan.worker).await {
             Ok(lease) => lease,
-            Err(Reason::UpstreamProtocol) if plan.upstream.http1_will_do => {
+            Err(Reason::UpstreamProtocol) if limits.http1_will_do => {
                 pool.refuses_http2();
                 return Err(Failure::NotHttp2(request));
             }
@@ -214,6 +217,9 @@ fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bo
     }
     if error.is_parse() {
         return Failure::Final(Reason::UpstreamProtocol);
+    }
+    if transport::is_alert(&error) {
+        return Failure::Final(Reason::UpstreamTls);
     }
     if error.is_body_write_aborted() || error.is_user() {
         // The client's own body broke off.

@@ -16,7 +16,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request,
 use http_body::Body as _;
 use hyper::body::Incoming;
 use rand::Rng;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::attempt::{self, Plan};
@@ -30,16 +29,17 @@ use crate::config::schema::Protocol;
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
-use crate::inbound::Conn;
+use crate::inbound::{Conn, grant};
 use crate::net::clock;
 use crate::net::io::Activity;
+use crate::net::stream::Stream;
 use crate::policy::split;
 use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target};
 use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
-use crate::wire::{forwarded, grpc, path};
+use crate::wire::{forwarded, grpc, path, xfcc};
 use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
@@ -174,9 +174,9 @@ impl Exchange {
                 idle_timeout: *service.connections.idle_timeout,
                 connect_timeout: service.connect_timeout,
                 preserve_case: record.preserve_case(),
+                // gRPC is HTTP/2 (its answers end in trailers).
+                http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
             },
-            // gRPC is HTTP/2 (its answers end in trailers).
-            http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
             call_deadline: None,
@@ -212,23 +212,31 @@ impl Exchange {
         parts: &request::Parts,
         rng: &mut impl Rng,
     ) -> Result<Decided<'s>, Reason> {
+        let conn = record.conn.clone();
         let listener = snapshot.listeners.get(record.listener).ok_or(Reason::NoRoute)?;
         let understood = decide::understand(listener, parts)?;
-        let facts = understood.facts(snapshot, parts);
+        let facts = understood.facts(snapshot, parts, conn.caller());
         for (index, attribute) in snapshot.attributes.iter().enumerate() {
             record.attributes.extend(attribute.value(&facts).map(|value| (index, value.into())));
         }
-        let seen = || Seen { listener: &listener.name, parts, understood: &understood, peer: record.conn.peer.ip() };
+        let seen = || Seen { listener: &listener.name, parts, understood: &understood, caller: facts.caller };
         worker.reservoir.borrow_mut().see(record.start, seen, &snapshot.looked);
-        let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng))?;
+        let decision = decide::decide(snapshot, listener, &facts, || split::draw(rng));
+        let decision = decision.map_err(|refusal| record.refused(refusal))?;
         record.decided(&decision);
+        record.head = parts.headers.contains_key(UPGRADE).then(|| grant::Head::new(&facts));
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
             (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
             (Verdict::Answer, Action::Redirect(redirect)) => {
                 record.reason = Reason::Redirect;
-                let location =
-                    reply::Asked { host: &authority.host, port: authority.port, path: &path.text, uri: &parts.uri };
+                let location = reply::Asked {
+                    secure: record.conn.tls.get().is_some(),
+                    host: &authority.host,
+                    port: authority.port,
+                    path: &path.text,
+                    uri: &parts.uri,
+                };
                 let mut response = reply::redirect(redirect, &decision, &location);
                 decision.route.response_headers.apply(response.headers_mut());
                 return Ok(Decided::Answer(response));
@@ -267,7 +275,8 @@ impl Exchange {
         pool: &Pool,
     ) -> Result<Request<Upload>, Reason> {
         let record = &mut self.0.record;
-        forwarded::append(&mut parts, record.conn.peer.ip(), false);
+        forwarded::append(&mut parts, record.conn.peer.ip(), record.conn.tls.get().is_some());
+        xfcc::apply(&mut parts.headers, record.conn.forwarded_certificate());
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
             if let (Some(name), Ok(value)) =
@@ -283,12 +292,16 @@ impl Exchange {
             true => HeaderValue::try_from(pool.address.to_string()).map_err(|_| Reason::BadRequest)?,
             false => HeaderValue::from_static(""),
         };
-        let version = upstream_version(service.protocol, parts.version, pool);
+        let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
+        let version = upstream_version(service.protocol, parts.version, only_http1, pool);
         if chosen.hop.upgrade.is_some() && version == Version::HTTP_2 {
             return Err(Reason::Unsupported);
         }
         let host = chosen.forward.rewrite_host.as_ref();
-        head::outgoing(&mut parts, Outgoing { version, host, fallback: &fallback, hop: &chosen.hop })?;
+        head::outgoing(
+            &mut parts,
+            Outgoing { version, host, fallback: &fallback, hop: &chosen.hop, secure: pool.is_secure() },
+        )?;
         chosen.route.request_headers.apply(&mut parts.headers);
         let upload = if body.is_end_stream() {
             Upload::empty()
@@ -423,6 +436,7 @@ impl Exchange {
                 accept: record.accept.as_ref(),
                 id: record.request_id.as_ref(),
                 received: record.received,
+                entry: record.denied.as_deref(),
             },
         );
         self.reply(response)
@@ -473,7 +487,7 @@ enum Answer {
     Body(response::Parts, Incoming),
     /// Not gRPC, where gRPC was asked for.
     Translated(Response<Bytes>),
-    Tunnel(Response<()>, oneshot::Receiver<(TcpStream, Bytes)>),
+    Tunnel(Response<()>, oneshot::Receiver<(Stream, Bytes)>),
 }
 
 /// A path that is not the one that came, where the route rewrites it or it had dot segments.
@@ -484,10 +498,12 @@ fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>
     }
 }
 
-fn upstream_version(protocol: Protocol, client: Version, pool: &Pool) -> Version {
+/// `auto` is what the client speaks; in TLS, what the upstream would rather speak.
+fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, pool: &Pool) -> Version {
     match protocol {
         Protocol::Http2 => Version::HTTP_2,
         Protocol::Auto if client == Version::HTTP_2 && pool.speaks_http2() => Version::HTTP_2,
+        Protocol::Auto if pool.is_secure() && !only_http1 && pool.speaks_http2() => Version::HTTP_2,
         Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     }
 }

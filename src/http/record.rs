@@ -11,16 +11,20 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::tries::Tries;
 use crate::body::Progress;
-use crate::decide::{Decision, Drawn, Verdict};
+use crate::decide::{Decision, Drawn, Refusal, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
+use crate::inbound::grant::{self, Grant};
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
+use crate::policy::authz::Ruling;
 use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
 use crate::telemetry::block::{Block, GrpcSide};
-use crate::telemetry::recent::{ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Phases, Would};
+use crate::telemetry::recent::{
+    ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Phases, SHADOW_MAX, Would,
+};
 use crate::telemetry::shadow::Example;
 use crate::wire::trace::Context;
 use crate::wire::{grpc, proxy_status};
@@ -42,6 +46,12 @@ pub struct Record {
     pub start: Instant,
     pub status: u16,
     pub reason: Reason,
+    /// The entry of `authorization` that denied it.
+    pub denied: Option<Arc<str>>,
+    /// Numbers of those in shadow mode that would have.
+    would_deny: Vec<usize>,
+    /// Of a request that may become a tunnel, which outlives the configuration.
+    pub head: Option<Box<grant::Head>>,
     /// Who made the head of the answer.
     pub producer: Producer,
     /// Why, in the words of the proxy that says it did.
@@ -114,6 +124,9 @@ impl Record {
             // Until there is an answer: what is told if the client leaves before.
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
+            denied: None,
+            would_deny: Vec::new(),
+            head: None,
             producer: Producer::Proxy,
             peer_reason: None,
             received: None,
@@ -152,7 +165,31 @@ impl Record {
     pub fn decided(&mut self, decision: &Decision<'_>) {
         self.chosen = Some(Chosen::new(decision));
         self.announced = decision.would_refuse_body;
+        self.conn.worker.count_ruling(&self.view, self.listener, &decision.ruling);
+        self.denied = self.entry(decision.ruling.denied);
+        self.would_deny.clone_from(&decision.ruling.would);
         self.choose(Some(decision.side()));
+    }
+
+    /// There is no route.
+    pub fn refused(&mut self, refusal: Refusal) -> Reason {
+        let ruling = Ruling { denied: refusal.denied, ..Ruling::default() };
+        self.conn.worker.count_ruling(&self.view, self.listener, &ruling);
+        self.denied = self.entry(refusal.denied);
+        refusal.reason
+    }
+
+    /// What the tunnel that this became was allowed; none where there is none.
+    pub fn grant(&mut self) -> Option<Grant> {
+        let head = self.head.take()?;
+        let snapshot = &self.view.snapshot;
+        let route = &snapshot.side(self.side)?.route;
+        Some(Grant::of_request(&self.conn, head, (route, self.request_id.as_ref()), snapshot, &self.would_deny))
+    }
+
+    /// Name of an entry of `authorization`.
+    fn entry(&self, number: Option<usize>) -> Option<Arc<str>> {
+        self.view.snapshot.authorization.get(number?).map(|entry| entry.name.clone())
     }
 
     /// The client can be told of an end in trailers, after the head of its answer.
@@ -192,16 +229,20 @@ impl Record {
             drawn: self.chosen.and_then(|chosen| chosen.drawn),
             endpoint: self.endpoint,
             reason: self.reason.code(),
+            denied: self.denied.as_deref(),
+            would_deny: &self.would_deny,
             attributes: &self.attributes,
         })
     }
 
-    /// What the access log calls an error: 5xx, a gRPC status other than 0, or an answer cut short.
+    /// What the access log calls an error: 5xx, a gRPC status other than 0, denied, or an answer cut short.
     fn failed(&self) -> bool {
-        use Reason::{ClientReset, Drained, IdleTimeout, RequestTimeout, UpstreamReset};
-        self.status >= 500
-            || self.grpc_status.is_some_and(|code| code != 0)
-            || matches!(self.reason, ClientReset | Drained | IdleTimeout | RequestTimeout | UpstreamReset)
+        use Reason::{ClientReset, Denied, Drained, Expired, IdleTimeout, RequestTimeout, UpstreamReset};
+        let cut = matches!(
+            self.reason,
+            ClientReset | Denied | Drained | Expired | IdleTimeout | RequestTimeout | UpstreamReset
+        );
+        self.status >= 500 || self.grpc_status.is_some_and(|code| code != 0) || cut
     }
 
     fn host(&self) -> &[u8] {
@@ -219,14 +260,14 @@ impl Record {
     }
 
     /// What rules in shadow mode would have refused, by now.
-    fn would_refuse(&self, now: Instant) -> impl Iterator<Item = Would> {
+    fn would_refuse(&self, now: Instant) -> impl Iterator<Item = Would<'_>> {
         let route = self.chosen.and_then(|chosen| self.view.snapshot.routes.get(chosen.route));
         // What goes through a tunnel is no body.
         let body = route.filter(|_| self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16()).and_then(|route| {
             let bound = route.max_body?;
             let actual = self.upload.bytes.get().max(self.announced.unwrap_or_default());
             let would = bound.judge(actual) == Judgement::Would;
-            would.then_some(Would { guard: Guard::MaxBody, limit: bound.limit, actual })
+            would.then_some(Would { guard: Guard::MaxBody, limit: bound.limit, actual, entry: "" })
         });
         let time = route.and_then(|route| {
             let bound = route.timeout.filter(|_| !self.grpc || route.timeout_is_own)?;
@@ -234,13 +275,22 @@ impl Record {
             let actual = end.saturating_duration_since(self.start);
             let would = bound.judge(actual) == Judgement::Would;
             let micros = |time: Duration| Micros::from(time).0;
-            would.then(|| Would { guard: Guard::Timeout, limit: micros(bound.limit), actual: micros(actual) })
+            would.then(|| Would {
+                guard: Guard::Timeout,
+                limit: micros(bound.limit),
+                actual: micros(actual),
+                entry: "",
+            })
         });
-        body.into_iter().chain(time)
+        let entries = &self.view.snapshot.authorization;
+        let denied = self.would_deny.iter().filter_map(|number| entries.get(*number));
+        let denied = denied.map(|entry| Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: &entry.name });
+        body.into_iter().chain(time).chain(denied)
     }
 
-    fn tell_shadow(&self, would: Would) {
-        if let Some(block) = &self.block {
+    /// `counted`: it broke another rule of the same kind.
+    fn tell_shadow(&self, would: Would<'_>, counted: bool) {
+        if let Some(block) = self.block.as_ref().filter(|_| !counted) {
             block.would_refuse(would.guard);
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -252,9 +302,11 @@ impl Record {
             guard: would.guard,
             limit: would.limit,
             actual: would.actual,
+            entry: would.entry.to_owned(),
             method: self.method.to_string(),
             path: self.uri.path().to_owned(),
             peer: self.conn.peer,
+            identity: self.conn.identity().cloned(),
         });
     }
 
@@ -266,7 +318,7 @@ impl Record {
     }
 
     /// For `why`.
-    fn keep(&self, now: Instant, shadow: &[Would]) {
+    fn keep(&self, now: Instant, shadow: &[Would<'_>]) {
         let mut recent = self.conn.worker.recent.borrow_mut();
         if !recent.is_on() {
             return;
@@ -313,6 +365,7 @@ impl Record {
             status: self.status,
             grpc_status: self.grpc_status,
             reason: self.reason,
+            denied: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
             peer: self.conn.peer,
             request_bytes: self.upload.bytes.get(),
@@ -377,6 +430,7 @@ impl Record {
             status: self.status,
             grpc_status: self.grpc_status,
             reason: self.reason,
+            authorization: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
             peer_reason: self.peer_reason.as_deref().unwrap_or_default(),
             duration,
@@ -400,18 +454,21 @@ impl Drop for Record {
         if std::thread::panicking() {
             self.reason = Reason::Panic;
             self.status = Reason::Panic.status().as_u16();
-        } else if self.reason == Reason::ClientReset && self.conn.is_forced() {
+        } else if self.reason == Reason::ClientReset
+            && let Some(forced) = self.conn.forced()
+        {
             // It was us who left.
-            self.reason = Reason::Drained;
+            self.reason = forced;
             if self.status == Reason::ClientReset.status().as_u16() {
-                self.status = Reason::Drained.status().as_u16();
+                self.status = forced.status().as_u16();
             }
         }
         self.count(now);
-        let mut shadow = [NOTHING; Guard::ALL.len()];
+        let mut shadow = [NOTHING; SHADOW_MAX];
         let mut refusals = 0;
+        let mut last = None;
         for (slot, would) in shadow.iter_mut().zip(self.would_refuse(now)) {
-            self.tell_shadow(would);
+            self.tell_shadow(would, last.replace(would.guard) == Some(would.guard));
             *slot = would;
             refusals += 1;
         }
@@ -430,7 +487,7 @@ impl Drop for Record {
 }
 
 /// Fills a place that is not looked at.
-const NOTHING: Would = Would { guard: Guard::MaxBody, limit: 0, actual: 0 };
+const NOTHING: Would<'_> = Would { guard: Guard::MaxBody, limit: 0, actual: 0, entry: "" };
 
 pub fn protocol(version: Version) -> &'static str {
     match version {

@@ -1,5 +1,7 @@
 //! Answers that the proxy makes itself. A gRPC client gets a status in its own terms, never a bare HTTP error.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, response};
@@ -26,12 +28,24 @@ pub struct Asker<'a> {
     pub id: Option<&'a HeaderValue>,
     /// The status that an upstream had answered with before.
     pub received: Option<StatusCode>,
+    /// The entry of `authorization` that denies.
+    pub entry: Option<&'a str>,
+}
+
+impl Asker<'_> {
+    /// What happened, in a sentence.
+    fn sentence(&self, reason: Reason) -> Cow<'static, str> {
+        match self.entry {
+            Some(entry) => format!("{} ({entry})", reason.sentence()).into(),
+            None => reason.sentence().into(),
+        }
+    }
 }
 
 /// The answer to a request that ended for `reason`.
 pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
     let mut response = if asker.grpc {
-        grpc::trailers_only(reason.grpc(), reason.sentence()).map(|()| Bytes::new())
+        grpc::trailers_only(reason.grpc(), &asker.sentence(reason)).map(|()| Bytes::new())
     } else {
         let form = asker.accept.map_or(Form::Text, |accept| accept::form(accept.as_bytes()));
         let (kind, body) = told(reason, asker, form);
@@ -41,7 +55,13 @@ pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
         response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         response
     };
-    sign(response.headers_mut(), reason, asker.received);
+    match asker.entry {
+        Some(entry) => {
+            let details = format!("{} by authorization {entry}", reason.code());
+            sign(response.headers_mut(), reason, &details, asker.received);
+        }
+        None => sign(response.headers_mut(), reason, reason.code(), asker.received),
+    }
     if let Some(id) = asker.id {
         response.headers_mut().insert(REQUEST_ID, id.clone());
     }
@@ -49,8 +69,8 @@ pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
 }
 
 /// Says that the answer is ours.
-fn sign(headers: &mut HeaderMap, reason: Reason, received: Option<StatusCode>) {
-    if let Some(member) = proxy_status::member(Some((reason.proxy_error(), reason.code())), received) {
+fn sign(headers: &mut HeaderMap, reason: Reason, details: &str, received: Option<StatusCode>) {
+    if let Some(member) = proxy_status::member(Some((reason.proxy_error(), details)), received) {
         headers.insert(PROXY_STATUS, member);
     }
 }
@@ -62,6 +82,8 @@ struct Json<'a> {
     reason: &'a str,
     message: &'a str,
     hint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
 }
@@ -76,24 +98,33 @@ struct Problem<'a> {
     reason: &'a str,
     hint: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    authorization: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
 }
 
 /// One sentence, in the form that is wanted, and the name of that form.
 fn told(reason: Reason, asker: &Asker<'_>, form: Form) -> (HeaderValue, Bytes) {
     let status = reason.status();
-    let (code, sentence, hint) = (reason.code(), reason.sentence(), reason.hint());
+    let (code, sentence, hint, authorization) = (reason.code(), asker.sentence(reason), reason.hint(), asker.entry);
     let request_id = asker.id.and_then(|id| id.to_str().ok());
     let (kind, json) = match form {
-        Form::Text => return (PLAIN, Bytes::from_static(sentence.as_bytes())),
+        Form::Text => {
+            let body = match sentence {
+                Cow::Borrowed(sentence) => Bytes::from_static(sentence.as_bytes()),
+                Cow::Owned(sentence) => sentence.into(),
+            };
+            return (PLAIN, body);
+        }
         Form::Json => {
-            let json = Json { status: status.as_u16(), reason: code, message: sentence, hint, request_id };
+            let (status, message) = (status.as_u16(), &*sentence);
+            let json = Json { status, reason: code, message, hint, authorization, request_id };
             ("application/json", serde_json::to_vec(&json))
         }
         Form::Problem => {
             let title = status.canonical_reason().unwrap_or_default();
-            let status = status.as_u16();
-            let json = Problem { title, status, detail: sentence, reason: code, hint, request_id };
+            let (status, detail) = (status.as_u16(), &*sentence);
+            let json = Problem { title, status, detail, reason: code, hint, authorization, request_id };
             ("application/problem+json", serde_json::to_vec(&json))
         }
     };
@@ -105,7 +136,7 @@ pub fn direct(status: StatusCode, body: &Bytes) -> Response<Bytes> {
     let mut response = Response::new(body.clone());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, PLAIN);
-    sign(response.headers_mut(), Reason::DirectResponse, None);
+    sign(response.headers_mut(), Reason::DirectResponse, Reason::DirectResponse.code(), None);
     response
 }
 
@@ -151,6 +182,8 @@ pub fn raw(reason: Reason) -> Vec<u8> {
 
 /// What a redirect starts from.
 pub struct Asked<'a> {
+    /// In TLS with us.
+    pub secure: bool,
     pub host: &'a str,
     pub port: Option<u16>,
     pub path: &'a str,
@@ -159,7 +192,8 @@ pub struct Asked<'a> {
 
 /// Where the client is sent instead. What the route leaves out stays as the client asked for it.
 pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>) -> Response<Bytes> {
-    let scheme = redirect.scheme.or(asked.uri.scheme_str()).unwrap_or("http");
+    let own = if asked.secure { "https" } else { "http" };
+    let scheme = redirect.scheme.or(asked.uri.scheme_str()).unwrap_or(own);
     let default = if scheme == "https" { 443 } else { 80 };
     let host = redirect.host.as_deref().unwrap_or(asked.host);
     // The port that was asked for does not fit another scheme or host.
@@ -182,7 +216,7 @@ pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>)
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
-    sign(response.headers_mut(), Reason::Redirect, None);
+    sign(response.headers_mut(), Reason::Redirect, Reason::Redirect.code(), None);
     response
 }
 

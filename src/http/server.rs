@@ -14,15 +14,16 @@ use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::{exchange, reply, upgrade};
 use crate::config::schema;
 use crate::error::Reason;
 use crate::inbound::Conn;
+use crate::inbound::handshake::Spoken;
 use crate::net::clock;
 use crate::net::io::{Activity, Io};
+use crate::net::stream::Stream;
 use crate::wire::detect::{self, Verdict};
 
 /// An HTTP/1 connection without a request for this long is parked.
@@ -35,10 +36,19 @@ const SEND_BUFFER: usize = 128 * 1024;
 const HEAD_ROOM: u64 = 2;
 
 /// Serves the connection to its end.
-pub async fn run(conn: &Rc<Conn>, stream: TcpStream, config: &schema::Listener) -> Reason {
-    let mut stream = stream;
-    let mut early = Bytes::new();
-    let mut spoke_http1 = false;
+pub async fn run(
+    conn: &Rc<Conn>,
+    stream: Stream,
+    early: Bytes,
+    spoken: Option<Spoken>,
+    config: &schema::Listener,
+) -> Reason {
+    let (mut stream, mut early) = (stream, early);
+    if spoken == Some(Spoken::Http2) {
+        let io = Io::new(stream, early, conn.activity.clone());
+        return Box::pin(serve_http2(conn, io, config)).await;
+    }
+    let mut spoke_http1 = spoken == Some(Spoken::Http1);
     loop {
         // The first bytes, without a codec: an idle connection costs its socket, this task and nothing else.
         let verdict = match first_bytes(conn, &mut stream, &mut early, config).await {
@@ -59,15 +69,15 @@ pub async fn run(conn: &Rc<Conn>, stream: TcpStream, config: &schema::Listener) 
 
 /// How hyper's part of an HTTP/1 connection ended.
 enum End {
-    Parked(TcpStream, Bytes),
-    Upgraded(TcpStream, Bytes),
+    Parked(Stream, Bytes),
+    Upgraded(Stream, Bytes),
     Closed(Reason),
 }
 
 /// Reads until HTTP/1 and HTTP/2 can be told apart.
 async fn first_bytes(
     conn: &Conn,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     early: &mut Bytes,
     config: &schema::Listener,
 ) -> Result<Verdict, Reason> {
@@ -99,8 +109,10 @@ async fn first_bytes(
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Reason::ClientReset)),
                 Poll::Pending if bytes.is_empty() && conn.is_closed() => return Poll::Ready(Err(Reason::None)),
-                Poll::Pending if conn.is_forced() => return Poll::Ready(Err(Reason::Drained)),
                 Poll::Pending => {
+                    if let Some(reason) = conn.forced() {
+                        return Poll::Ready(Err(reason));
+                    }
                     ready!(timer.as_mut().poll(cx));
                     let reason = if bytes.is_empty() { Reason::None } else { Reason::HeaderTimeout };
                     return Poll::Ready(Err(reason));
@@ -163,8 +175,8 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
         // The clocks have ended it.
         None => match conn.activity.expired.get() {
             Some(Reason::HeaderTimeout) => {
-                let (stream, _) = connection.into_parts().io.into_parts(Bytes::new());
-                End::Closed(too_slow(conn, &stream))
+                let (mut stream, _) = connection.into_parts().io.into_parts(Bytes::new());
+                End::Closed(too_slow(conn, &mut stream))
             }
             Some(reason) => End::Closed(reason),
             None => {
@@ -191,7 +203,7 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
 
 /// Takes what the client still sends, for a bounded time: closing on unread bytes would reset the connection, and the
 /// client might never see our answer (RFC 9112, section 9.6).
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Stream) {
     const TIME: Duration = Duration::from_secs(1);
     const BYTES: usize = 1024 * 1024;
     let mut read = 0;
@@ -209,11 +221,10 @@ async fn linger(mut stream: TcpStream) {
 }
 
 /// The head did not come in time. hyper has no way to say so.
-fn too_slow(conn: &Conn, stream: &TcpStream) -> Reason {
+fn too_slow(conn: &Conn, stream: &mut Stream) -> Reason {
     const REASON: Reason = Reason::HeaderTimeout;
     conn.worker.counters.requests_malformed.inc(REASON);
-    // A client that does not even take this much gets nothing.
-    let _ = stream.try_write(&reply::raw(REASON));
+    stream.last_words(&reply::raw(REASON));
     REASON
 }
 
@@ -250,8 +261,8 @@ impl Http1Clocks<'_> {
     /// fires, so that a request costs none.
     fn poll(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         let activity = &self.conn.activity;
-        if self.conn.is_forced() {
-            activity.expired.set(Some(Reason::Drained));
+        if let Some(reason) = self.conn.forced() {
+            activity.expired.set(Some(reason));
             return Poll::Ready(());
         }
         loop {
@@ -307,8 +318,8 @@ async fn serve_http2(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> Reas
             draining = true;
             connection.as_mut().graceful_shutdown();
         }
-        if conn.is_forced() {
-            return Poll::Ready(Err(Reason::Drained));
+        if let Some(reason) = conn.forced() {
+            return Poll::Ready(Err(reason));
         }
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
             return Poll::Ready(result.map_err(|error| closed(conn, &error)));

@@ -40,8 +40,6 @@ pub struct Upstream {
     pub limits: Limits,
     /// Its place in the load balancer.
     pub load: Load,
-    /// Where the upstream turns out not to speak HTTP/2, HTTP/1.1 will do.
-    pub http1_will_do: bool,
     /// The protocols that the client offers to switch to: on a connection of its own.
     pub upgrade: Option<HeaderValue>,
     pub deadline: Option<Instant>,

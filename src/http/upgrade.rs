@@ -4,24 +4,26 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::tracked::End;
 use crate::error::Reason;
 use crate::inbound::Conn;
+use crate::inbound::grant::Grant;
 use crate::net::relay::{self, Relayed};
+use crate::net::stream::Stream;
 
 /// The upstream's side of an upgrade.
 pub struct Tunnel {
     /// The socket, once hyper has let go of it, and what it had read ahead.
-    pub socket: oneshot::Receiver<(TcpStream, Bytes)>,
+    pub socket: oneshot::Receiver<(Stream, Bytes)>,
     pub exchange: Box<End>,
     pub idle: Duration,
 }
 
-/// Relays until both sides have ended. Reloads do not cut it; the end of the drain time does.
-pub async fn run(conn: &Rc<Conn>, mut client: TcpStream, early: Bytes) -> Reason {
+/// Relays until both sides have ended. A reload does not cut it, unless authorization now denies what was asked for; the
+/// end of the drain time does.
+pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
     let Some(tunnel) = conn.upgrade.borrow_mut().take() else { return Reason::None };
     let Tunnel { socket, mut exchange, idle } = tunnel;
     let record = &mut exchange.record;
@@ -36,9 +38,12 @@ pub async fn run(conn: &Rc<Conn>, mut client: TcpStream, early: Bytes) -> Reason
         upload.bytes.set(count.sent);
         received = count.received;
     };
+    let mut grant = record.grant();
+    let mut denied = None;
     let stop = |cx: &mut std::task::Context<'_>| {
         conn.place.attention.register(cx.waker());
-        conn.is_forced()
+        denied = grant.as_mut().and_then(Grant::denied);
+        denied.is_some() || conn.cut().is_some()
     };
     let end = relay::run(&mut client, &mut upstream, (early, ahead), idle, moved, stop).await;
     conn.worker.counters.upgrades_active.dec();
@@ -46,7 +51,9 @@ pub async fn run(conn: &Rc<Conn>, mut client: TcpStream, early: Bytes) -> Reason
     record.reason = match end {
         relay::End::Closed | relay::End::Reset => Reason::None,
         relay::End::Idle => Reason::IdleTimeout,
-        relay::End::Stopped => Reason::Drained,
+        relay::End::Stopped if denied.is_some() => Reason::Denied,
+        relay::End::Stopped => conn.cut().unwrap_or(Reason::Drained),
     };
+    record.denied = denied;
     record.reason
 }

@@ -125,7 +125,8 @@ fn identity(
         not_before: pair.not_before,
         not_after,
         max_age,
-        server: Arc::new(tls::mesh(pair.key.clone(), clients.clone()).map_err(unusable)?),
+        server: Arc::new(tls::mesh(pair.key.clone(), clients.clone(), &[tls::HTTP2, tls::HTTP1]).map_err(unusable)?),
+        server_tcp: Arc::new(tls::mesh(pair.key.clone(), clients.clone(), &[tls::TCP]).map_err(unusable)?),
         client: tls::mesh_client(pair.key.clone(), nobody).map_err(unusable)?,
         trust,
         clients,
@@ -195,7 +196,7 @@ fn system() -> Result<Vec<TrustAnchor<'static>>, String> {
     Ok(anchors)
 }
 
-fn anchors(text: &[u8]) -> Result<(Vec<TrustAnchor<'static>>, Vec<CertFacts>), String> {
+pub fn anchors(text: &[u8]) -> Result<(Vec<TrustAnchor<'static>>, Vec<CertFacts>), String> {
     let certificates = files::certificates(text)?;
     let (mut anchors, mut about) = (Vec::new(), Vec::new());
     for (at, certificate) in certificates.iter().enumerate() {
@@ -268,7 +269,7 @@ fn pair(certificate: &Text, key: &Text, now: SystemTime) -> Result<Pair, Flaw> {
     Ok(Pair { key: Arc::new(key), facts: about, not_before, not_after })
 }
 
-fn unfit(error: &rustls::Error, certificate: &str) -> String {
+pub fn unfit(error: &rustls::Error, certificate: &str) -> String {
     match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             format!("it is not the key of the certificate `{certificate}`: write the two that belong together")

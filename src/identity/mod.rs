@@ -3,9 +3,11 @@
 
 mod build;
 mod connector;
+pub mod dev;
 pub mod facts;
 mod failure;
 mod files;
+pub mod inspect;
 mod load;
 mod part;
 #[cfg(test)]
@@ -55,6 +57,8 @@ pub struct Mesh {
     pub max_age: Option<Duration>,
     /// For listeners that are `strict` or `permissive`.
     pub server: Arc<ServerConfig>,
+    /// The same for TCP.
+    pub server_tcp: Arc<ServerConfig>,
     trust: Arc<Trust>,
     clients: Arc<SpiffeVerifier>,
     /// What connectors begin with.

@@ -46,12 +46,16 @@ fn is_post_quantum(group: &dyn SupportedKxGroup) -> bool {
 }
 
 /// Between sidecars: TLS 1.3, and a certificate on both sides.
-pub fn mesh(key: Arc<CertifiedKey>, verifier: Arc<SpiffeVerifier>) -> Result<ServerConfig, rustls::Error> {
+pub fn mesh(
+    key: Arc<CertifiedKey>,
+    verifier: Arc<SpiffeVerifier>,
+    protocols: &[&[u8]],
+) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(provider().clone()).with_protocol_versions(&[&TLS13])?;
     let builder = builder.with_client_cert_verifier(verifier);
     let mut config = finish(builder, Arc::new(SingleCertAndKey::from(key)))?;
     config.ignore_client_order = true;
-    config.alpn_protocols = [HTTP2, HTTP1, TCP].map(<[u8]>::to_vec).into();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 

@@ -1,4 +1,4 @@
-//! The byte stream under a codec: a socket, the bytes that were read ahead of the codec, and a stamp of the
+//! The byte stream under a codec: a socket or TLS, the bytes that were read ahead of the codec, and a stamp of the
 //! last time that anything moved. The codec owns the stream; whoever watches over the connection owns the stamp.
 
 use std::cell::Cell;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use hyper::rt::ReadBufCursor;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::clock;
+use super::stream::Stream;
 use super::tokio_io::poll_read;
 use crate::error::Reason;
 
@@ -70,7 +70,7 @@ impl Activity {
 
 #[derive(Debug)]
 pub struct Io {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes to be read before the socket's.
     prefix: Bytes,
     activity: Rc<Activity>,
@@ -79,8 +79,8 @@ pub struct Io {
 }
 
 impl Io {
-    pub fn new(stream: TcpStream, prefix: Bytes, activity: Rc<Activity>) -> Self {
-        Self { stream, prefix, activity, first: None }
+    pub fn new(stream: impl Into<Stream>, prefix: Bytes, activity: Rc<Activity>) -> Self {
+        Self { stream: stream.into(), prefix, activity, first: None }
     }
 
     /// To be told of the first byte that comes.
@@ -90,8 +90,8 @@ impl Io {
         receiver
     }
 
-    /// The socket, and what was read from it but not used: `rest`, before which nothing else is left.
-    pub fn into_parts(self, rest: Bytes) -> (TcpStream, Bytes) {
+    /// The stream, and what was read from it but not used: `rest`, before which nothing else is left.
+    pub fn into_parts(self, rest: Bytes) -> (Stream, Bytes) {
         if rest.is_empty() {
             // An empty rest may still hold on to the buffer that it was cut from.
             return (self.stream, self.prefix);
@@ -155,8 +155,10 @@ impl hyper::rt::Write for Io {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(&result);
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -176,7 +178,7 @@ fn gather<'w>(bufs: &[io::IoSlice<'_>], whole: &'w mut [u8; GATHER]) -> Option<&
 }
 
 impl Io {
-    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+    fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending => self.activity.blocked.set(true),
             Poll::Ready(_) => {

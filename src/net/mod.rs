@@ -4,6 +4,8 @@ pub mod accept;
 pub mod clock;
 pub mod dial;
 pub mod io;
+pub mod lifetime;
 pub mod relay;
 pub mod socket;
+pub mod stream;
 pub mod tokio_io;

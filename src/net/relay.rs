@@ -1,4 +1,4 @@
-//! Bytes both ways between two sockets until both directions have ended: the end of one way is passed on and
+//! Bytes both ways between two peers until both directions have ended: the end of one way is passed on and
 //! the other goes on (half-close), and a pair on which nothing moves for too long is closed.
 
 use std::future::poll_fn;
@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+use super::stream::Stream;
 
 /// A buffer starts small, and grows where reads fill it.
 const BUFFER_MIN: usize = 16 * 1024;
@@ -38,8 +39,8 @@ pub struct Relayed {
 /// Relays until the end. `early` holds what was already read: from the client, from the upstream.
 /// `moved` hears of the sums so far whenever bytes moved; `stop` is asked on every wake-up.
 pub async fn run(
-    client: &mut TcpStream,
-    upstream: &mut TcpStream,
+    client: &mut Stream,
+    upstream: &mut Stream,
     early: (Bytes, Bytes),
     idle: Duration,
     mut moved: impl FnMut(&Relayed),
@@ -99,7 +100,7 @@ impl Way {
         Self { pending: early, buffer: Vec::new(), start: 0, end: 0, finished: false, shut: false, count: 0 }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_write(cx, to))?;
             if self.finished {
@@ -112,6 +113,10 @@ impl Way {
             match self.poll_read(cx, from) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
+                    // What TLS has taken may not have left yet.
+                    if let Poll::Ready(result) = Pin::new(to).poll_flush(cx) {
+                        result?;
+                    }
                     // An idle connection keeps no buffer.
                     self.buffer = Vec::new();
                     return Poll::Pending;
@@ -120,7 +125,7 @@ impl Way {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Stream) -> Poll<io::Result<()>> {
         if self.buffer.is_empty() {
             ready!(from.poll_read_ready(cx))?;
             self.buffer.resize(BUFFER_MIN, 0);
@@ -134,7 +139,7 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
             self.pending.advance(written);

@@ -6,6 +6,7 @@
 pub enum Guard {
     MaxBody,
     Timeout,
+    Authorization,
 }
 
 /// A limit, and what happens beyond it. `mode: off` compiles to no bound at all.
@@ -25,22 +26,24 @@ pub enum Judgement {
 }
 
 impl Guard {
-    pub const ALL: [Self; 2] = [Self::MaxBody, Self::Timeout];
+    pub const ALL: [Self; 3] = [Self::MaxBody, Self::Timeout, Self::Authorization];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::MaxBody => "max_body",
             Self::Timeout => "timeout",
+            Self::Authorization => "authorization",
         }
     }
 }
 
 impl Guard {
-    /// A limit or what broke it, with its unit.
-    pub fn shown(self, value: u64) -> String {
+    /// A limit or what broke it, with its unit; `None` for what has no limit.
+    pub fn shown(self, value: u64) -> Option<String> {
         match self {
-            Self::MaxBody => format!("{value} bytes"),
-            Self::Timeout => format!("{} ms", value as f64 / 1e3),
+            Self::MaxBody => Some(format!("{value} bytes")),
+            Self::Timeout => Some(format!("{} ms", value as f64 / 1e3)),
+            Self::Authorization => None,
         }
     }
 }

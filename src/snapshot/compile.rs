@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use super::authz;
 use super::matcher::{Attribute, Condition, Conditions, Key, Text};
 use super::route::{PathRule, RouteTable, Rule};
 use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
-    Target, Upstream,
+    Target, Transport, Upstream,
 };
 use crate::blast::Looked;
 use crate::config::{Config, is_secret_attribute, schema};
@@ -40,19 +41,27 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
         .map(|(index, listener)| {
             let first_series = index * width;
             let kind = compile_kind(listener, &config, &names, &routes, &implicit);
-            Listener { config: Arc::new(listener.clone()), name: listener.name.as_str().into(), kind, first_series }
+            Listener {
+                config: Arc::new(listener.clone()),
+                name: listener.name.as_str().into(),
+                kind,
+                authorization: authz::numbers(root, &listener.name),
+                first_series,
+            }
         })
         .collect();
     let trace = formats(&root.telemetry.tracing);
     drop(names);
-    let looked = Arc::new(Looked::of(root));
-    Snapshot { generation, attributes, services, routes, listeners, trace, sides, looked, config }
+    let (looked, authorization) = (Arc::new(Looked::of(root)), authz::compile(root));
+    Snapshot { generation, attributes, services, routes, listeners, authorization, trace, sides, looked, config }
 }
 
 /// Indices by name.
 struct Names<'a> {
     services: HashMap<&'a str, usize>,
     attributes: HashMap<&'a str, usize>,
+    /// Our own, where there is one.
+    trust_domain: &'a str,
     list: &'a [Service],
 }
 
@@ -61,6 +70,7 @@ impl<'a> Names<'a> {
         Self {
             services: services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect(),
             attributes: root.attributes.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
+            trust_domain: root.identity.as_ref().map_or("", |identity| &identity.trust_domain),
             list: services,
         }
     }
@@ -132,7 +142,28 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
+        transport: compile_transport(name, service),
         upstream,
+    }
+}
+
+fn compile_transport(name: &str, service: &schema::Service) -> Transport {
+    use schema::ServiceTlsMode::{Mutual, Off, Simple};
+    let Some(tls) = &service.tls else { return Transport::Plain };
+    let server_name = tls.server_name.as_deref().map(Arc::from);
+    match tls.mode {
+        Off => Transport::Plain,
+        Mutual => {
+            let expected = tls.identities.iter().filter_map(schema::IdentityMatch::pattern).collect();
+            Transport::Mutual { expected, server_name }
+        }
+        Simple => {
+            let found = match &service.endpoints {
+                schema::Endpoints::Dns(dns) => Some(Arc::from(dns.name.as_str())),
+                schema::Endpoints::Static(_) | schema::Endpoints::File(_) => None,
+            };
+            Transport::Simple { service: name.into(), server_name: server_name.or(found) }
+        }
     }
 }
 
@@ -383,20 +414,12 @@ fn compile_rule(one: &schema::Match, route: usize, line: usize, names: &Names<'_
     }
     let methods = one.methods.iter().filter_map(|method| Method::from_bytes(method.as_bytes()).ok()).collect();
     let path = match (&one.path, &one.grpc) {
-        (Some(path), _) => compile_path(path),
+        (Some(path), _) => PathRule::compile(path),
         (None, Some(grpc)) => compile_grpc(grpc),
         (None, None) => PathRule::Any,
     };
-    Rule { route, index: 0, path, conditions: Conditions { methods, grpc: one.grpc.is_some(), all, line } }
-}
-
-fn compile_path(path: &schema::PathMatch) -> PathRule {
-    match path {
-        schema::PathMatch::Exact(path) => PathRule::Exact(path.clone()),
-        schema::PathMatch::Prefix(path) => PathRule::Prefix(path.strip_suffix('/').unwrap_or(path).to_owned()),
-        schema::PathMatch::Template(path) => PathRule::Template(path.clone()),
-        schema::PathMatch::Regex(pattern) => PathRule::Regex(pattern.compile()),
-    }
+    let from = one.from.as_ref().map(|from| authz::callers(from, names.trust_domain)).filter(|from| !from.is_empty());
+    Rule { route, index: 0, path, conditions: Conditions { methods, from, grpc: one.grpc.is_some(), all, line } }
 }
 
 /// The path of a gRPC call is `/package.Service/Method`.

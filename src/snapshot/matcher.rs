@@ -7,11 +7,13 @@ use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
 
 use crate::config::{REDACTED, schema};
+use crate::policy::caller::{Caller, Callers};
 use crate::wire::path;
 
 /// What routing may know of a request: borrowed from its head.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
+    pub caller: Caller<'a>,
     pub method: &'a Method,
     /// In lower case, without port; empty where the request names none.
     pub host: &'a str,
@@ -68,6 +70,8 @@ pub type Rank = (bool, std::cmp::Reverse<usize>, std::cmp::Reverse<usize>);
 pub struct Conditions {
     /// Any of these; all where empty.
     pub methods: Vec<Method>,
+    /// `None` is anybody.
+    pub from: Option<Callers>,
     pub grpc: bool,
     pub all: Vec<Condition>,
     /// Position in the file, over all rules.
@@ -77,13 +81,14 @@ pub struct Conditions {
 impl Conditions {
     pub fn rank(&self) -> Rank {
         let query = self.all.iter().filter(|condition| matches!(condition.key, Key::Query(_))).count();
-        let others = self.all.len() - query + usize::from(self.grpc);
+        let others = self.all.len() - query + usize::from(self.grpc) + usize::from(self.from.is_some());
         (self.methods.is_empty(), std::cmp::Reverse(others), std::cmp::Reverse(query))
     }
 
     pub fn hold(&self, facts: &Facts<'_>) -> bool {
         (self.methods.is_empty() || self.methods.contains(facts.method))
             && (!self.grpc || facts.grpc)
+            && self.from.as_ref().is_none_or(|from| from.fit(&facts.caller))
             && self.all.iter().all(|condition| condition.holds(facts))
     }
 

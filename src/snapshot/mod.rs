@@ -3,6 +3,7 @@
 //! What was learned (connections, counters, endpoints found) is not here: `Upstream` is the one thing that a
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
+pub mod authz;
 mod compile;
 pub mod matcher;
 pub mod route;
@@ -18,6 +19,7 @@ use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
+use crate::wire::spiffe::{IdPattern, SpiffeId};
 use crate::wire::trace::Formats;
 
 pub use compile::{compile, implied_rules, rules};
@@ -32,6 +34,8 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// In file order.
     pub listeners: Vec<Listener>,
+    /// In file order.
+    pub authorization: Vec<authz::Entry>,
     pub trace: Formats,
     /// Labels by series number; see `Listener::series`.
     pub sides: Vec<SideLabels>,
@@ -47,7 +51,25 @@ pub struct Service {
     pub connections: schema::Connections,
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
+    pub transport: Transport,
     pub upstream: Arc<Upstream>,
+}
+
+/// How the endpoints of a service are connected to, and what they have to prove. Connections of different ones are
+/// never mixed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    Plain,
+    /// Any of these identities; the name is only asked for (SNI).
+    Mutual {
+        expected: Arc<[IdPattern]>,
+        server_name: Option<Arc<str>>,
+    },
+    /// The name, or without one the endpoint's IP address, under the trust anchors of the service.
+    Simple {
+        service: Arc<str>,
+        server_name: Option<Arc<str>>,
+    },
 }
 
 #[derive(Debug)]
@@ -126,6 +148,8 @@ pub struct Listener {
     pub config: Arc<schema::Listener>,
     pub name: Arc<str>,
     pub kind: Kind,
+    /// The entries of `authorization` that are for it.
+    pub authorization: authz::Numbers,
     /// Number of its first series: one for requests without a route, then one for each side.
     pub first_series: usize,
 }
@@ -180,6 +204,18 @@ impl Snapshot {
             route: side.route,
             service: side.service,
             subset: side.subset,
+        }
+    }
+}
+
+impl Transport {
+    /// For an endpoint, which may have an identity of its own.
+    pub fn of(&self, own: Option<&SpiffeId>) -> Self {
+        match (self, own) {
+            (Self::Mutual { server_name, .. }, Some(own)) => {
+                Self::Mutual { expected: [IdPattern::Exact(own.clone())].into(), server_name: server_name.clone() }
+            }
+            (all, _) => all.clone(),
         }
     }
 }

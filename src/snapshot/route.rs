@@ -17,6 +17,7 @@ use indexmap::IndexMap;
 use regex::{Regex, RegexSet};
 
 use super::matcher::{Conditions, Facts, Key};
+use crate::config::schema;
 
 /// A rule is one `match` of a route.
 #[derive(Debug)]
@@ -231,16 +232,46 @@ impl Regexes {
                 let matched = set.matches(facts.path).into_iter().filter_map(|index| self.rules.get(index));
                 matched.into_iter().find(holds)
             }
-            None => self.rules.iter().filter(|rule| rule.path.is_match(facts.path)).find(holds),
+            None => self.rules.iter().filter(|rule| rule.path.fits(facts.path)).find(holds),
         };
         rule.map(|rule| Found { route: rule.route, rule })
     }
 }
 
 impl PathRule {
-    fn is_match(&self, path: &str) -> bool {
-        matches!(self, Self::Regex(regex) if regex.is_match(path))
+    pub fn compile(path: &schema::PathMatch) -> Self {
+        match path {
+            schema::PathMatch::Exact(path) => Self::Exact(path.clone()),
+            schema::PathMatch::Prefix(path) => Self::Prefix(path.strip_suffix('/').unwrap_or(path).to_owned()),
+            schema::PathMatch::Template(path) => Self::Template(path.clone()),
+            schema::PathMatch::Regex(pattern) => Self::Regex(pattern.compile()),
+        }
     }
+
+    /// Whether a path fulfils this, whatever other rules there are. The table finds the same.
+    pub fn fits(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == path,
+            Self::Prefix(prefix) => begins(prefix, path).is_some(),
+            Self::Template(template) => begins(template, path).is_some_and(|mut rest| rest.next().is_none()),
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+/// Segments of a path, of which `` has none and `/` one that is empty.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.strip_prefix('/').into_iter().flat_map(|path| path.split('/'))
+}
+
+/// The segments that are left of a path that begins with those of `written`.
+fn begins<'p>(written: &str, path: &'p str) -> Option<impl Iterator<Item = &'p str>> {
+    let mut found = segments(path);
+    for wanted in segments(written) {
+        found.next().filter(|found| *found == wanted || is_parameter(wanted) && !found.is_empty())?;
+    }
+    Some(found)
 }
 
 /// As it stands in the configuration, without the anchors that compiling puts around it.
@@ -252,8 +283,7 @@ pub fn written_regex(regex: &Regex) -> &str {
 /// The node of a prefix or template, made where it is missing.
 fn insert(tree: &mut Vec<(Node, Vec<Shared>, Vec<Shared>)>, path: &str) -> usize {
     let mut at = 0;
-    let segments = path.strip_prefix('/').into_iter().flat_map(|path| path.split('/'));
-    for segment in segments {
+    for segment in segments(path) {
         let next = tree.len();
         let Some((node, ..)) = tree.get_mut(at) else { return at };
         at = if is_parameter(segment) {
@@ -371,6 +401,7 @@ mod tests {
         for i in [0, 1, 63, 64, 1500, 2999] {
             let path = format!("/item-{i}/7");
             let facts = Facts {
+                caller: crate::policy::caller::Caller::NOBODY,
                 method: &Method::GET,
                 host: "a",
                 path: &path,

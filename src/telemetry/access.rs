@@ -46,6 +46,8 @@ pub struct Entry<'a> {
     pub status: u16,
     pub grpc_status: Option<u8>,
     pub reason: Reason,
+    /// The entry of `authorization` that denied it; empty where none did.
+    pub authorization: &'a str,
     /// Who made the answer.
     pub producer: Producer,
     /// Why, in the words of the proxy between us and the service that made it.

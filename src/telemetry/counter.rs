@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::error::Reason;
+use crate::identity::Failure;
 
 /// Grows; written by one thread.
 #[derive(Debug, Default)]
@@ -22,6 +23,10 @@ pub struct Shared(AtomicU64);
 /// A counter for every reason.
 #[derive(Debug, Default)]
 pub struct PerReason([Counter; Reason::ALL.len()]);
+
+/// A counter for every way in which a handshake can fail.
+#[derive(Debug, Default)]
+pub struct PerFailure([Counter; Failure::ALL.len()]);
 
 impl Counter {
     pub fn inc(&self) {
@@ -87,6 +92,20 @@ impl PerReason {
     /// What has been counted at all.
     pub fn seen(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.into_iter().map(|reason| (reason, self.get(reason))).filter(|(_, count)| *count > 0)
+    }
+}
+
+impl PerFailure {
+    pub fn inc(&self, failure: Failure) {
+        if let Some(counter) = self.0.get(failure as usize) {
+            counter.inc();
+        }
+    }
+
+    /// What has been counted at all.
+    pub fn seen(&self) -> impl Iterator<Item = (Failure, u64)> {
+        let all = Failure::ALL.into_iter().zip(self.0.iter().map(Counter::get));
+        all.filter(|(_, count)| *count > 0)
     }
 }
 

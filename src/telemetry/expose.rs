@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::block::{Block, GRPC_CODES, GRPC_NAMES, GrpcSide, Outcome};
-use super::counter::{Counter, Gauge, PerReason};
+use super::counter::{Counter, Gauge, PerFailure, PerReason};
 use super::histogram::{DURATION, SIZE, Totals};
 use super::metrics::{DrainPhase, Labels, Metrics, WorkerCounters};
 use super::process::Usage;
@@ -75,6 +75,7 @@ impl Collector for Scrape {
         grpc(out, "grpc_server_handled", "gRPC calls answered", &sums, |sum| &sum.grpc_server)?;
         grpc(out, "grpc_client_handled", "gRPC calls sent upstream", &sums, |sum| &sum.grpc_client)?;
         shadow(out, &sums)?;
+        self.denials(out)?;
         self.connections(out)?;
         self.upstream(out)?;
         self.own(out, sums.len())?;
@@ -97,12 +98,31 @@ impl Scrape {
             .collect()
     }
 
+    fn denials(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Requests and connections that authorization denied, or would have in shadow mode";
+        let mut family = out.encode_descriptor("outrigger_authorization_denied", help, None, MetricType::Counter)?;
+        for ((listener, entry), denials) in self.0.denials.all() {
+            for (mode, count) in [("enforce", denials.enforced.get()), ("shadow", denials.shadow.get())] {
+                let labels = [("listener", &*listener), ("rule", &*entry), ("mode", mode)];
+                if count > 0 {
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn connections(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let each = self.0.workers();
         count(out, each, "connections_accepted", "Connections taken from listeners", |w| &w.connections_accepted)?;
         level(out, each, "connections_active", "Connections from clients", |w| &w.connections_active)?;
         level(out, each, "connections_parked", "Idle connections without buffers", |w| &w.connections_parked)?;
         reasons(out, each, "connections_closed", "Connections ended, by why", |w| &w.connections_closed)?;
+        count(out, each, "handshakes", "TLS handshakes with clients", |w| &w.handshakes)?;
+        let help = "TLS handshakes with clients that resumed an earlier session";
+        count(out, each, "handshakes_resumed", help, |w| &w.handshakes_resumed)?;
+        let help = "TLS handshakes with clients that failed, by cause";
+        failures(out, each, "handshake_failures", help, |w| &w.handshake_failures)?;
         reasons(out, each, "requests_malformed", "Bad requests that reached no route", |w| &w.requests_malformed)?;
         count(out, each, "panics", "Faults of ours, caught", |w| &w.panics)?;
         level(out, each, "upgrades_active", "Upgraded connections (WebSocket and others)", |w| &w.upgrades_active)?;
@@ -127,6 +147,11 @@ impl Scrape {
         count(out, each, "upstream_connects", "Connections made to services", |w| &w.upstream_connects)?;
         let help = "Connections to services that could not be made";
         reasons(out, each, "upstream_connect_failures", help, |w| &w.upstream_connect_failures)?;
+        count(out, each, "upstream_handshakes", "TLS handshakes with services", |w| &w.upstream_handshakes)?;
+        let help = "TLS handshakes with services that resumed an earlier session";
+        count(out, each, "upstream_handshakes_resumed", help, |w| &w.upstream_handshakes_resumed)?;
+        let help = "TLS handshakes with services that failed, by cause";
+        failures(out, each, "upstream_handshake_failures", help, |w| &w.upstream_handshake_failures)?;
         level(out, each, "upstream_connections_active", "Connections to services", |w| &w.upstream_connections_active)?;
         level(out, each, "upstream_connections_idle", "Pooled connections with nothing to do", |w| {
             &w.upstream_connections_idle
@@ -303,11 +328,35 @@ fn reasons(
     help: &str,
     counters: impl Fn(&WorkerCounters) -> &PerReason,
 ) -> fmt::Result {
+    let seen = |worker: &WorkerCounters| counters(worker).seen().map(|(reason, n)| (reason.code(), n)).collect();
+    kinds(out, workers, name, help, "reason", seen)
+}
+
+fn failures(
+    out: &mut DescriptorEncoder,
+    workers: &[Arc<WorkerCounters>],
+    name: &str,
+    help: &str,
+    counters: impl Fn(&WorkerCounters) -> &PerFailure,
+) -> fmt::Result {
+    let seen = |worker: &WorkerCounters| counters(worker).seen().map(|(failure, n)| (failure.name(), n)).collect();
+    kinds(out, workers, name, help, "cause", seen)
+}
+
+/// A counter for each kind of something that has been seen at all.
+fn kinds(
+    out: &mut DescriptorEncoder,
+    workers: &[Arc<WorkerCounters>],
+    name: &str,
+    help: &str,
+    label: &'static str,
+    seen: impl Fn(&WorkerCounters) -> Vec<(&'static str, u64)>,
+) -> fmt::Result {
     let name = format!("outrigger_worker_{name}");
     let mut family = out.encode_descriptor(&name, help, None, MetricType::Counter)?;
     for (index, worker) in workers.iter().enumerate() {
-        for (reason, count) in counters(worker).seen() {
-            let labels = [("worker", index.to_string()), ("reason", reason.code().to_owned())];
+        for (kind, count) in seen(worker) {
+            let labels = [("worker", index.to_string()), (label, kind.to_owned())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
     }

@@ -32,6 +32,7 @@ pub fn json(out: &mut Vec<u8>, entry: &Entry<'_>, workload: &Workload) {
         object.raw("grpc_status", format_args!("{code}"));
     }
     object.text("reason", entry.reason.code().as_bytes());
+    object.text("authorization", entry.authorization.as_bytes());
     object.text("producer", entry.producer.name().as_bytes());
     object.text("peer_reason", entry.peer_reason.as_bytes());
     object.raw("duration_ms", Millis(entry.duration));
@@ -89,6 +90,9 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     word(out, entry.user_agent);
     if let Some(code) = entry.grpc_status {
         put(out, format_args!(" grpc={code}"));
+    }
+    if !entry.authorization.is_empty() {
+        put(out, format_args!(" authorization={}", entry.authorization));
     }
     if !entry.peer_reason.is_empty() {
         out.extend_from_slice(b" peer=");

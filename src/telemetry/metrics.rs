@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
-pub use super::counter::{Counter, Gauge, PerReason, Shared};
+pub use super::counter::{Counter, Gauge, PerFailure, PerReason, Shared};
+use super::denials::Registry;
 use super::expose;
 use super::histogram::{DURATION, SIZE};
 use crate::policy::guard::Guard;
 
 /// How long the series of a removed route are still shown, so that the last scrape does not miss its end.
-const GRACE: Duration = Duration::from_mins(10);
+pub(super) const GRACE: Duration = Duration::from_mins(10);
 
 /// Time series that one set of labels is charged with: the three histograms (each with +Inf, sum and count), the
 /// gauge, and room for the handful of outcomes that a route has.
@@ -42,6 +43,8 @@ pub struct Labels {
 pub struct Metrics {
     /// Written by the admin thread and by the access log.
     pub process: ProcessCounters,
+    /// By authorization.
+    pub denials: Registry,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -68,6 +71,10 @@ pub struct WorkerCounters {
     pub accept_errors_exhausted: Counter,
     /// The connection was gone before it was taken, and what else may fail.
     pub accept_errors_other: Counter,
+    /// TLS with clients.
+    pub handshakes: Counter,
+    pub handshakes_resumed: Counter,
+    pub handshake_failures: PerFailure,
     /// Bad requests that never reached a route.
     pub requests_malformed: PerReason,
     pub panics: Counter,
@@ -80,6 +87,10 @@ pub struct WorkerCounters {
     pub tcp_bytes_sent: Counter,
     pub upstream_connects: Counter,
     pub upstream_connect_failures: PerReason,
+    /// TLS with upstreams.
+    pub upstream_handshakes: Counter,
+    pub upstream_handshakes_resumed: Counter,
+    pub upstream_handshake_failures: PerFailure,
     pub upstream_connections_active: Gauge,
     /// Connections in the pool with nothing to do.
     pub upstream_connections_idle: Gauge,
@@ -126,6 +137,7 @@ impl Metrics {
     pub fn new(workers: usize, max_series: u32) -> Arc<Self> {
         Arc::new(Self {
             process: ProcessCounters::default(),
+            denials: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

@@ -46,6 +46,8 @@ pub struct Exchange<'a> {
     pub status: u16,
     pub grpc_status: Option<u8>,
     pub reason: Reason,
+    /// The entry of `authorization` that denied it; empty where none did.
+    pub denied: &'a str,
     pub producer: Producer,
     pub peer: SocketAddr,
     pub request_bytes: u64,
@@ -59,7 +61,7 @@ pub struct Exchange<'a> {
     pub phases: Phases,
     pub attributes: &'a [(&'a str, &'a [u8])],
     /// Rules in shadow mode that would have refused.
-    pub shadow: &'a [Would],
+    pub shadow: &'a [Would<'a>],
 }
 
 /// The place on the line of a split.
@@ -141,10 +143,12 @@ pub struct Phases {
 
 /// A rule in shadow mode that would have refused. In bytes or microseconds, as the rule has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Would {
+pub struct Would<'a> {
     pub guard: Guard,
     pub limit: u64,
     pub actual: u64,
+    /// Of `authorization`; empty for other rules.
+    pub entry: &'a str,
 }
 
 /// Microseconds.

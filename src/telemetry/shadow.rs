@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::metrics::Metrics;
 use super::rfc3339::Rfc3339;
 use crate::policy::guard::Guard;
+use crate::wire::spiffe::SpiffeId;
 
 /// Examples that one worker keeps.
 const KEPT: usize = 64;
@@ -26,10 +27,14 @@ pub struct Example {
     /// Bytes, or microseconds, as the rule has it.
     pub limit: u64,
     pub actual: u64,
+    /// Of `authorization`, where it was that.
+    pub entry: String,
     pub method: String,
     /// Without its query.
     pub path: String,
     pub peer: SocketAddr,
+    /// What the peer has proven to be.
+    pub identity: Option<SpiffeId>,
 }
 
 #[derive(Debug, Default)]
@@ -58,19 +63,32 @@ pub fn report(metrics: &Metrics, mut examples: Vec<Example>) -> Value {
         json!({ "listener": listener.as_ref(), "route": route.as_ref(), "rule": guard.name(), "count": count })
     });
     let examples = examples.iter().map(|example| {
-        json!({
+        let mut json = json!({
             "time": Rfc3339(example.time).to_string(),
             "requestId": example.id,
             "route": example.route.as_ref(),
             "rule": example.guard.name(),
+            "entry": example.entry,
             "limit": example.guard.shown(example.limit),
             "actual": example.guard.shown(example.actual),
             "method": example.method,
             "path": example.path,
             "peer": example.peer.to_string(),
-        })
+            "identity": example.identity.as_ref().map(SpiffeId::as_str),
+        });
+        // What does not apply is left out: a connection that is only relayed has neither a method nor a path.
+        json.as_object_mut().into_iter().for_each(|json| json.retain(|_, value| !value.is_null() && *value != ""));
+        json
     });
-    json!({ "counts": counts.collect::<Vec<_>>(), "examples": examples.collect::<Vec<_>>() })
+    let entries = metrics.denials.all().into_iter().filter(|(_, denials)| denials.shadow.get() > 0);
+    let entries = entries.map(|((listener, entry), denials)| {
+        json!({ "listener": listener.as_ref(), "entry": entry.as_ref(), "count": denials.shadow.get() })
+    });
+    json!({
+        "counts": counts.collect::<Vec<_>>(),
+        "authorization": entries.collect::<Vec<_>>(),
+        "examples": examples.collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]
@@ -88,9 +106,11 @@ mod tests {
                 guard: Guard::MaxBody,
                 limit: 10,
                 actual: n,
+                entry: String::new(),
                 method: "POST".to_owned(),
                 path: "é".repeat(1000),
                 peer: ([127, 0, 0, 1], 1).into(),
+                identity: None,
             });
         }
         let all = examples.all();

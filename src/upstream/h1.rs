@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::h2;
 use super::pool::{Limits, Open, Pool};
+use super::transport::{self, Dialled};
 use crate::body::Upload;
 use crate::error::Reason;
+use crate::identity::Alpn;
+use crate::net::clock;
 use crate::net::io::{Activity, Io};
-use crate::net::{clock, dial};
+use crate::net::stream::Stream;
 use crate::worker::Worker;
 
 /// Longest that a connection may lie unused before it is asked, through the event loop, whether it still lives.
@@ -52,7 +54,9 @@ struct State {
     /// Since when unused; `None` while lent.
     unused: Cell<Option<Instant>>,
     /// The socket itself, once hyper has let go of it after an upgrade.
-    upgraded: Cell<Option<oneshot::Sender<(TcpStream, Bytes)>>>,
+    upgraded: Cell<Option<oneshot::Sender<(Stream, Bytes)>>>,
+    /// From here on no request is begun on it.
+    ends: Option<Instant>,
     /// The peer has sent no byte yet since the request was lent the connection.
     activity: Rc<Activity>,
 }
@@ -67,7 +71,7 @@ pub struct Lease {
     /// Time that making the connection took.
     pub connecting: Duration,
     /// The socket itself, after an answer 101.
-    pub upgraded: Option<oneshot::Receiver<(TcpStream, Bytes)>>,
+    pub upgraded: Option<oneshot::Receiver<(Stream, Bytes)>>,
 }
 
 /// An unused connection, a new one, or a wait for either.
@@ -98,7 +102,7 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
         let idle = pool.idle.borrow_mut().pop()?;
         let now = clock::recent();
         let age = idle.state.unused.get().map_or(Duration::ZERO, |since| now.duration_since(since));
-        if idle.sender.is_closed() || age >= pool.trusted_idle(limits.idle_timeout) {
+        if idle.sender.is_closed() || now >= idle.expires || age >= pool.trusted_idle(limits.idle_timeout) {
             idle.discard();
             continue;
         }
@@ -122,15 +126,32 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
     }
 }
 
+/// Puts a connection that was made for HTTP/2, and on which the peer would rather speak HTTP/1, on the stack.
+pub(super) async fn adopt(pool: &Rc<Pool>, dialled: Dialled, open: Open, limits: &Limits, worker: &Rc<Worker>) {
+    if let Ok(lease) = lend(pool, dialled, open, limits, Instant::now(), worker).await {
+        lease.put(limits.idle_timeout);
+    }
+}
+
 /// A connection that is not on the stack.
 pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
     let begun = Instant::now();
     let open = Open::new(pool);
+    let dialled = transport::dial(pool, limits.connect_timeout, Alpn::Http1, worker).await?;
+    lend(pool, dialled, open, limits, begun, worker).await
+}
+
+/// Speaks HTTP/1 on a connection that has been made.
+async fn lend(
+    pool: &Rc<Pool>,
+    dialled: Dialled,
+    open: Open,
+    limits: &Limits,
+    begun: Instant,
+    worker: &Rc<Worker>,
+) -> Result<Lease, Reason> {
+    let Dialled { stream, lifetime, .. } = dialled;
     let counters = worker.counters.clone();
-    counters.upstream_connects.inc();
-    let stream = dial::connect(pool.address, limits.connect_timeout)
-        .await
-        .inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))?;
     let activity = Activity::new(Instant::now());
     let io = Io::new(stream, Bytes::new(), activity.clone());
     let (sender, connection) = http1::Builder::new()
@@ -140,21 +161,36 @@ pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> R
         .handshake(io)
         .await
         .map_err(|_| Reason::ConnectFailed)?;
-    let state = Rc::new(State { uses: Cell::new(0), unused: Cell::new(None), upgraded: Cell::new(None), activity });
+    let state = Rc::new(State {
+        uses: Cell::new(0),
+        unused: Cell::new(None),
+        upgraded: Cell::new(None),
+        ends: lifetime.map(|lifetime| lifetime.soft),
+        activity,
+    });
     let (driven, pool_of, address) = (state.clone(), pool.clone(), pool.address);
     counters.upstream_connections_active.inc();
     tokio::task::spawn_local(async move {
-        drive(connection, &driven, &pool_of, address).await;
+        let over = lifetime.map(|lifetime| lifetime.hard);
+        drive(connection, &driven, &pool_of, address, over).await;
         counters.upstream_connections_active.dec();
         drop(open);
     });
     Ok(Lease { sender, pool: pool.clone(), state, reused: false, connecting: begun.elapsed(), upgraded: None })
 }
 
-async fn drive(mut connection: http1::Connection<Io, Upload>, state: &State, pool: &Pool, address: SocketAddr) {
+async fn drive(
+    mut connection: http1::Connection<Io, Upload>,
+    state: &State,
+    pool: &Pool,
+    address: SocketAddr,
+    over: Option<Instant>,
+) {
     // By reference, so that the socket can be had back after an upgrade.
-    if let Err(error) = (&mut connection).await {
-        tracing::debug!(%address, %error, "upstream connection");
+    match transport::until(over, &mut connection).await {
+        None => return,
+        Some(Err(error)) => tracing::debug!(%address, %error, "upstream connection"),
+        Some(Ok(())) => {}
     }
     if let Some(upgraded) = state.upgraded.take() {
         let parts = connection.into_parts();
@@ -189,7 +225,8 @@ impl Lease {
     pub fn give_back(mut self, limits: &Limits) {
         let uses = self.state.uses.get() + 1;
         self.state.uses.set(uses);
-        if uses >= limits.max_requests || self.sender.is_closed() {
+        let aged = self.state.ends.is_some_and(|ends| ends <= clock::recent());
+        if uses >= limits.max_requests || aged || self.sender.is_closed() {
             return;
         }
         let idle_timeout = limits.idle_timeout;
@@ -211,6 +248,7 @@ impl Lease {
         let now = clock::recent();
         self.state.unused.set(Some(now));
         let expires = now + self.pool.trusted_idle(idle_timeout);
+        let expires = self.state.ends.map_or(expires, |ends| expires.min(ends));
         self.pool.idle.borrow_mut().push(Idle { sender: self.sender, state: self.state, expires });
         self.pool.waiting_h1.wake_one();
     }

@@ -15,10 +15,13 @@ use tokio::sync::oneshot;
 
 use super::h1;
 use super::pool::{Limits, Open, Pool};
+use super::transport::{self, Dialled};
 use crate::body::Upload;
 use crate::error::Reason;
+use crate::identity::Alpn;
+use crate::net::clock;
 use crate::net::io::{Activity, Io};
-use crate::net::{clock, dial};
+use crate::net::stream::Stream;
 use crate::worker::{LocalExec, Worker};
 
 /// Streams at a time on one connection, whatever the peer allows.
@@ -40,9 +43,15 @@ pub struct Shared {
     max_requests: u64,
     pub idle_timeout: Duration,
     used: Cell<Instant>,
+    /// From here on no stream is begun on it.
+    ends: Option<Instant>,
 }
 
 impl Shared {
+    fn is_aged(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
+    }
+
     fn has_room(&self) -> bool {
         !self.sender.is_closed() && self.streams.get() < self.max.get() && self.uses.get() < self.max_requests
     }
@@ -50,7 +59,7 @@ impl Shared {
     /// Whether it stays in the pool; a connection that leaves it ends with its last stream.
     pub fn keep(&self, now: Instant, idle_timeout: Duration) -> bool {
         let idle = self.streams.get() == 0 && now.duration_since(self.used.get()) >= idle_timeout;
-        !self.sender.is_closed() && self.uses.get() < self.max_requests && !idle
+        !self.sender.is_closed() && self.uses.get() < self.max_requests && !idle && !self.is_aged(now)
     }
 }
 
@@ -157,11 +166,15 @@ fn lend(shared: &Rc<Shared>, pool: &Rc<Pool>, made: Option<Duration>) -> Lease {
 }
 
 async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Rc<Shared>, Reason> {
-    let counters = &worker.counters;
-    counters.upstream_connects.inc();
     let open = Open::new(pool);
-    let failed = |reason: &Reason| counters.upstream_connect_failures.inc(*reason);
-    let stream = dial::connect(pool.address, limits.connect_timeout).await.inspect_err(failed)?;
+    let failed = |reason: &Reason| worker.counters.upstream_connect_failures.inc(*reason);
+    let alpn = if limits.http1_will_do { Alpn::Either } else { Alpn::Http2 };
+    let dialled = transport::dial(pool, limits.connect_timeout, alpn, worker).await?;
+    if matches!(dialled.stream, Stream::Tls(_)) && limits.http1_will_do && !dialled.http2 {
+        h1::adopt(pool, dialled, open, limits, worker).await;
+        return Err(Reason::UpstreamProtocol);
+    }
+    let Dialled { stream, lifetime, http2: is_agreed } = dialled;
     let mut io = Io::new(stream, Bytes::new(), Activity::new(Instant::now()));
     let first_byte = io.first_byte();
     let (sender, connection) = http2::Builder::new(LocalExec)
@@ -179,12 +192,16 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
         max_requests: limits.max_requests,
         idle_timeout: limits.idle_timeout,
         used: Cell::new(Instant::now()),
+        ends: lifetime.map(|lifetime| lifetime.soft),
     });
+    let over = lifetime.map(|lifetime| lifetime.hard);
     let (ready, greeted) = oneshot::channel();
-    drive(connection, Rc::downgrade(&shared), Greeting { first_byte, ready: Some(ready) }, open, worker);
+    drive(connection, Rc::downgrade(&shared), Greeting { first_byte, ready: Some(ready) }, open, over, worker);
     // The first bytes of a server are its SETTINGS, with the limit of streams.
     match tokio::time::timeout(limits.connect_timeout, greeted).await {
         Ok(Ok(())) => {}
+        // It agreed to HTTP/2, and then would not speak: to us, that is.
+        Ok(Err(_)) if is_agreed => return Err(Reason::UpstreamTls).inspect_err(failed),
         Ok(Err(_)) => return Err(Reason::UpstreamProtocol).inspect_err(failed),
         Err(_) => return Err(Reason::ConnectTimeout).inspect_err(failed),
     }
@@ -216,12 +233,13 @@ fn drive(
     shared: std::rc::Weak<Shared>,
     mut greeting: Greeting,
     open: Open,
+    over: Option<Instant>,
     worker: &Rc<Worker>,
 ) {
     let counters = worker.counters.clone();
     counters.upstream_connections_active.inc();
     tokio::task::spawn_local(async move {
-        let result = poll_fn(|cx| {
+        let driven = poll_fn(|cx| {
             let polled = Pin::new(&mut connection).poll(cx);
             if polled.is_pending() {
                 if let Some(shared) = shared.upgrade() {
@@ -230,9 +248,8 @@ fn drive(
                 greeting.poll(cx);
             }
             polled
-        })
-        .await;
-        if let Err(error) = result {
+        });
+        if let Some(Err(error)) = transport::until(over, driven).await {
             tracing::debug!(address = %open.0.address, %error, "upstream connection");
         }
         // Still in the pool, and nobody on it: the peer has ended it.

@@ -5,6 +5,7 @@ pub mod h1;
 pub mod h2;
 pub mod pool;
 mod queue;
+pub mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -17,13 +18,16 @@ use tokio::sync::watch;
 
 use crate::discovery::Endpoint;
 use crate::policy::pick::Candidates;
-use crate::snapshot::{Service, Upstream};
+use crate::snapshot::{Service, Transport, Upstream};
 use pool::Pool;
+use transport::Prepared;
 
 /// A service. It lives as long as its name is configured, so that reloads keep its connections.
 pub struct Cluster {
     endpoints: RefCell<watch::Receiver<Arc<[Endpoint]>>>,
     upstream: RefCell<Arc<Upstream>>,
+    transport: RefCell<Transport>,
+    prepared: RefCell<Rc<Prepared>>,
     sets: RefCell<Sets>,
     pools: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
     turn: Cell<u64>,
@@ -48,6 +52,8 @@ impl Cluster {
         let cluster = Self {
             endpoints: RefCell::new(service.upstream.endpoints()),
             upstream: RefCell::new(service.upstream.clone()),
+            transport: RefCell::new(service.transport.clone()),
+            prepared: RefCell::default(),
             sets: RefCell::default(),
             pools: RefCell::default(),
             turn: Cell::new(0),
@@ -61,6 +67,10 @@ impl Cluster {
         if !Arc::ptr_eq(&self.upstream.borrow(), &service.upstream) {
             *self.endpoints.borrow_mut() = service.upstream.endpoints();
             *self.upstream.borrow_mut() = service.upstream.clone();
+        }
+        if *self.transport.borrow() != service.transport {
+            *self.transport.borrow_mut() = service.transport.clone();
+            *self.prepared.borrow_mut() = Rc::default();
         }
         self.sets.borrow_mut().labels = service.subsets.iter().map(|subset| subset.labels.clone()).collect();
         self.rebuild();
@@ -99,8 +109,19 @@ impl Cluster {
         let mut pools = self.pools.borrow_mut();
         let mut old = std::mem::take(&mut *pools);
         for endpoint in list.iter() {
-            let pool = old.remove(&endpoint.address).unwrap_or_else(|| Pool::new(endpoint.address));
-            pools.insert(endpoint.address, pool);
+            let transport = self.transport.borrow().of(endpoint.identity.as_ref());
+            // Connections that proved something else, or nothing, are not used for what now has to be proven.
+            let same = old.remove(&endpoint.address).and_then(|pool| {
+                let same = pool.transport == transport;
+                if !same {
+                    pool.retire();
+                }
+                same.then_some(pool)
+            });
+            let shared =
+                endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
+            let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
+            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint.address, transport, prepared)));
         }
         old.values().for_each(|pool| pool.retire());
         let set = |wanted: &BTreeMap<String, String>| {

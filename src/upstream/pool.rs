@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::queue::Queue;
+use super::transport::Prepared;
 use super::{h1, h2};
+use crate::snapshot::Transport;
 
 /// What a checkout must keep to.
 #[derive(Debug, Clone, Copy)]
@@ -20,10 +22,14 @@ pub struct Limits {
     pub idle_timeout: Duration,
     pub connect_timeout: Duration,
     pub preserve_case: bool,
+    /// Where the upstream turns out not to speak HTTP/2, HTTP/1.1 will do.
+    pub http1_will_do: bool,
 }
 
 pub struct Pool {
     pub address: SocketAddr,
+    pub transport: Transport,
+    pub(super) prepared: Rc<Prepared>,
     pub(super) idle: RefCell<Vec<h1::Idle>>,
     pub(super) shared: RefCell<Vec<Rc<h2::Shared>>>,
     /// An HTTP/2 connection is being made: one for all who wait.
@@ -47,9 +53,11 @@ const FORGET: Duration = Duration::from_secs(120);
 const LEARN_MIN: Duration = Duration::from_millis(500);
 
 impl Pool {
-    pub fn new(address: SocketAddr) -> Rc<Self> {
+    pub fn new(address: SocketAddr, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
         Rc::new(Self {
             address,
+            transport,
+            prepared,
             idle: RefCell::default(),
             shared: RefCell::default(),
             connecting: Cell::new(false),
@@ -61,6 +69,11 @@ impl Pool {
             no_http2: Cell::new(None),
             learned: Cell::new(None),
         })
+    }
+
+    /// Its connections are in TLS.
+    pub fn is_secure(&self) -> bool {
+        self.transport != Transport::Plain
     }
 
     pub fn in_flight(&self) -> u64 {

@@ -173,6 +173,8 @@ pub struct Outgoing<'a> {
     pub fallback: &'a HeaderValue,
     /// What the client said to us alone, and is said anew.
     pub hop: &'a Hop,
+    /// The connection is in TLS.
+    pub secure: bool,
 }
 
 /// Writes the head for the upstream. Path edits come before, or after, with [`set_path`].
@@ -221,7 +223,7 @@ fn outgoing_http2(parts: &mut request::Parts, how: Outgoing<'_>) -> Result<(), R
     parts.version = Version::HTTP_2;
     let line = parts.headers.remove(HOST);
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    uri.scheme = Some(Scheme::HTTP);
+    uri.scheme = Some(if how.secure { Scheme::HTTPS } else { Scheme::HTTP });
     if how.host.is_some() || uri.authority.is_none() {
         let host = how.host.or(line.as_ref()).unwrap_or(how.fallback);
         uri.authority = Some(uri::Authority::try_from(host.as_bytes()).map_err(|_| Reason::BadRequest)?);
@@ -347,6 +349,7 @@ fn may_trail(name: &str) -> bool {
             | "tracestate"
     ) && !name.starts_with("content-")
         && !name.starts_with("x-forwarded-")
+        && !super::xfcc::is_it(name)
 }
 
 #[cfg(test)]

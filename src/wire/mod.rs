@@ -7,6 +7,8 @@
 //! [`hop::strip_request`], routing on [`path::normalise`], [`forwarded`] and [`trace`], and [`head::outgoing`] last.
 
 pub mod accept;
+pub mod cidr;
+pub mod client_hello;
 pub mod detect;
 pub mod forwarded;
 pub mod grpc;
@@ -17,6 +19,7 @@ pub mod peer;
 pub mod proxy_status;
 pub mod spiffe;
 pub mod trace;
+pub mod xfcc;
 
 use http::HeaderMap;
 use http::header::AsHeaderName;

@@ -5,13 +5,17 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod conn;
+pub mod grpc;
 pub mod h2peer;
 pub mod h2raw;
 pub mod load;
+pub mod mesh;
 pub mod nginx;
 pub mod origin;
+pub mod pki;
 pub mod proxy;
 pub mod tell;
+pub mod tls;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
@@ -23,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use conn::{Conn, Head, Message, get, send};
 pub use origin::Origin;
+pub use pki::Pki;
 pub use proxy::{Proxy, Said, Setup, Start};
 
 /// Longest that any test waits for something that is to happen at once.

@@ -156,6 +156,13 @@ impl Proxy {
         Self::launch(&file(config), given, start)
     }
 
+    /// One that is not ready yet, for whatever it lacks.
+    pub fn start_unready(config: &str, given: &[(&str, SocketAddr)]) -> Self {
+        let proxy = Self::spawn(&file(config), given, &Start::default());
+        eventually("the proxy lives", SOON, || proxy.probe("/livez").filter(|status| *status == 200));
+        proxy
+    }
+
     /// Both.
     pub fn start_laid_as(start: &Start, lay: Lay<'_>, given: &[(&str, SocketAddr)]) -> Self {
         Self::launch(lay, given, start)

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::Ipv6Addr;
 
 use crate::cli::paint::{Paint, Painted, harmless};
-use crate::explain::{Candidate, Explanation, More, Outcome, Policy, Side, Standing};
+use crate::explain::{Authorization, Candidate, Explanation, More, Outcome, Policy, Says, Side, Standing};
 
 /// Columns of the names on the left, and of what is said before a place.
 const NAME: usize = 11;
@@ -24,6 +24,7 @@ pub fn render(explained: &Explanation, paint: Paint) -> String {
     let mut page = Page { out: String::new(), paint };
     page.head(explained);
     page.candidates(&explained.candidates, explained.more_candidates);
+    page.authorization(&explained.authorization);
     page.outcome(explained);
     page.attributes(explained);
     page.sides(explained);
@@ -105,6 +106,32 @@ impl Page {
             self.left_out(more.before, " that fail");
         }
         self.left_out(after.saturating_sub(AFTER) + more.after, " that come after");
+    }
+
+    fn authorization(&mut self, entries: &[Authorization]) {
+        for (index, entry) in entries.iter().enumerate() {
+            let rule = entry.rule.as_deref().unwrap_or_default();
+            let (mark, says) = match entry.says {
+                Says::Denies => ("-", format!("{rule} fits")),
+                Says::Allows => ("+", format!("{rule} fits")),
+                Says::Lacks => ("-", "none of its allow rules fits".to_owned()),
+                Says::Nothing => (" ", "none of its deny rules fits".to_owned()),
+            };
+            let (shadow, then) = match (entry.shadow, entry.decides) {
+                (true, true) => (" (shadow)", ", and would refuse this"),
+                (true, false) => (" (shadow)", ""),
+                (false, true) => ("", ", which refuses this"),
+                (false, false) => ("", ""),
+            };
+            let colour: Colour = match (entry.says, entry.decides) {
+                (_, true) => Paint::red,
+                (Says::Allows, _) => Paint::green,
+                (Says::Denies | Says::Lacks | Says::Nothing, false) => Paint::dim,
+            };
+            let name = if index == 0 { "access" } else { "" };
+            let text = format!("{mark} {}{shadow}: {says}{then}", entry.name);
+            self.painted(name, colour, &text, entry.place.as_deref());
+        }
     }
 
     fn left_out(&mut self, count: usize, which: &str) {

@@ -24,6 +24,7 @@ pub fn exchange(value: &Value, paint: Paint) -> String {
     let mut page = Page { out: String::new(), paint };
     page.title(value);
     page.line("why", coded(&value["reason"]));
+    page.line("denied by", text(&value["authorization"]).map(|entry| format!("authorization {entry}")));
     page.line("answer by", text(&value["producer"]).map(|who| producer(&who)));
     page.line("id", text(&value["id"]));
     page.line(
@@ -206,6 +207,9 @@ fn attributes(attributes: &Value) -> Option<String> {
 }
 
 fn would(rule: &Value) -> Option<String> {
+    if let (Some(name), Some(entry)) = (text(&rule["rule"]), text(&rule["entry"])) {
+        return Some(format!("{name} {entry} would have refused this"));
+    }
     let amount = |key: &str| match (rule["unit"].as_str(), rule[key].as_f64()) {
         (Some("ms"), Some(time)) => Some(millis(time)),
         (Some(unit), Some(_)) => Some(format!("{} {}", text(&rule[key])?, harmless(unit))),

@@ -100,7 +100,57 @@ fn endpoint(endpoint: &Endpoint, port: Option<u16>) -> (String, Json) {
     (address, json)
 }
 
+/// An entry of `authorization`, without its name.
+pub fn authorization(entry: &schema::Authorization) -> Json {
+    let mut json = plain(entry);
+    json.as_object_mut().map(|entry| entry.remove("name"));
+    sort_listeners_and_ports(&mut json);
+    for list in ["allow", "deny"] {
+        for rule in json.get_mut(list).and_then(Json::as_array_mut).into_iter().flatten() {
+            rule.get_mut("from").into_iter().for_each(caller);
+            let Some(to) = rule.get_mut("to") else { continue };
+            sort_listeners_and_ports(to);
+            to.get_mut("hosts").into_iter().for_each(|list| sort(list, true));
+            conditions(to);
+            // Halves that ask for nothing say nothing.
+            for half in rule.as_object_mut().into_iter().flat_map(|rule| rule.values_mut()) {
+                half.as_object_mut().into_iter().for_each(drop_nothing);
+            }
+            rule.as_object_mut().into_iter().for_each(drop_nothing);
+        }
+    }
+    json
+}
+
+fn drop_nothing(entries: &mut Map<String, Json>) {
+    entries.retain(|_, value| !super::words::is_nothing(value));
+}
+
+fn sort_listeners_and_ports(json: &mut Json) {
+    json.get_mut("listeners").into_iter().for_each(|list| sort(list, false));
+    // As text, so that a list of them is compared like any other.
+    let ports = json.get_mut("ports").and_then(Json::as_array_mut);
+    ports.into_iter().flatten().for_each(|port| *port = Json::from(port.to_string()));
+    json.get_mut("ports").into_iter().for_each(|list| sort(list, false));
+}
+
+fn caller(json: &mut Json) {
+    for identity in json.get_mut("identities").and_then(Json::as_array_mut).into_iter().flatten() {
+        if let Some(exact) = identity.get_mut("exact").map(Json::take) {
+            *identity = exact;
+        }
+    }
+    for key in ["identities", "namespaces", "cidrs"] {
+        json.get_mut(key).into_iter().for_each(|list| sort(list, false));
+    }
+}
+
 fn one_match(json: &mut Json) {
+    json.get_mut("from").into_iter().for_each(caller);
+    conditions(json);
+}
+
+fn conditions(json: &mut Json) {
     json.get_mut("methods").into_iter().for_each(|list| sort(list, false));
     json.get_mut("headers").into_iter().for_each(lower_names);
     for kind in ["headers", "cookies", "query", "attributes"] {

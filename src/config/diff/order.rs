@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Change, Kind, words};
-use crate::config::schema::{GrpcMatch, Match, PathMatch, Root, Route};
+use crate::config::schema::{Caller, GrpcMatch, Match, PathMatch, Root, Route};
 
 /// Rules that only their line tells apart: listener, host, path, methods, and the numbers of conditions.
 type Tie<'r> = (&'r str, String, String, bool, usize, usize);
@@ -46,7 +46,9 @@ fn ties_of<'r>(root: &'r Root, route: &Route) -> Vec<Tie<'r>> {
     let matches = if route.matches.is_empty() { all.as_slice() } else { &route.matches };
     let mut ties = Vec::new();
     for one in matches {
-        let others = one.headers.len() + one.cookies.len() + one.attributes.len() + usize::from(one.grpc.is_some());
+        let from = one.from.as_ref().is_some_and(|from| *from != Caller::default());
+        let named = one.headers.len() + one.cookies.len() + one.attributes.len();
+        let others = named + usize::from(one.grpc.is_some()) + usize::from(from);
         for (listener, host) in listeners.iter().flat_map(|listener| hosts.iter().map(move |host| (listener, host))) {
             ties.push((*listener, host.clone(), path(one), one.methods.is_empty(), others, one.query.len()));
         }

@@ -11,7 +11,9 @@ use crate::config::tree::step;
 /// Mappings from names: two that share none are still the same mapping.
 const BY_NAME: [&str; 9] = ["static", "subsets", "labels", "headers", "cookies", "query", "attributes", "set", "add"];
 /// Lists whose order means nothing.
-const UNORDERED: [&str; 5] = ["hosts", "listeners", "methods", "remove", "values"];
+const UNORDERED: [&str; 8] = ["hosts", "listeners", "methods", "remove", "values", "ports", "namespaces", "cidrs"];
+/// Lists of rules, of which any may hold.
+const RULES: [&str; 3] = ["match", "allow", "deny"];
 
 /// What differs below one subject, such as "timeout: 2s -> 3s". Secrets are sealed.
 pub fn differences(old: &Json, new: &Json) -> Vec<String> {
@@ -43,7 +45,7 @@ impl Walk {
         }
         match (old, new) {
             (Json::Array(old), Json::Array(new)) if at == "split" => self.split(old, new),
-            (Json::Array(old), Json::Array(new)) if at == "match" => self.matches(old, new),
+            (Json::Array(old), Json::Array(new)) if RULES.contains(&at) => self.matches(at, old, new),
             (Json::Array(old), Json::Array(new)) if UNORDERED.contains(&last(at)) => self.members(at, old, new),
             (Json::Object(_), Json::Object(_)) if at == "endpoints.static" => self.endpoints(old, new),
             (Json::Object(_), Json::Object(_)) if !other_kind(at, old, new) => self.entries(at, old, new),
@@ -134,17 +136,17 @@ impl Walk {
         }
     }
 
-    /// Entries of `match` have no names: what is equal is the same, and one that is left on each side is one changed.
-    fn matches(&mut self, old: &[Json], new: &[Json]) {
+    /// Such entries have no names: what is equal is the same, and one that is left on each side is one changed.
+    fn matches(&mut self, at: &str, old: &[Json], new: &[Json]) {
         let (gone, come) = (rest(old, new), rest(new, old));
         if let ([was], [is]) = (gone.as_slice(), come.as_slice()) {
             let index = new.iter().position(|item| item == *is).unwrap_or_default();
-            return self.value(&format!("match[{index}]"), was, is);
+            return self.value(&format!("{at}[{index}]"), was, is);
         }
         let told =
             |one: &Json| if words::value(one) == "none" { "every request".to_owned() } else { words::value(one) };
-        self.lines.extend(gone.iter().map(|one| format!("match: removed {}", told(one))));
-        self.lines.extend(come.iter().map(|one| format!("match: added {}", told(one))));
+        self.lines.extend(gone.iter().map(|one| format!("{at}: removed {}", told(one))));
+        self.lines.extend(come.iter().map(|one| format!("{at}: added {}", told(one))));
     }
 
     fn endpoints(&mut self, old: &Json, new: &Json) {

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, PathMatch, RuleMode, Text};
+use crate::wire::spiffe::{IdPattern, SpiffeId};
 
 /// This workload's own certificate; rotated by replacing the files.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -28,7 +29,7 @@ pub struct Identity {
     pub crl: Option<String>,
     /// Longest that a connection lives on what was proven at its start; its end is told beforehand. 0s is no limit but
     /// the end of the certificates.
-    #[serde(default = "default_max_age")]
+    #[serde(default = "no_max_age")]
     pub max_age: Duration,
 }
 
@@ -189,6 +190,17 @@ pub struct Operation {
     pub headers: IndexMap<String, Text>,
 }
 
+impl IdentityMatch {
+    /// `None` for what a check of the configuration has refused.
+    pub fn pattern(&self) -> Option<IdPattern> {
+        match self {
+            Self::Pattern(text) => IdPattern::parse(text).ok(),
+            Self::Matcher(IdentityMatcher::Exact(id)) => SpiffeId::parse(id).ok().map(IdPattern::Exact),
+            Self::Matcher(IdentityMatcher::Prefix(text)) => Some(IdPattern::Prefix(text.as_str().into())),
+        }
+    }
+}
+
 impl ListenerTls {
     /// The certificates of a `server`, the default one first.
     pub fn server_certificates(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -199,8 +211,8 @@ impl ListenerTls {
     }
 }
 
-fn default_max_age() -> Duration {
-    Duration::from_secs(86_400)
+fn no_max_age() -> Duration {
+    Duration::from_secs(0)
 }
 
 fn default_handshake_timeout() -> Duration {

@@ -23,6 +23,7 @@ fn entry() -> Entry<'static> {
         status: 200,
         grpc_status: None,
         reason: Reason::None,
+        authorization: "",
         producer: Producer::Application,
         peer_reason: "",
         duration: Duration::from_micros(12_034),

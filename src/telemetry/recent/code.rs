@@ -25,6 +25,8 @@ pub const VALUE_MAX: usize = 64;
 pub const ATTEMPTS_MAX: usize = 4;
 pub const ATTRIBUTES_MAX: usize = 8;
 pub const SHADOW_MAX: usize = 8;
+/// Bytes of an entry that would have denied.
+pub const ENTRY_MAX: usize = 64;
 /// Bytes of a whole record; the bounds above leave room.
 pub const RECORD_MAX: usize = 4 * 1024;
 
@@ -96,6 +98,7 @@ pub fn encode<'o>(out: &'o mut Buffer, exchange: &Exchange<'_>, slow: bool) -> &
     writer.number(exchange.status.into());
     writer.option(exchange.grpc_status.map(u64::from));
     writer.byte(exchange.reason as u8);
+    writer.text(exchange.denied, NAME_MAX);
     writer.byte(exchange.producer as u8);
     writer.address(exchange.peer);
     writer.number(exchange.request_bytes);
@@ -116,6 +119,7 @@ pub fn encode<'o>(out: &'o mut Buffer, exchange: &Exchange<'_>, slow: bool) -> &
         writer.byte(would.guard as u8);
         writer.number(would.limit);
         writer.number(would.actual);
+        writer.text(would.entry, ENTRY_MAX);
     }
     let mark = |flag, is| if is { flag } else { 0 };
     let marks = mark(FAILED, exchange.failed) | mark(SLOW, slow) | mark(TRUNCATED, writer.truncated);
@@ -158,6 +162,7 @@ pub fn decode<T>(record: &[u8], tell: impl FnOnce(&Exchange<'_>, Marks) -> T) ->
         status: u16::try_from(reader.number()?).ok()?,
         grpc_status: reader.option()?.map(u8::try_from).transpose().ok()?,
         reason: reader.reason()?,
+        denied: reader.text()?,
         producer: *Producer::ALL.get(usize::from(reader.byte()?))?,
         peer: reader.address()?,
         request_bytes: reader.number()?,
@@ -407,12 +412,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn would(&mut self) -> Option<Would> {
+    fn would(&mut self) -> Option<Would<'a>> {
         let guard = self.byte()?;
         Some(Would {
             guard: Guard::ALL.into_iter().find(|known| *known as u8 == guard)?,
             limit: self.number()?,
             actual: self.number()?,
+            entry: self.text()?,
         })
     }
 }

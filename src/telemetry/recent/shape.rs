@@ -23,6 +23,7 @@ pub fn long(exchange: &Exchange<'_>, marks: Marks) -> Value {
     object.name("subset", exchange.subset);
     object.some("bucket", exchange.bucket.map(|bucket| json!({ "number": bucket.number, "sticky": bucket.sticky })));
     object.add("protocol", version(exchange.protocol));
+    object.name("authorization", exchange.denied);
     object.add("producer", exchange.producer.name());
     object.add("peer", exchange.peer.to_string());
     object.add("requestBytes", exchange.request_bytes);
@@ -92,10 +93,11 @@ fn phases(phases: &Phases) -> Value {
     Value::Object(object.0)
 }
 
-fn would(would: &Would) -> Value {
+fn would(would: &Would<'_>) -> Value {
     let (unit, amount): (_, fn(u64) -> Value) = match would.guard {
         Guard::MaxBody => ("bytes", Value::from),
         Guard::Timeout => ("ms", |micros| millis(Micros(micros))),
+        Guard::Authorization => return json!({ "rule": would.guard.name(), "entry": would.entry }),
     };
     json!({ "rule": would.guard.name(), "limit": amount(would.limit), "actual": amount(would.actual), "unit": unit })
 }

@@ -48,6 +48,7 @@ fn exchange() -> Exchange<'static> {
         status: 502,
         grpc_status: None,
         reason: Reason::UpstreamReset,
+        denied: "",
         producer: Producer::Proxy,
         peer: ([192, 0, 2, 1], 50_123).into(),
         request_bytes: 2048,
@@ -65,7 +66,7 @@ fn exchange() -> Exchange<'static> {
             total: Micros(252_001),
         },
         attributes: &[("env", b"canary"), ("user", b"4711")],
-        shadow: &[Would { guard: Guard::MaxBody, limit: 1024, actual: 2048 }],
+        shadow: &[Would { guard: Guard::MaxBody, limit: 1024, actual: 2048, entry: "" }],
     }
 }
 
@@ -198,10 +199,13 @@ fn what_is_absent_is_left_out() {
         assert_eq!(value.get(key), None, "{key}");
     }
     assert_eq!(value["phases"], json!({ "total": 1.5 }));
-    let guard = Would { guard: Guard::Timeout, limit: 250_000, actual: 312_512 };
-    let slow = Exchange { shadow: &[guard], grpc_status: Some(0), ..bare };
+    let guard = Would { guard: Guard::Timeout, limit: 250_000, actual: 312_512, entry: "" };
+    let entry = Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: "reads" };
+    let slow = Exchange { shadow: &[guard, entry], denied: "writes", grpc_status: Some(0), ..bare };
     let value = found(&slow);
-    assert_eq!(value["shadow"], json!([{ "rule": "timeout", "limit": 250.0, "actual": 312.512, "unit": "ms" }]));
+    let timeout = json!({ "rule": "timeout", "limit": 250.0, "actual": 312.512, "unit": "ms" });
+    assert_eq!(value["shadow"], json!([timeout, { "rule": "authorization", "entry": "reads" }]));
+    assert_eq!(value["authorization"], "writes");
     assert_eq!(value["grpcStatus"], 0);
 }
 
@@ -364,7 +368,7 @@ fn what_is_too_long_is_cut_and_said_so() {
     // Three bytes a character, so that the bound lies within one.
     let name = "€".repeat(500);
     let long = vec![b'y'; 5000];
-    let shadow = [Would { guard: Guard::Timeout, limit: u64::MAX, actual: u64::MAX }; 20];
+    let shadow = [Would { guard: Guard::Timeout, limit: u64::MAX, actual: u64::MAX, entry: &name }; 20];
     let attempt = Attempt {
         endpoint: "[2001:db8::1%4294967295]:65535".parse().unwrap(),
         outcome: Outcome::Failed(Reason::Panic),
@@ -397,6 +401,7 @@ fn what_is_too_long_is_cut_and_said_so() {
         path: &long,
         status: u16::MAX,
         grpc_status: Some(u8::MAX),
+        denied: &name,
         peer: attempt.endpoint,
         request_bytes: u64::MAX,
         response_bytes: u64::MAX,
@@ -494,9 +499,14 @@ fn attempt() -> impl Strategy<Value = Attempt> {
     })
 }
 
-fn would() -> impl Strategy<Value = Would> {
-    let parts = (prop::sample::select(&Guard::ALL[..]), any::<u64>(), any::<u64>());
-    parts.prop_map(|(guard, limit, actual)| Would { guard, limit, actual })
+fn would() -> impl Strategy<Value = Would<'static>> {
+    let parts = (
+        prop::sample::select(&Guard::ALL[..]),
+        any::<u64>(),
+        any::<u64>(),
+        prop::sample::select(&["", "an-entry"][..]),
+    );
+    parts.prop_map(|(guard, limit, actual, entry)| Would { guard, limit, actual, entry })
 }
 
 proptest! {

@@ -131,7 +131,8 @@ fn out(mut parts: request::Parts, version: Version, rewrite: Option<&str>) -> re
     let hop = hop::strip_request(parts.version, &mut parts.headers);
     let rewrite = rewrite.map(|host| HeaderValue::from_str(host).unwrap());
     let fallback = HeaderValue::from_static("10.0.0.9:80");
-    outgoing(&mut parts, Outgoing { version, host: rewrite.as_ref(), fallback: &fallback, hop: &hop }).unwrap();
+    outgoing(&mut parts, Outgoing { version, host: rewrite.as_ref(), fallback: &fallback, hop: &hop, secure: false })
+        .unwrap();
     parts
 }
 
@@ -271,6 +272,7 @@ fn trailers_are_cleaned() {
         "authorization",
         "set-cookie",
         "x-forwarded-for",
+        "x_forwarded_client_cert",
     ];
     let mut trailers: HeaderMap = kept
         .iter()
@@ -293,7 +295,7 @@ proptest! {
         let hop = hop::strip_request(H11, &mut parts.headers);
         let fallback = HeaderValue::from_static("a");
         for version in [H11, H2] {
-            let how = Outgoing { version, host: None, fallback: &fallback, hop: &hop };
+            let how = Outgoing { version, host: None, fallback: &fallback, hop: &hop, secure: false };
             let sent = outgoing(&mut parts.clone(), how).is_ok();
             prop_assert!(sent || !accepted);
         }

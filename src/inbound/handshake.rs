@@ -1,0 +1,276 @@
+//! The beginning of a connection on a listener with TLS: told apart by its first bytes, and terminated where it is
+//! for us. Nothing is given to the codec of TLS before the whole ClientHello is there, so that a half of one costs its
+//! bytes and no more.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use rand::Rng;
+use rustls::{HandshakeKind, ProtocolVersion};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Conn, Tls};
+use crate::config::schema::{ListenerTls, ListenerTlsMode};
+use crate::error::Reason;
+use crate::http::reply;
+use crate::identity::Failure;
+use crate::net::clock;
+use crate::net::lifetime::Lifetime;
+use crate::net::stream::{Rewound, Stream};
+use crate::wire::client_hello::{self, ClientHello, Parsed};
+use crate::wire::detect::{self, Verdict};
+
+/// The longest ClientHello; those of browsers have less than 2 KiB.
+const HELLO_MAX: usize = 16 * 1024;
+/// Handshakes that a worker has open at a time. Beyond them the oldest ends: it is the one that stalls.
+const OPEN_MAX: usize = 1024;
+/// A client of a permissive tcp listener that has sent nothing for so long waits for the server to speak first.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// What a connection has turned out to be.
+pub enum Begun {
+    Plaintext(Stream, Bytes),
+    /// TLS with us.
+    Secure(Stream, Option<Spoken>),
+    /// TLS with the application: its bytes so far, and whom it asks for.
+    Passthrough(Stream, Bytes, Option<Box<str>>),
+}
+
+/// What both have agreed to speak inside (ALPN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    Http1,
+    Http2,
+}
+
+/// The handshakes of a worker that are not done.
+#[derive(Default)]
+pub struct Open(VecDeque<oneshot::Sender<()>>);
+
+impl Open {
+    /// To be dropped when the handshake is over; it resolves if that has to be now.
+    fn enter(&mut self) -> oneshot::Receiver<()> {
+        if self.0.len() >= OPEN_MAX {
+            self.0.retain(|one| !one.is_closed());
+        }
+        if self.0.len() >= OPEN_MAX {
+            self.0.pop_front();
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.0.push_back(sender);
+        receiver
+    }
+}
+
+/// Why a connection was not begun.
+struct Refused(Failure, Box<dyn std::fmt::Display>);
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self(failure, Box::new(""))
+    }
+}
+
+/// Finds out what the connection is, and does our side of the handshake where it is TLS with us.
+pub async fn run(
+    conn: &Rc<Conn>,
+    socket: TcpStream,
+    tls: &ListenerTls,
+    is_tcp: bool,
+    idle: Duration,
+) -> Result<Begun, Reason> {
+    if tls.mode == ListenerTlsMode::Permissive {
+        // Whoever may speak plaintext may also stay idle, or wait for the server to speak first.
+        let patience = if is_tcp { SILENCE } else { idle };
+        match tokio::time::timeout(patience, something(conn, &socket)).await {
+            Ok(came) => came?,
+            Err(_) if is_tcp => return Ok(Begun::Plaintext(socket.into(), Bytes::new())),
+            Err(_) => return Err(Reason::None),
+        }
+    }
+    let evicted = conn.worker.handshakes.borrow_mut().enter();
+    let outcome = tokio::select! {
+        biased;
+        outcome = tokio::time::timeout(*tls.handshake_timeout, begin(conn, socket, tls, is_tcp)) => outcome.ok(),
+        _ = evicted => None,
+    };
+    let Refused(failure, why) = match outcome.unwrap_or_else(|| Err(Failure::Timeout.into())) {
+        Ok(Some(begun)) => return Ok(begun),
+        // Came and went: a probe of the port.
+        Ok(None) => return Err(Reason::None),
+        Err(refused) => refused,
+    };
+    tracing::debug!(peer = %conn.peer, listener = &*conn.socket.name, failure = failure.name(), %why, "no handshake");
+    conn.worker.counters.handshake_failures.inc(failure);
+    Err(if failure == Failure::NoIdentity { Reason::NoIdentity } else { Reason::Handshake })
+}
+
+/// Waits for the first byte, or until the connection is no longer wanted.
+async fn something(conn: &Conn, socket: &TcpStream) -> Result<(), Reason> {
+    poll_fn(|cx| {
+        conn.place.attention.register(cx.waker());
+        // An idle connection does not keep an old snapshot alive.
+        drop(conn.view());
+        match socket.poll_read_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map_err(|_| Reason::ClientReset)),
+            Poll::Pending if conn.is_closed() => Poll::Ready(Err(Reason::None)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// `None` where nothing came.
+async fn begin(
+    conn: &Rc<Conn>,
+    mut socket: TcpStream,
+    tls: &ListenerTls,
+    is_tcp: bool,
+) -> Result<Option<Begun>, Refused> {
+    let began = Instant::now();
+    let mut early = BytesMut::new();
+    let hello = first(&mut socket, &mut early).await?;
+    let permissive = tls.mode == ListenerTlsMode::Permissive;
+    let stream = socket;
+    match hello {
+        First::Nothing => Ok(None),
+        First::Other if permissive => Ok(Some(Begun::Plaintext(stream.into(), early.freeze()))),
+        First::Other => {
+            if tls.mode == ListenerTlsMode::Server && !is_tcp && detect::detect(&early) == Verdict::Http1 {
+                Stream::from(stream).last_words(&reply::raw(Reason::Handshake));
+            }
+            Err(Failure::Plaintext.into())
+        }
+        First::Hello(hello) if permissive && !hello.is_ours() => {
+            Ok(Some(Begun::Passthrough(stream.into(), early.freeze(), hello.server_name)))
+        }
+        First::Hello(hello) => {
+            terminate(conn, Rewound::new(stream, early.freeze()), tls, is_tcp, hello, began).await.map(Some)
+        }
+    }
+}
+
+enum First {
+    Nothing,
+    Hello(ClientHello),
+    Other,
+}
+
+/// Reads until there is a whole ClientHello, or none can come of it.
+async fn first(socket: &mut TcpStream, early: &mut BytesMut) -> Result<First, Refused> {
+    loop {
+        let at_least = match client_hello::parse(early) {
+            Parsed::Hello(hello) => return Ok(First::Hello(hello)),
+            Parsed::NotTls => return Ok(First::Other),
+            Parsed::More { at_least } if at_least <= HELLO_MAX => at_least,
+            Parsed::More { .. } | Parsed::Invalid => {
+                let _ = socket.try_write(&alert(DECODE_ERROR));
+                return Err(Failure::Malformed.into());
+            }
+        };
+        while early.len() < at_least {
+            early.reserve(at_least - early.len());
+            match socket.read_buf(early).await {
+                Ok(0) if early.is_empty() => return Ok(First::Nothing),
+                Ok(0) => return Err(Failure::Closed.into()),
+                Ok(_) => {}
+                Err(error) => return Err(Refused(Failure::Closed, Box::new(error))),
+            }
+        }
+    }
+}
+
+/// Our side of the handshake, and what the client has proven in it.
+async fn terminate(
+    conn: &Rc<Conn>,
+    stream: Rewound,
+    tls: &ListenerTls,
+    is_tcp: bool,
+    hello: ClientHello,
+    began: Instant,
+) -> Result<Begun, Refused> {
+    let material = conn.worker.shared.material.load();
+    let mesh = match tls.mode {
+        ListenerTlsMode::Server => None,
+        _ => material.mesh.as_ref(),
+    };
+    let config = match (tls.mode, mesh) {
+        (ListenerTlsMode::Server, _) => material.servers.get(&*conn.socket.name),
+        (_, Some(mesh)) if is_tcp => Some(&mesh.server_tcp),
+        (_, mesh) => mesh.map(|mesh| &mesh.server),
+    };
+    let Some(config) = config else {
+        Stream::from(stream.into_socket()).last_words(&alert(INTERNAL_ERROR));
+        return Err(Failure::NoIdentity.into());
+    };
+    let accepted = tokio_rustls::TlsAcceptor::from(config.clone()).accept(stream).await;
+    let stream = accepted.map_err(|error| Refused(Failure::of(&error), Box::new(error)))?;
+    let (_, session) = stream.get_ref();
+    let clock = SystemTime::now();
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let peer = match mesh {
+        Some(mesh) => {
+            Some(Rc::new(mesh.client_proven(session.peer_certificates().unwrap_or_default(), resumed, clock)?))
+        }
+        None => None,
+    };
+    let spoken = match session.alpn_protocol() {
+        Some(b"h2") => Some(Spoken::Http2),
+        Some(b"http/1.1") => Some(Spoken::Http1),
+        _ => None,
+    };
+    let version = match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLSv1.3",
+    };
+    let counters = &conn.worker.counters;
+    counters.handshakes.inc();
+    if resumed {
+        counters.handshakes_resumed.inc();
+    }
+    let now = clock::tick();
+    if let (Some(mesh), Some(peer)) = (mesh, &peer) {
+        let chance = conn.worker.rng.borrow_mut().random();
+        conn.live(Lifetime::new(now, clock, [mesh.not_after, peer.not_after], mesh.max_age, chance));
+    }
+    // Set once, here.
+    let took = now.saturating_duration_since(began.into_std());
+    let own = mesh.map(|mesh| mesh.id.clone());
+    let _ = conn.tls.set(Tls { peer, own, took, resumed, version, server_name: hello.server_name });
+    conn.activity.moved.set(now);
+    Ok(Begun::Secure(Stream::Tls(Box::new(stream.into())), spoken))
+}
+
+const INTERNAL_ERROR: u8 = 80;
+const DECODE_ERROR: u8 = 50;
+
+/// A fatal alert (RFC 8446, section 6), for who is refused before a codec is there to say so.
+const fn alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_open_handshake_makes_room() {
+        let mut open = Open::default();
+        let mut all: Vec<_> = (0..OPEN_MAX).map(|_| open.enter()).collect();
+        let mut next = open.enter();
+        assert!(matches!(all[0].try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert!(matches!(all[1].try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        // Those that are done make room before anybody has to leave.
+        all.truncate(10);
+        let _more = open.enter();
+        assert!(matches!(next.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        assert!(open.0.len() < 20);
+    }
+}

@@ -1,0 +1,155 @@
+//! How the connections of a pool are made: plain, or in TLS, and what the other side proves by that.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use rand::Rng;
+use rustls::HandshakeKind;
+use tokio::net::TcpStream;
+
+use super::pool::Pool;
+use crate::error::Reason;
+use crate::identity::{Alpn, Connector, Failure, Material};
+use crate::net::dial;
+use crate::net::lifetime::Lifetime;
+use crate::net::stream::{Rewound, Stream};
+use crate::snapshot::Transport;
+use crate::worker::Worker;
+
+/// A connection, ready for its codec.
+pub struct Dialled {
+    pub stream: Stream,
+    /// The peer has chosen HTTP/2 (ALPN).
+    pub http2: bool,
+    pub lifetime: Option<Lifetime>,
+}
+
+/// The TLS of the endpoints of a service, made anew when the material that it is made of is.
+#[derive(Default)]
+pub struct Prepared(RefCell<Option<(u64, Rc<Connector>)>>);
+
+/// Connects, within `timeout` from the first packet to the end of the handshake.
+pub async fn dial(pool: &Pool, timeout: Duration, alpn: Alpn, worker: &Worker) -> Result<Dialled, Reason> {
+    let counters = &worker.counters;
+    counters.upstream_connects.inc();
+    let end = Instant::now() + timeout;
+    let connected = dial::connect(pool.address, timeout).await;
+    let dialled = match connected {
+        Ok(socket) if pool.is_secure() => {
+            // Rare, and large: not in the future of every connection.
+            let secured = Box::pin(tokio::time::timeout_at(end.into(), secure(pool, socket, alpn, worker)));
+            secured.await.unwrap_or(Err(Reason::ConnectTimeout))
+        }
+        Ok(socket) => Ok(Dialled { stream: socket.into(), http2: false, lifetime: None }),
+        Err(reason) => Err(reason),
+    };
+    dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
+}
+
+async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, worker: &Worker) -> Result<Dialled, Reason> {
+    let counters = &worker.counters;
+    let failed = |failure: Failure, why: &dyn std::fmt::Display| {
+        tracing::debug!(address = %pool.address, failure = failure.name(), %why, "no TLS to the upstream");
+        counters.upstream_handshake_failures.inc(failure);
+        reason(failure)
+    };
+    let material = worker.shared.material.load();
+    let connector = pool.prepared.get(pool, &material).ok_or_else(|| failed(Failure::NoIdentity, &"nothing loaded"))?;
+    let tls = tokio_rustls::TlsConnector::from(connector.config(alpn));
+    let stream = tls
+        .connect(connector.server_name_for(pool.address.ip()), Rewound::new(socket, Bytes::new()))
+        .await
+        .map_err(|error| failed(Failure::of(&error), &error))?;
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    let (_, session) = stream.get_ref();
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let chain = session.peer_certificates().unwrap_or_default();
+    let peer = connector.proven(chain, resumed, clock).map_err(|failure| failed(failure, &"the peer's certificate"))?;
+    let lifetime = match (&pool.transport, &material.mesh) {
+        (Transport::Mutual { .. }, Some(mesh)) => {
+            let chance = worker.rng.borrow_mut().random();
+            Some(Lifetime::new(now, clock, [mesh.not_after, peer.not_after], mesh.max_age, chance))
+        }
+        _ => None,
+    };
+    counters.upstream_handshakes.inc();
+    if resumed {
+        counters.upstream_handshakes_resumed.inc();
+    }
+    Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), http2, lifetime })
+}
+
+/// What a request is told of a handshake that failed.
+fn reason(failure: Failure) -> Reason {
+    match failure {
+        Failure::NoCertificate
+        | Failure::UnknownAuthority
+        | Failure::Expired
+        | Failure::NotYetValid
+        | Failure::WrongIdentity
+        | Failure::WrongName
+        | Failure::BadPurpose
+        | Failure::Revoked
+        | Failure::BadCertificate => Reason::UpstreamIdentity,
+        Failure::NoIdentity => Reason::NoIdentity,
+        Failure::Timeout => Reason::ConnectTimeout,
+        Failure::NoCommonProtocol
+        | Failure::ProtocolVersion
+        | Failure::NoCommonCipher
+        | Failure::Malformed
+        | Failure::Plaintext
+        | Failure::Closed
+        | Failure::RefusedByPeer
+        | Failure::Other => Reason::UpstreamTls,
+    }
+}
+
+/// Whether the peer has ended the connection with an alert: in TLS 1.3 a client hears only after its handshake that its
+/// certificate is not liked.
+pub fn is_alert(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Runs a connection to its end, or until it is over: then `None`.
+pub async fn until<T>(over: Option<Instant>, connection: impl Future<Output = T>) -> Option<T> {
+    match over {
+        None => Some(connection.await),
+        Some(over) => tokio::time::timeout_at(over.into(), connection).await.ok(),
+    }
+}
+
+impl Prepared {
+    /// `None` where what it takes is not loaded.
+    fn get(&self, pool: &Pool, material: &Material) -> Option<Rc<Connector>> {
+        let mut known = self.0.borrow_mut();
+        if let Some((_, connector)) = known.as_ref().filter(|(generation, _)| *generation == material.generation) {
+            return Some(connector.clone());
+        }
+        let connector = match &pool.transport {
+            Transport::Plain => return None,
+            Transport::Mutual { expected, server_name } => {
+                Connector::mutual(material.mesh.as_ref()?, Arc::clone(expected), server_name.as_deref())
+            }
+            Transport::Simple { service, server_name } => {
+                let name = server_name.as_deref().map_or_else(|| pool.address.ip().to_string(), str::to_owned);
+                Connector::simple(material.roots.get(&**service)?, &name)
+            }
+        };
+        let connector = Rc::new(connector);
+        *known = Some((material.generation, connector.clone()));
+        Some(connector)
+    }
+}
