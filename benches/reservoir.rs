@@ -9,6 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::Request;
 use http::request::Parts;
 use outrigger::blast::{Fingerprint, Reservoir, Seen};
+use outrigger::policy::caller::Caller;
 use outrigger::snapshot::{self, Snapshot};
 use outrigger::{config, decide};
 

@@ -11,8 +11,8 @@ use crate::wire::spiffe::SpiffeId;
 /// Callers of one fingerprint that are told apart.
 pub const CALLERS_MAX: usize = 8;
 /// Identities that one worker remembers, and the longest of them, in bytes.
-const IDS_MAX: usize = 128;
-const ID_MAX: usize = 256;
+const IDS_MAX: usize = 64;
+const ID_MAX: usize = 128;
 
 /// Somebody who calls.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,8 +30,11 @@ pub struct Callers {
 }
 
 /// One text for each identity, however many connections have shown it.
-#[derive(Debug, Default)]
-pub struct Ids(HashSet<SpiffeId>);
+#[derive(Debug)]
+pub struct Ids {
+    known: HashSet<SpiffeId>,
+    max: usize,
+}
 
 impl Who {
     pub fn at(&self, port: u16) -> Caller<'_> {
@@ -84,22 +87,32 @@ impl Callers {
 }
 
 impl Ids {
+    /// For a reservoir of so many bytes: few, where these are few.
+    pub fn new(bytes: usize) -> Self {
+        Self { known: HashSet::new(), max: IDS_MAX.min(bytes / 8 / Self::EACH) }
+    }
+
+    /// One, with its place in the table.
+    const EACH: usize = ID_MAX + 4 * size_of::<SpiffeId>();
+
     /// Memory of all that may be remembered, in bytes.
-    pub const BYTES: usize = IDS_MAX * (ID_MAX + 4 * size_of::<SpiffeId>());
+    pub fn bytes(&self) -> usize {
+        self.max * Self::EACH
+    }
 
     fn intern(&mut self, id: &SpiffeId) -> Option<SpiffeId> {
-        if let Some(known) = self.0.get(id) {
+        if let Some(known) = self.known.get(id) {
             return Some(known.clone());
         }
-        if self.0.len() >= IDS_MAX || id.as_str().len() > ID_MAX {
+        if self.known.len() >= self.max || id.as_str().len() > ID_MAX {
             return None;
         }
-        self.0.insert(id.clone());
+        self.known.insert(id.clone());
         Some(id.clone())
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.known.clear();
     }
 }
 
@@ -109,7 +122,7 @@ mod tests {
 
     #[test]
     fn few_are_told_apart_and_nobody_is_taken_for_another() {
-        let (mut callers, mut ids) = (Callers::default(), Ids::default());
+        let (mut callers, mut ids) = (Callers::default(), Ids::new(512 << 10));
         let id = |n: usize| SpiffeId::parse(&format!("spiffe://a/{n}")).unwrap();
         let ip = IpAddr::from([10, 0, 0, 1]);
         for n in (0..20).chain(0..2) {
@@ -129,6 +142,6 @@ mod tests {
         for id in [id(IDS_MAX), long, id(3)] {
             callers.see(&Caller::new(ip, Some(&id), 80), 1.0, &mut ids);
         }
-        assert_eq!((callers.known.len(), callers.others, ids.0.len()), (1, 2.0, IDS_MAX));
+        assert_eq!((callers.known.len(), callers.others, ids.known.len()), (1, 2.0, IDS_MAX));
     }
 }

@@ -118,14 +118,14 @@ pub struct Remembered {
 impl Reservoir {
     /// `bytes` bounds its memory; `seed` is for the sampling.
     pub fn new(bytes: usize, seed: u64, now: Instant) -> Self {
-        let slots_max = SLOTS_MAX.min(bytes / 2 / SLOT);
+        let (slots_max, ids) = (SLOTS_MAX.min(bytes / 2 / SLOT), Ids::new(bytes));
         Self {
             gate: Gate::new(seed, now),
             looked: Arc::default(),
             slots: IndexMap::with_capacity(slots_max),
             slots_max,
-            ids: Ids::default(),
-            bytes_max: bytes.saturating_sub(slots_max * SLOT + Ids::BYTES),
+            bytes_max: bytes.saturating_sub(slots_max * SLOT + ids.bytes()),
+            ids,
             bytes: 0,
             since: now,
             aged: now,
@@ -258,7 +258,7 @@ impl Reservoir {
 
     /// An upper bound of the memory that it holds now, in bytes.
     pub fn bytes(&self) -> usize {
-        self.slots_max * SLOT + self.bytes + Ids::BYTES
+        self.slots_max * SLOT + self.bytes + self.ids.bytes()
     }
 }
 

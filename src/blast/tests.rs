@@ -15,6 +15,8 @@ use crate::policy::caller::Caller;
 use crate::policy::split;
 use crate::snapshot::{self, Snapshot};
 
+mod authorization;
+
 const BASE: &str = r#"
 apiVersion: outrigger/v1
 attributes:
@@ -71,16 +73,15 @@ impl Traffic {
 
     /// So slowly that every request is looked at.
     fn send(&mut self, snapshot: &Snapshot, text: &str, from: IpAddr) {
+        self.send_as(snapshot, text, Caller::new(from, None, 8080));
+    }
+
+    fn send_as(&mut self, snapshot: &Snapshot, text: &str, caller: Caller<'_>) {
         self.now += Duration::from_millis(20);
         let listener = &snapshot.listeners[0];
         let parts = parts(text);
         let understood = decide::understand(listener, &parts).expect("a sound head");
-        let seen = Seen {
-            listener: &listener.name,
-            parts: &parts,
-            understood: &understood,
-            caller: Caller::new(from, None, 8080),
-        };
+        let seen = Seen { listener: &listener.name, parts: &parts, understood: &understood, caller };
         self.reservoir.see(self.now, || seen, &snapshot.looked);
     }
 

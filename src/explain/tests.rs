@@ -6,8 +6,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+mod tcp;
+
 use super::*;
 use crate::config;
+
+mod authorization;
 
 fn compile(text: &str) -> Snapshot {
     let config = config::parse("t.yaml", text, &|_| None).unwrap_or_else(|report| panic!("{report}\n{text}"));
@@ -89,6 +93,7 @@ fn one_match() -> impl Strategy<Value = String> {
         "query: { q: { regex: \"[0-9]+\" } }",
         "attributes: { env: canary }",
         "attributes: { env: { present: false } }",
+        "from: { cidrs: [10.0.0.0/8] }",
     ];
     (path, subsequence(others, 0..3)).prop_map(|(path, others)| {
         let mut keys: Vec<&str> = Vec::new();
@@ -162,8 +167,10 @@ fn request() -> impl Strategy<Value = Ask> {
         ],
         0..6,
     );
-    (select(vec!["GET", "POST", "PUT"]), host, select(paths), headers)
-        .prop_map(|(method, host, path, headers)| asked(method, &format!("http://{host}{path}"), &headers))
+    let from = select(vec!["10.0.0.1", "11.0.0.1"]).prop_map(|from| Some(from.to_owned()));
+    (select(vec!["GET", "POST", "PUT"]), host, select(paths), headers, from).prop_map(
+        |(method, host, path, headers, from)| Ask { from, ..asked(method, &format!("http://{host}{path}"), &headers) },
+    )
 }
 
 proptest! {
@@ -189,7 +196,8 @@ proptest! {
                     continue;
                 }
             };
-            let facts = understood.facts(&snapshot, &parts, Caller::NOBODY);
+            let from = ask.caller().map_err(TestCaseError::fail)?;
+            let facts = understood.facts(&snapshot, &parts, from.at(8080));
             let decided = decide::decide(&snapshot, listener, &facts, || bucket);
             let winner = explained.candidates.iter().find(|candidate| candidate.standing == Standing::Wins);
             let Ok(decision) = decided else {

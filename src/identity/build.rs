@@ -80,7 +80,7 @@ fn identity(
 ) -> Result<Made, Flaw> {
     let pair = pair(certificate, key, now)?;
     let chain = &pair.key.cert;
-    let leaf = chain.first().ok_or_else(|| flaw(0, "it is empty".to_owned()))?;
+    let leaf = chain.first().ok_or_else(|| flaw(0, "there is no certificate in it: write one".to_owned()))?;
     let (anchors, anchor_facts) = anchors(&bundle.bytes).map_err(|why| flaw(2, why))?;
     let (crls, crl_facts) = match crl {
         Some(crl) => revocations(&crl.bytes, &bundle.bytes).map_err(|why| flaw(3, why))?,
@@ -255,7 +255,7 @@ impl Pair {
 fn pair(certificate: &Text, key: &Text, now: SystemTime) -> Result<Pair, Flaw> {
     let chain = files::certificates(&certificate.bytes).map_err(|why| flaw(0, why))?;
     let about = chain.iter().map(facts::of).collect::<Result<Vec<_>, _>>().map_err(|why| flaw(0, why))?;
-    let Some(leaf) = about.first() else { return Err(flaw(0, "it is empty".to_owned())) };
+    let Some(leaf) = about.first() else { return Err(flaw(0, "there is no certificate in it: write one".to_owned())) };
     let (not_before, leaf_end) = (leaf.not_before, leaf.not_after);
     if leaf_end <= now {
         return Err(flaw(0, format!("{}: have another one issued", failure::expired(leaf_end, now))));

@@ -138,3 +138,6 @@ fn nameless() -> ServerName<'static> {
 fn name(text: &str) -> ServerName<'static> {
     ServerName::try_from(text.to_owned()).unwrap_or_else(|_| nameless())
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,12 +69,12 @@ fn sections(text: &[u8], wanted: SectionKind) -> Result<Vec<Vec<u8>>, String> {
 fn some<T>(found: Vec<T>, text: &[u8], wanted: &str, tool: &str) -> Result<Vec<T>, String> {
     match (found.is_empty(), text.first()) {
         (false, _) => Ok(found),
-        (true, None) => Err("it is empty".to_owned()),
+        (true, None) => Err(format!("it is empty: write a PEM file with {wanted}")),
         // A SEQUENCE of ASN.1.
         (true, Some(0x30)) => {
             Err(format!("it is DER, not PEM: convert it (`openssl {tool} -inform der -in … -out …`)"))
         }
-        (true, Some(_)) => Err(format!("there is nothing in it that begins with {wanted}")),
+        (true, Some(_)) => Err(format!("there is no {wanted} in it: name a PEM file that has one")),
     }
 }
 

@@ -140,3 +140,6 @@ fn aged(live: Arc<Live>, max_age: Option<std::time::Duration>) -> Arc<Live> {
         _ => live,
     }
 }
+
+#[cfg(test)]
+mod tests;

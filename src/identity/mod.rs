@@ -10,6 +10,8 @@ mod files;
 pub mod inspect;
 mod load;
 mod part;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod verify;
 

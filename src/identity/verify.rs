@@ -9,7 +9,9 @@ use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use sha2::{Digest, Sha256};
-use webpki::{CertRevocationList, EndEntityCert, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy};
+use webpki::{
+    CertRevocationList, EndEntityCert, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
 
 use super::facts::{self, Names};
 use super::failure::{self, Failure, Refused};
@@ -48,64 +50,66 @@ impl Trust {
     ) -> Result<(), CertificateError> {
         let (leaf, intermediates) = split(chain)?;
         let cert = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
-        let now = unix(now);
-        let at = self.settle(&cert, intermediates, purpose, now)?;
-        // One by one: webpki takes the first list that bears the issuer's name, and fails where that is another's of the
-        // same name, as an authority's is that has renewed its key.
+        let usage = match purpose {
+            Purpose::Client => KeyUsage::client_auth(),
+            Purpose::Server => KeyUsage::server_auth(),
+        };
+        let (path, at) = self.settle(&cert, intermediates, usage, unix(now))?;
+        if self.crls.is_empty() {
+            return Ok(());
+        }
+        // The same way once more for each list: webpki takes the first that bears the issuer's name, and fails where that is
+        // another's of the same name, as an authority's is that has renewed its key.
+        let anchor = std::slice::from_ref(path.anchor());
+        let intermediates: Vec<_> = path.intermediate_certificates().map(|cert| cert.der()).collect();
         for crl in &self.crls {
-            match self.walk(&cert, intermediates, purpose, at, Some(crl)) {
-                Ok(()) | Err(webpki::Error::InvalidCrlSignatureForPublicKey) => {}
+            match walk(&cert, anchor, &intermediates, usage, at, Some(crl)) {
+                Ok(_) | Err(webpki::Error::InvalidCrlSignatureForPublicKey) => {}
                 Err(error) => return Err(certificate_error(error)),
             }
         }
         Ok(())
     }
 
-    /// The time at which the chain is valid: now, or so little later that clocks may differ by it.
-    fn settle(
-        &self,
-        cert: &EndEntityCert<'_>,
-        intermediates: &[CertificateDer<'_>],
-        purpose: Purpose,
+    /// The way to an anchor, and the time at which it is valid: now, or so little later that clocks may differ by it.
+    fn settle<'p>(
+        &'p self,
+        cert: &'p EndEntityCert<'p>,
+        intermediates: &'p [CertificateDer<'p>],
+        usage: KeyUsage,
         now: UnixTime,
-    ) -> Result<UnixTime, CertificateError> {
+    ) -> Result<(VerifiedPath<'p>, UnixTime), CertificateError> {
         let mut at = now;
-        // Each certificate may move it once.
-        for _ in 0..=intermediates.len() {
-            match self.walk(cert, intermediates, purpose, at, None) {
-                Err(webpki::Error::CertNotValidYet { not_before, .. }) => {
+        loop {
+            match walk(cert, &self.anchors, intermediates, usage, at, None) {
+                // It goes forward each time, up to the bound.
+                Err(webpki::Error::CertNotValidYet { not_before, .. }) if not_before > at => {
                     if not_before.as_secs().saturating_sub(now.as_secs()) > SKEW.as_secs() {
                         return Err(CertificateError::NotValidYetContext { time: now, not_before });
                     }
                     at = not_before;
                 }
-                Err(error) => return Err(certificate_error(error)),
-                Ok(()) => return Ok(at),
+                found => return found.map(|path| (path, at)).map_err(certificate_error),
             }
         }
-        self.walk(cert, intermediates, purpose, at, None).map(|()| at).map_err(certificate_error)
     }
+}
 
-    fn walk(
-        &self,
-        cert: &EndEntityCert<'_>,
-        intermediates: &[CertificateDer<'_>],
-        purpose: Purpose,
-        at: UnixTime,
-        crl: Option<&CertRevocationList<'_>>,
-    ) -> Result<(), webpki::Error> {
-        let crls: &[_] = &crl.into_iter().collect::<Vec<_>>();
-        // Without a list for an issuer, what it issued is not revoked.
-        let revocation = RevocationOptionsBuilder::new(crls)
-            .ok()
-            .map(|options| options.with_status_policy(UnknownStatusPolicy::Allow).build());
-        let usage = match purpose {
-            Purpose::Client => KeyUsage::client_auth(),
-            Purpose::Server => KeyUsage::server_auth(),
-        };
-        let algorithms = tls::provider().signature_verification_algorithms.all;
-        cert.verify_for_usage(algorithms, &self.anchors, intermediates, at, usage, revocation, None).map(drop)
-    }
+fn walk<'p>(
+    cert: &'p EndEntityCert<'p>,
+    anchors: &'p [TrustAnchor<'_>],
+    intermediates: &'p [CertificateDer<'p>],
+    usage: KeyUsage,
+    at: UnixTime,
+    crl: Option<&CertRevocationList<'_>>,
+) -> Result<VerifiedPath<'p>, webpki::Error> {
+    let crls: &[_] = &crl.into_iter().collect::<Vec<_>>();
+    // Without a list for an issuer, what it issued is not revoked.
+    let revocation = RevocationOptionsBuilder::new(crls)
+        .ok()
+        .map(|options| options.with_status_policy(UnknownStatusPolicy::Allow).build());
+    let algorithms = tls::provider().signature_verification_algorithms.all;
+    cert.verify_for_usage(algorithms, anchors, intermediates, at, usage, revocation, None)
 }
 
 /// The rules of the mesh: a chain to the bundle, and one SPIFFE id of the trust domain.
@@ -429,3 +433,6 @@ fn tls13(
 fn schemes() -> Vec<SignatureScheme> {
     tls::provider().signature_verification_algorithms.supported_schemes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,19 +35,16 @@ pub struct Prepared(RefCell<Option<(u64, Rc<Connector>)>>);
 pub async fn dial(pool: &Pool, timeout: Duration, alpn: Alpn, worker: &Worker) -> Result<Dialled, Reason> {
     let counters = &worker.counters;
     counters.upstream_connects.inc();
-    let both = async {
-        let socket = dial::connect(pool.address, timeout).await?;
-        if !pool.is_secure() {
-            return Ok(Dialled { stream: socket.into(), http2: false, lifetime: None });
+    let end = Instant::now() + timeout;
+    let connected = dial::connect(pool.address, timeout).await;
+    let dialled = match connected {
+        Ok(socket) if pool.is_secure() => {
+            // Rare, and large: not in the future of every connection.
+            let secured = Box::pin(tokio::time::timeout_at(end.into(), secure(pool, socket, alpn, worker)));
+            secured.await.unwrap_or(Err(Reason::ConnectTimeout))
         }
-        secure(pool, socket, alpn, worker).await
-    };
-    // The connection has a timer of its own already; TLS goes on under what is left of the same time.
-    let dialled = match pool.transport {
-        Transport::Plain => both.await,
-        Transport::Mutual { .. } | Transport::Simple { .. } => {
-            tokio::time::timeout(timeout, both).await.unwrap_or(Err(Reason::ConnectTimeout))
-        }
+        Ok(socket) => Ok(Dialled { stream: socket.into(), http2: false, lifetime: None }),
+        Err(reason) => Err(reason),
     };
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
