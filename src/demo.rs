@@ -12,7 +12,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::app::{self, EXIT_CONFIG, EXIT_RUNTIME, Options, Origin};
 use crate::config::schema::{Root, ServiceTlsMode};
@@ -36,6 +36,8 @@ const OVER: &str = "with mTLS to another one ";
 /// Certificates are renewed after so long, to be seen, and then so often.
 const RENEWAL: Duration = Duration::from_secs(10);
 const RENEWALS: Duration = Duration::from_secs(1200);
+/// Longest that it is waited for until one is live.
+const LIVE: Duration = Duration::from_secs(5);
 
 /// Where one of the proxies runs, and what belongs to it.
 struct Stage {
@@ -224,14 +226,20 @@ async fn renew(stages: impl Iterator<Item = &Stage> + Clone) -> Infallible {
     loop {
         tokio::time::sleep(pause).await;
         pause = RENEWALS;
-        for ours in stages.clone().filter_map(|stage| stage.certificate.as_ref()) {
-            match ours.renew() {
-                Ok(()) => note(&format!(
-                    "Renewed the certificate of {}: new connections use it, and none is cut.",
-                    ours.workload
-                )),
-                Err(fault) => note(&format!("The certificate of {} was not renewed: {fault}", ours.workload)),
+        for (stage, ours) in stages.clone().filter_map(|stage| Some((stage, stage.certificate.as_ref()?))) {
+            let (before, began) = (certificates::generation(stage.admin).await, Instant::now());
+            if let Err(fault) = ours.renew() {
+                note(&format!("The certificate of {} was not renewed: {fault}", ours.workload));
+                continue;
             }
+            while certificates::generation(stage.admin).await == before && began.elapsed() < LIVE {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let took = began.elapsed().as_millis();
+            note(&format!(
+                "Renewed the certificate of {}: live after {took} ms, no connection was closed.",
+                ours.workload
+            ));
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The certificates of the demo: made where its configurations look for them, and made anew while it runs.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cli::client;
 use crate::config::schema::Identity;
 use crate::identity::dev::{Authority, Fault, KEY, Workload};
 
@@ -35,4 +37,10 @@ impl Ours {
         let pair = self.authority.issue(&self.workload, LIFE, &[])?;
         self.authority.write(&pair, &self.directory)
     }
+}
+
+/// How often a proxy has taken certificates, where it tells.
+pub async fn generation(admin: SocketAddr) -> Option<u64> {
+    let ask = move || client::get(admin, "/certs", "files").ok()?.1["generation"].as_u64();
+    tokio::task::spawn_blocking(ask).await.ok()?
 }
