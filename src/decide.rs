@@ -165,13 +165,16 @@ pub fn authorize_connection(snapshot: &Snapshot, listener: &Listener, caller: &C
     authz::judge_connection(&snapshot.authorization, &listener.authorization, caller)
 }
 
-/// Decides where a connection on a TCP listener goes, if it may.
+/// Decides where a connection on a TCP listener goes, if it may. `server_name` is what a client of TLS asks for, in lower
+/// case.
 pub fn decide_tcp<'s>(
     snapshot: &'s Snapshot,
     listener: &Listener,
+    server_name: Option<&str>,
     draw: impl FnOnce() -> u32,
 ) -> Option<(&'s Route, usize, Target)> {
-    let Kind::Tcp(route) = listener.kind else { return None };
+    let Kind::Tcp(routes) = &listener.kind else { return None };
+    let route = routes.of(server_name.unwrap_or_default()).find_map(|route| *route)?;
     let route = snapshot.routes.get(route)?;
     let Action::Forward(forward) = &route.action else { return None };
     let (side, _) = chance(forward, draw);

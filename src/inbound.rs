@@ -31,6 +31,7 @@ use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
 use handshake::Begun;
+use tcp::First;
 
 /// A downstream connection, and what its requests share.
 pub struct Conn {
@@ -241,21 +242,25 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
 }
 
 async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is_tcp: bool) -> Reason {
-    let tls = config.tls.as_ref().filter(|tls| tls.mode != ListenerTlsMode::Off);
-    let begun = match tls {
-        None => Begun::Plaintext(socket.into(), Bytes::new()),
-        // Over before the first request, and large: not in the task of every connection.
-        Some(tls) => match Box::pin(handshake::run(conn, socket, tls, is_tcp, *config.idle_timeout)).await {
-            Ok(begun) => begun,
-            Err(reason) => return reason,
-        },
+    let Some(tls) = config.tls.as_ref().filter(|tls| tls.mode != ListenerTlsMode::Off) else {
+        return match is_tcp {
+            true => tcp::run(conn, socket.into(), None).await,
+            false => http::server::run(conn, socket.into(), Bytes::new(), None, config).await,
+        };
+    };
+    // Over before the first request, and large: not in the task of every connection.
+    let begun = match Box::pin(handshake::run(conn, socket, tls, is_tcp, *config.idle_timeout)).await {
+        Ok(begun) => begun,
+        Err(reason) => return reason,
     };
     match begun {
-        Begun::Plaintext(stream, early) if is_tcp => tcp::run(conn, stream, early, None).await,
-        Begun::Plaintext(stream, early) => http::server::run(conn, stream, early, None, config).await,
-        Begun::Secure(stream, _) if is_tcp => tcp::run(conn, stream, Bytes::new(), None).await,
-        Begun::Secure(stream, spoken) => http::server::run(conn, stream, Bytes::new(), spoken, config).await,
-        Begun::Passthrough(stream, early, name) => tcp::run(conn, stream, early, name.as_deref()).await,
+        Begun::Plaintext(stream, early) if !is_tcp => http::server::run(conn, stream, early, None, config).await,
+        Begun::Secure(stream, spoken) if !is_tcp => http::server::run(conn, stream, Bytes::new(), spoken, config).await,
+        Begun::Secure(stream, _) => tcp::run(conn, stream, None).await,
+        Begun::Plaintext(stream, early) => tcp::run(conn, stream, Some(First { early, server_name: None })).await,
+        Begun::Passthrough(stream, early, server_name) => {
+            tcp::run(conn, stream, Some(First { early, server_name })).await
+        }
     }
 }
 

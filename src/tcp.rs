@@ -1,11 +1,15 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
+mod first;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+
+pub use first::First;
 
 use crate::decide;
 use crate::error::Reason;
@@ -15,21 +19,20 @@ use crate::inbound::grant::Grant;
 use crate::net::relay::{self, End, Relayed};
 use crate::net::stream::Stream;
 use crate::policy::split;
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Kind, Listener, Snapshot};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::Load;
 use crate::upstream::transport::{self, Dialled};
 
-/// Serves the connection to its end. `early` was read from it before; `server_name` is whom its TLS, which is not for
-/// us, asks for.
-pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Option<&str>) -> Reason {
+/// Serves the connection to its end. `first` is what was read ahead of it, where anything was.
+pub async fn run(conn: &Rc<Conn>, client: Stream, first: Option<First>) -> Reason {
     let start = Instant::now();
     let (view, listener) = conn.view();
     let counters = &conn.worker.counters;
     counters.tcp_connections.inc();
     counters.tcp_active.inc();
     let mut facts = Facts::default();
-    let reason = proxy(conn, client, early, server_name, &mut facts).await;
+    let reason = proxy(conn, client, first, &mut facts).await;
     counters.tcp_active.dec();
     let now = Instant::now();
     let wanted = {
@@ -46,25 +49,29 @@ pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Opt
 struct Facts {
     /// The entry of `authorization` that denied it.
     denied: Option<Arc<str>>,
+    server_name: Option<Box<str>>,
     side: Option<usize>,
     endpoint: Option<std::net::SocketAddr>,
     count: Relayed,
 }
 
-async fn proxy(
-    conn: &Rc<Conn>,
-    mut client: Stream,
-    early: Bytes,
-    server_name: Option<&str>,
-    facts: &mut Facts,
-) -> Reason {
+async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: Option<First>, facts: &mut Facts) -> Reason {
     let (view, index) = conn.view();
     let snapshot = &view.snapshot;
     let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
+    let First { early, server_name } = match first {
+        Some(first) => first,
+        None => match learn(conn, listener, &mut client).await {
+            Ok(first) => first,
+            Err(reason) => return reason,
+        },
+    };
+    facts.server_name = server_name;
     let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
+    let name = facts.server_name.as_deref();
     let decided = match &listener.kind {
-        Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, draw),
-        Kind::Http { .. } => decide::decide_passthrough(snapshot, listener, server_name, conn.caller(), draw),
+        Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, name, draw),
+        Kind::Http { .. } => decide::decide_passthrough(snapshot, listener, name, conn.caller(), draw),
     };
     let Some((route, side, target)) = decided else { return Reason::NoRoute };
     facts.side = Some(route.first_side + side);
@@ -115,6 +122,17 @@ async fn proxy(
     }
 }
 
+/// Whom the client asks for, where that makes a difference.
+async fn learn(conn: &Conn, listener: &Listener, client: &mut Stream) -> Result<First, Reason> {
+    match (&listener.kind, conn.tls.get()) {
+        (_, Some(tls)) => Ok(First { server_name: tls.server_name.clone(), ..First::default() }),
+        (Kind::Tcp(routes), None) if routes.has_names() => {
+            Box::pin(first::read(conn, client, *listener.config.handshake_timeout())).await
+        }
+        _ => Ok(First::default()),
+    }
+}
+
 fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts: &Facts, reason: Reason) {
     let labels = snapshot.labels(snapshot.series(listener, facts.side));
     let duration = start.elapsed();
@@ -126,7 +144,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         subset: &labels.subset,
         endpoint: facts.endpoint,
         method: "",
-        host: b"",
+        host: facts.server_name.as_deref().unwrap_or_default().as_bytes(),
         path: b"",
         protocol: "TCP",
         status: 0,

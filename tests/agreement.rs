@@ -64,6 +64,18 @@ const CONDITIONS: &[&str] = &[
     r#"query: { q: { regex: "[0-9]+" } }"#,
     "attributes: { env: canary }",
     "attributes: { env: { present: false } }",
+    "from: { cidrs: [127.0.0.0/8] }",
+    "from: { cidrs: [10.0.0.0/8] }",
+];
+/// Of `authorization`: its lists, and a mode.
+const ENTRIES: &[&str] = &[
+    "deny: [{ to: { methods: [PUT] } }]",
+    "deny: [{ to: { paths: [{ prefix: /a/b }, { regex: \"/b.*\" }] } }]",
+    "deny: [{ from: { cidrs: [10.0.0.0/8] } }]",
+    "allow: [{ to: { hosts: [\"*.test\"], paths: [{ template: \"/{x}\" }] } }, { to: { headers: { x-a: { present: true } } } }]",
+    "allow: [{ from: { cidrs: [127.0.0.1] } }]",
+    "deny: [{ to: { headers: { x-b: { present: true } } } }], mode: shadow",
+    "deny: [{}], mode: \"off\"",
 ];
 const HOSTS: &[&str] = &[
     "",
@@ -150,6 +162,13 @@ impl Dice {
         format!("{hosts}{matches}{}", self.pick(ACTIONS))
     }
 
+    /// None, mostly, so that something is let through.
+    fn authorization(&mut self) -> String {
+        let entries = (0..self.below(6).saturating_sub(3)).map(|_| self.pick(ENTRIES));
+        let entries = entries.enumerate().map(|(index, entry)| format!("{{ name: a{index}, {entry} }}"));
+        entries.collect::<Vec<_>>().join(", ")
+    }
+
     fn request(&mut self) -> Asked {
         let method = self.pick(&["GET", "GET", "POST", "PUT"]);
         let (host, path) = (self.pick(REQUEST_HOSTS), self.pick(REQUEST_PATHS));
@@ -182,9 +201,10 @@ struct Answer {
 }
 
 /// A configuration of what is valid of these routes: `check` tells what is not.
-fn valid(dir: &TempDir, proxy: &Proxy, mut routes: Vec<String>, number: u64) -> String {
+fn valid(dir: &TempDir, proxy: &Proxy, mut routes: Vec<String>, entries: &str, number: u64) -> String {
     loop {
-        let mut text = format!("{TOP}workload: {{ version: \"{number}\" }}\nroutes:\n");
+        let top = format!("{TOP}workload: {{ version: \"{number}\" }}\n");
+        let mut text = format!("{top}authorization: [{entries}]\nroutes:\n");
         for (index, route) in routes.iter().enumerate() {
             let mark = format!("responseHeaders: {{ set: {{ x-route: r{index} }} }}");
             writeln!(text, "  - {{ name: r{index}, {route}, {mark} }}").expect("a string");
@@ -307,12 +327,14 @@ fn the_answer_the_header_and_the_explanation_agree() {
     let mut outcomes: HashMap<String, usize> = HashMap::new();
     for number in 0..CONFIGURATIONS {
         let routes = (0..dice.below(10) + 1).map(|_| dice.route()).collect();
-        let config = valid(&dir, &proxy, routes, number);
+        let entries = dice.authorization();
+        let config = valid(&dir, &proxy, routes, &entries, number);
         proxy.reload_with(&config);
         for request in 0..REQUESTS {
             let asked = dice.request();
             let url = format!("http://{}{}", asked.host, asked.path);
-            let question = json!({ "method": asked.method, "url": url, "headers": asked.headers });
+            let from = "127.0.0.1";
+            let question = json!({ "method": asked.method, "url": url, "headers": asked.headers, "from": from });
             let explained = explain(&proxy, &question);
             let http2 = request % 2 == 1;
             let answer = send(&proxy, &asked, http2);

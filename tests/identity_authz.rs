@@ -102,7 +102,6 @@ fn deny_wins_and_rules_add_up() {
   - { name: bank-in, allow: [{ from: { namespaces: [bank] } }] }
   - { name: no-admin, deny: [{ from: { identities: [\"spiffe://mesh.test/ns/shop/sa/admin\"] } }] }
   - { name: elsewhere, listeners: [other], deny: [{ }] }
-  - { name: other-port, ports: [1], deny: [{ }] }
   - { name: switched-off, mode: \"off\", deny: [{ }] }
 ";
     let other = "listeners:\n  - { name: other, mode: proxy, address: \"{listen2}\", tls: { mode: strict } }\n";
@@ -129,8 +128,13 @@ authorization:
         is_denied(&reply, if *name == "shop/admin" { "no-admin" } else { "elsewhere" });
     }
     // By the port that was connected to.
-    proxy.reload("ports: [1]", &format!("ports: [{}]", proxy.addr().port()));
-    is_denied(&callers.ask(&proxy, "shop/web"), "other-port");
+    let rule =
+        |port: u16| format!("  - {{ name: one-port, ports: [{port}], deny: [{{ }}] }}\n  - {{ name: switched-off");
+    let (other, edge) = (proxy.place("listen2").port(), proxy.addr().port());
+    proxy.reload("  - { name: switched-off", &rule(other));
+    assert_eq!(callers.ask(&proxy, "shop/web").status(), 200);
+    proxy.reload(&format!("ports: [{other}]"), &format!("ports: [{edge}]"));
+    is_denied(&callers.ask(&proxy, "shop/web"), "one-port");
 }
 
 #[test]
@@ -235,27 +239,19 @@ fn no_spelling_of_a_path_gets_around_a_rule() {
     }
 }
 
-/// As an application would read it: decoded, and without dot segments.
+/// As an application would read it: decoded, and without dot segments. `%2F` is no `/` and `//` another path than `/`,
+/// for routes and for rules.
 fn normal(path: &str) -> String {
-    let mut bytes = path.bytes();
-    let mut plain = Vec::new();
-    while let Some(byte) = bytes.next() {
-        let mut rest = bytes.clone();
-        let digits =
-            (byte == b'%').then(|| [rest.next(), rest.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16))));
-        match digits {
-            Some([Some(high), Some(low)]) => {
-                plain.push((high * 16 + low) as u8);
-                bytes = rest;
-            }
-            _ => plain.push(byte),
+    let mut text = path.to_owned();
+    for byte in (0x20..0x7f).filter(|byte| *byte != b'/') {
+        for code in [format!("%{byte:02x}"), format!("%{byte:02X}")] {
+            text = text.replace(&code, &char::from(byte).to_string());
         }
     }
-    let text = String::from_utf8_lossy(&plain).into_owned();
     let mut segments = Vec::new();
-    for segment in text.split('/') {
+    for segment in text.split('/').skip(1) {
         match segment {
-            "" | "." => {}
+            "." => {}
             ".." => drop(segments.pop()),
             _ => segments.push(segment),
         }
@@ -336,8 +332,8 @@ fn not_a_byte_reaches_the_application() {
         ("identities: [\"*\"]", false),
         ("namespaces: [shop]", false),
     ] {
-        let rules = format!("authorization:\n  - {{ name: some, allow: [{{ from: {{ {from} }} }}] }}\n");
-        let proxy = Setup { listener: ", protocol: tcp", top: &rules, ..L4 }.start(origin.addr());
+        let rules = format!("  - {{ name: some, allow: [{{ from: {{ {from} }} }}] }}\n");
+        let proxy = callers.inbound(origin.addr(), &rules, Setup { listener: ", protocol: tcp", ..L4 });
         assert_eq!(show(&send(proxy.addr(), "hello")), if allowed { "hello" } else { "" }, "{from}");
     }
 }
@@ -368,7 +364,7 @@ fn a_rule_in_shadow_counts_and_lets_go() {
     assert_eq!(counted(), 0.0);
     assert_eq!(callers.ask(&proxy, "shop/web").status(), 200);
     until("it is counted", SOON, || counted() >= 1.0);
-    until("and told", SOON, || proxy.stdout_lines().iter().any(|line| line.contains("tried")));
+    until("and told", SOON, || proxy.admin("GET", "/shadow").text().contains("tried"));
     // Over TCP as well.
     let origin = echo();
     let proxy = callers.inbound(origin.addr(), rules, L4);
@@ -388,6 +384,7 @@ fn routes_by_who_calls() {
     let (callers, web, rest) = (Callers::new(), Origin::named("for web"), Origin::named("for the rest"));
     let config = format!(
         r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
 health: {{ address: "{{health}}" }}
 {}listeners: [{{ name: edge, mode: proxy, address: "{{listen}}"{PERMISSIVE} }}]
 services:

@@ -117,12 +117,12 @@ fn ours_have_to_prove_it() {
         (pki.no_purpose("shop", "web"), "bad_purpose"),
     ] {
         Client::of(&pair).alpn(OURS).name("own.test").refused(ground.proxy.addr());
-        ground.proxy.await_counted(reason, 1.0);
+        ground.proxy.await_failed(reason, 1.0);
     }
     Client::anonymous().alpn(OURS).name("own.test").refused(ground.proxy.addr());
-    ground.proxy.await_counted("no_certificate", 1.0);
+    ground.proxy.await_failed("no_certificate", 1.0);
     Client::of(&ground.mesh.web).alpn(OURS).old().name("own.test").refused(ground.proxy.addr());
-    ground.proxy.await_counted("protocol_version", 1.0);
+    ground.proxy.await_failed("protocol_version", 1.0);
     assert_eq!((ground.app.seen().len(), ground.secret.seen().len()), (0, 0));
 }
 
@@ -209,5 +209,5 @@ fn who_still_speaks_plaintext_is_listed() {
     Client::of(&ground.mesh.web).alpn(&OURS[1..]).served(ground.proxy.addr());
     let answer = show(&send(ground.proxy.addr(), "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"));
     assert!(!answer.contains("200 OK"), "{answer}");
-    ground.proxy.await_counted("plaintext", 1.0);
+    ground.proxy.await_failed("plaintext", 1.0);
 }

@@ -36,6 +36,7 @@ fn provocation(reason: Reason) -> Provoked {
             Route("GET /redirect HTTP/1.1\r\nHost: app.test\r\n", 308, "the route answers HTTP 308 Permanent Redirect")
         }
         Reason::NoRoute => By("GET /nowhere HTTP/1.1\r\nHost: app.test\r\n"),
+        Reason::Denied => Test("tests/authorization.rs", "every_client_is_told_in_its_own_terms"),
         Reason::BadRequest => By("GET / HTTP/1.1\r\nHost: app.test\r\nHost: app.test\r\n"),
         Reason::HeadTooLarge => Test("tests/reasons.rs", "a_head_that_is_too_large"),
         Reason::HeaderTimeout => Test("tests/reasons.rs", "a_head_that_is_too_slow"),

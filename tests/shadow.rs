@@ -258,7 +258,7 @@ fn what_is_counted_is_what_would_be_refused() {
 fn examples_are_few_and_the_newest_and_a_mode_changes_with_a_reload() {
     let origin = origin();
     let proxy = Proxy::start(CONFIG, &[("up", origin.addr())]);
-    assert_eq!(proxy.admin_json("/shadow"), json!({ "counts": [], "examples": [] }));
+    assert_eq!(proxy.admin_json("/shadow"), json!({ "counts": [], "authorization": [], "examples": [] }));
     let mut conn = Conn::connect(proxy.addr());
     for n in 0..200 {
         conn.write(format!("POST /shadow/{n} HTTP/1.1\r\nHost: app.test\r\nContent-Length: 11\r\n\r\n01234567890"));

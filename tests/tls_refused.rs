@@ -42,18 +42,19 @@ impl Ground {
         assert_eq!(self.origin.seen().len(), 1);
     }
 
-    /// Sends these bytes, and has them refused for this reason.
-    fn refuses(&self, bytes: &[u8], reason: &str) {
-        let before = self.proxy.counted(reason);
-        let mut conn = Conn::connect(self.proxy.addr());
-        conn.try_write(bytes);
-        let begin = Instant::now();
-        let answer = conn.read_to_end();
-        assert!(begin.elapsed() < IN_TIME, "{reason}: {:?} of {}", begin.elapsed(), show(bytes));
-        // A ServerHello and an alert at most: nothing of an application.
-        assert!(answer.is_empty() || matches!(answer[0], 21 | 22), "{}", show(&answer));
-        self.proxy.await_counted(reason, before + 1.0);
+    /// Sends these bytes, has them refused in time, and says by which cause that was counted.
+    fn refuses(&self, bytes: &[u8]) -> String {
+        let cause = self.proxy.cause_of(|| {
+            let mut conn = Conn::connect(self.proxy.addr());
+            conn.try_write(bytes);
+            let begin = Instant::now();
+            let answer = conn.read_to_end();
+            assert!(begin.elapsed() < IN_TIME, "{:?} of {}", begin.elapsed(), show(bytes));
+            // A ServerHello and an alert at most: nothing of an application.
+            assert!(answer.is_empty() || matches!(answer[0], 21 | 22), "{}", show(&answer));
+        });
         self.serves();
+        cause
     }
 }
 
@@ -75,17 +76,22 @@ fn clients_that_prove_nothing() {
         (pki.no_purpose("shop", "web"), "bad_purpose"),
         (pki.only_server("shop", "web"), "bad_purpose"),
     ];
-    for (pair, reason) in &table {
-        for alpn in [&["h2", "http/1.1", "outrigger"][..], &[]] {
-            let before = ground.proxy.counted(reason);
-            let said = Client::of(pair).alpn(alpn).refused(ground.proxy.addr());
-            assert!(said.contains("alert"), "{reason}: told by an alert, and not by `{said}`");
-            ground.proxy.await_counted(reason, before + 1.0);
+    let causes = table.iter().map(|(pair, _)| {
+        let causes = [&["h2", "http/1.1", "outrigger"][..], &[]].map(|alpn| {
+            let cause = ground.proxy.cause_of(|| {
+                let said = Client::of(pair).alpn(alpn).refused(ground.proxy.addr());
+                assert!(said.contains("alert"), "told by an alert, and not by `{said}`");
+            });
             ground.serves();
-        }
-    }
+            cause
+        });
+        assert_eq!(causes[0], causes[1]);
+        causes[0].clone()
+    });
+    let causes: Vec<String> = causes.collect();
+    assert_eq!(causes, table.each_ref().map(|(_, cause)| *cause));
     assert!(Client::anonymous().refused(ground.proxy.addr()).contains("CertificateRequired"));
-    ground.proxy.await_counted("no_certificate", 1.0);
+    ground.proxy.await_failed("no_certificate", 1.0);
     // A clock that is behind ours by less than the tolerance, and a certificate for clients alone.
     for pair in [pki.valid_in(30, "shop", "web"), pki.only_client("shop", "web")] {
         Client::of(&pair).served(ground.proxy.addr());
@@ -98,6 +104,7 @@ fn a_certificate_of_tomorrow_is_told_with_both_times() {
     let (mesh, origin) = (Mesh::new(), Origin::ok());
     let config = format!(
         r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
 health: {{ address: "{{health}}" }}
 telemetry: {{ log: {{ level: debug }}, accessLog: {{ format: off }} }}
 listeners: [{{ name: edge, mode: proxy, address: "{{listen}}"{STRICT} }}]
@@ -132,16 +139,18 @@ fn old_versions_and_strange_offers() {
         (&["-tls1_3", "-alpn", "spdy/1,imap"], "no_common_protocol"),
         (&["-tls1_3", "-groups", "ffdhe2048"], "no_common_cipher"),
     ];
-    for (n, (args, reason)) in table.into_iter().enumerate() {
-        let before = ground.proxy.counted(reason);
-        let out = s_client(ground.proxy.addr(), &[&base[..], args].concat(), GET);
-        assert!(!out.contains("HTTP/1.1") && out.contains("alert"), "{n}: {out}");
-        ground.proxy.await_counted(reason, before + 1.0);
+    let causes = table.map(|(args, _)| {
+        let cause = ground.proxy.cause_of(|| {
+            let out = s_client(ground.proxy.addr(), &[&base[..], args].concat(), GET);
+            assert!(!out.contains("HTTP/1.1") && out.contains("alert"), "{args:?}: {out}");
+        });
         ground.serves();
-    }
+        cause
+    });
+    assert_eq!(causes, table.map(|(_, cause)| cause));
     // The one before them all, in its own form of a hello.
-    ground.refuses(b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10\x01\x00\x80\x02\x00\x80\x03\x00\x80", "plaintext");
-    assert_eq!(ground.proxy.probe("/livez"), Some(200));
+    let oldest = b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10\x01\x00\x80\x02\x00\x80\x03\x00\x80";
+    assert_eq!(ground.refuses(oldest), "plaintext");
 }
 
 #[test]
@@ -158,7 +167,7 @@ fn plaintext() {
         let answer = show(&send(ground.proxy.addr(), bytes));
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || n > 0, "{answer}");
         assert!(!answer.contains("200 OK"), "{answer}");
-        ground.proxy.await_counted("plaintext", (n + 1) as f64);
+        ground.proxy.await_failed("plaintext", (n + 1) as f64);
         ground.serves();
     }
 }
@@ -188,13 +197,12 @@ fn bytes_that_are_no_handshake() {
         record(22, 8, &[2, 0, 0, 4, 3, 3, 0, 0]),
         record(22, 50, &[&[1, 0, 0, 46, 3, 3][..], &[9; 44]].concat()),
     ];
-    for bytes in table {
-        ground.refuses(&bytes, "malformed");
-    }
+    let causes = table.map(|bytes| ground.refuses(&bytes));
+    assert_eq!(causes, ["malformed"; 9]);
     let (after, _) = ground.proxy.memory();
     assert!(after < before + 8 * 1024, "from {before} to {after} KiB");
     // Empty records are no progress.
-    ground.refuses(&record(22, 0, b"").repeat(1000), "malformed");
+    assert_eq!(ground.refuses(&record(22, 0, b"").repeat(1000)), "malformed");
 }
 
 #[test]
@@ -215,10 +223,10 @@ fn handshakes_that_stall() {
     let ground = Ground::new(QUICK);
     let hello = ground.hello();
     for part in [&hello[..1], &hello[..5], &hello[..hello.len() - 1], &hello[..]] {
-        ground.refuses(part, "timeout");
+        assert_eq!(ground.refuses(part), "timeout");
     }
     // A byte now and then is no progress.
-    let before = ground.proxy.counted("timeout");
+    let before = ground.proxy.failed("timeout");
     let mut conn = Conn::connect(ground.proxy.addr());
     let begin = Instant::now();
     let mut bytes = hello.iter();
@@ -226,17 +234,17 @@ fn handshakes_that_stall() {
         assert!(begin.elapsed() < IN_TIME, "it lives");
         conn.try_write([*bytes.next().expect("bytes enough for the whole time")]);
     }
-    ground.proxy.await_counted("timeout", before + 1.0);
+    ground.proxy.await_failed("timeout", before + 1.0);
     // Somebody who says nothing at all does not stay.
     let mut conn = Conn::connect(ground.proxy.addr());
     assert_eq!(show(&conn.read_to_end()), "");
     // One who leaves is not waited for.
     for part in [&hello[..5], &hello[..]] {
-        let before = ground.proxy.counted("closed");
+        let before = ground.proxy.failed("closed");
         let conn = Conn::connect(ground.proxy.addr());
         (&mut { conn.stream() }).write_all(part).expect("write");
         drop(conn);
-        ground.proxy.await_counted("closed", before + 1.0);
+        ground.proxy.await_failed("closed", before + 1.0);
     }
     ground.serves();
 }
@@ -261,11 +269,18 @@ fn intrusions() {
         ground.serves();
         assert_eq!(ground.proxy.metric("outrigger_worker_panics_total", &[]), 0.0, "{n}");
     }
-    // New keys at the client's wish are served; openssl says `K`.
-    let text = |path: &std::path::Path| path.display().to_string();
-    let (crt, key) = (text(&ground.mesh.web.certificate), text(&ground.mesh.web.key));
-    let out = s_client(ground.proxy.addr(), &["-cert", &crt, "-key", &key, "-tls1_3"], &format!("K\n{GET}"));
-    assert!(out.contains("KEYUPDATE"), "{out}");
+    // New keys at the client's wish are made; a thousand in a row are an attack.
+    for (many, served) in [(10, true), (1000, false)] {
+        let mut tls = Client::of(&ground.mesh.web).session(ground.proxy.addr());
+        tls.write_all(b"GET / HTTP/1.1\r\n").expect("write");
+        for _ in 0..many {
+            tls.conn.refresh_traffic_keys().expect("new keys");
+        }
+        let mut answer = [0; 12];
+        let told = tls.write_all(b"Host: app.test\r\n\r\n").and_then(|()| tls.read_exact(&mut answer));
+        assert_eq!(told.is_ok() && &answer == b"HTTP/1.1 200", served, "{many}: {told:?}");
+    }
+    ground.serves();
 }
 
 /// Half of them have said nothing yet, half have had their answer and do not go on.
@@ -300,7 +315,7 @@ fn a_flood_of_half_open_handshakes() {
     let each = (peak - before) * 1024 / MANY as u64;
     assert!(each < 40 * 1024, "{each} bytes for each half-open handshake");
     assert!(slowest < Duration::from_secs(2), "the others waited for {slowest:?}");
-    until("they are gone", SOON, || proxy.counted("timeout") >= MANY as f64);
+    until("they are gone", SOON, || proxy.failed("timeout") >= MANY as f64);
     assert!(begin.elapsed() < SOON * 2, "{:?}", begin.elapsed());
     until("nothing is left of them", SOON, || proxy.metric("outrigger_worker_connections_active", &[]) < 10.0);
     client.served(proxy.addr());

@@ -144,7 +144,7 @@ fn what_is_negotiated() {
     // RFC 7301, section 3.2.
     let said = Client::anonymous().alpn(&["imap"]).refused(proxy.addr());
     assert!(said.contains("NoApplicationProtocol"), "{said}");
-    proxy.await_counted("no_common_protocol", 1.0);
+    proxy.await_failed("no_common_protocol", 1.0);
 
     // Neither what is old, nor what gives the keys of yesterday away, nor CBC.
     let old = [
@@ -155,10 +155,10 @@ fn what_is_negotiated() {
         (&["-tls1_2", "-cipher", "DHE-RSA-AES256-GCM-SHA384"], "no_common_cipher"),
     ];
     for (args, reason) in old {
-        let before = proxy.counted(reason);
+        let before = proxy.failed(reason);
         let out = s_client(proxy.addr(), args, GET);
         assert!(!out.contains("200 OK") && out.contains("alert"), "{args:?}: {out}");
-        proxy.await_counted(reason, before + 1.0);
+        proxy.await_failed(reason, before + 1.0);
     }
     let out = s_client(proxy.addr(), &["-tls1_2"], GET);
     assert!(out.contains("200 OK") && out.contains("New, TLSv1.2"), "{out}");
@@ -167,7 +167,7 @@ fn what_is_negotiated() {
     let proxy = server(origin.addr(), &pair, ", minVersion: \"1.3\"");
     let out = s_client(proxy.addr(), &["-tls1_2"], GET);
     assert!(!out.contains("200 OK") && out.contains("alert protocol version"), "{out}");
-    proxy.await_counted("protocol_version", 1.0);
+    proxy.await_failed("protocol_version", 1.0);
     assert!(s_client(proxy.addr(), &["-tls1_3"], GET).contains("200 OK"));
 }
 
@@ -190,12 +190,12 @@ fn plaintext_is_told_so() {
     let proxy = server(origin.addr(), &pki.server(&["a.test"]), "");
     let answer = show(&send(proxy.addr(), GET));
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    proxy.await_counted("plaintext", 1.0);
+    proxy.await_failed("plaintext", 1.0);
     let silent = server(origin.addr(), &pki.server(&["a.test"]), ", handshakeTimeout: 300ms");
     let mut conn = Conn::connect(silent.addr());
     conn.write(&Client::anonymous().hello()[..20]);
     assert_eq!(show(&conn.read_to_end()).find("HTTP"), None);
-    silent.await_counted("timeout", 1.0);
+    silent.await_failed("timeout", 1.0);
     assert_eq!(origin.seen().len(), 0);
 }
 

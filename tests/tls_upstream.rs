@@ -10,7 +10,7 @@ use common::mesh::{MUTUAL, Mesh, REVIEWS, STRICT};
 use common::nginx::{Nginx, nginx};
 use common::pki::{Pair, Pki};
 use common::tls::{Client, OpenSsl, Server};
-use common::{Conn, Origin, Proxy, Setup, free_addr, get, show};
+use common::{Conn, Origin, Proxy, SOON, Setup, free_addr, get, show, until};
 
 /// What nginx tells of a connection.
 const TELL: &str =
@@ -19,7 +19,7 @@ const TELL: &str =
 fn tls(pair: &Pair, options: &str, more: &str) -> String {
     let (crt, key) = (pair.certificate.display(), pair.key.display());
     format!(
-        "server {{ listen {{addr}} ssl {options}; ssl_certificate {crt}; ssl_certificate_key {key}; {more} {TELL} }}"
+        "server {{ listen {{addr}} ssl {options}; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {crt}; ssl_certificate_key {key}; {more} {TELL} }}"
     )
 }
 
@@ -36,15 +36,18 @@ fn to(up: SocketAddr, service: &str) -> Proxy {
     Setup { service, workers: 1, ..Setup::default() }.start(up)
 }
 
-/// Answered by us, with a reason, and not at all in good order.
-fn fails_closed(proxy: &Proxy, reason: &str) {
-    let reply = get(proxy.addr(), "/");
-    assert!((502..=503).contains(&reply.status()), "{reply:?}");
-    let status = reply.head.get("proxy-status").unwrap_or_else(|| panic!("no reason: {reply:?}"));
-    assert!(status.contains("error=tls_") && status.contains("details="), "{status}");
-    proxy.await_counted(reason, 1.0);
+/// Answered by us, with a reason, and not at all in good order. The cause, as it is counted.
+fn fails_closed(proxy: &Proxy) -> String {
+    let cause = proxy.cause_of(|| {
+        let reply = get(proxy.addr(), "/");
+        assert!((502..=503).contains(&reply.status()), "{reply:?}");
+        let status = reply.head.get("proxy-status").unwrap_or_else(|| panic!("no reason: {reply:?}"));
+        assert!(status.contains("error=tls_") && status.contains("details="), "{status}");
+    });
     let answer = h2peer::call(proxy.addr(), h2peer::request("GET", "/", &[]), b"", None).expect("an answer");
     assert!((502..=503).contains(&answer.head.status.as_u16()), "{answer:?}");
+    assert_eq!(proxy.probe("/readyz"), Some(200));
+    cause
 }
 
 #[test]
@@ -94,7 +97,7 @@ fn whom_an_endpoint_has_to_be() {
     for identities in bad {
         let service = format!(", tls: {{ mode: mutual, identities: [{identities}] }}");
         let near = mesh.outbound_as(far.addr(), Setup { service: &service, ..Setup::default() });
-        fails_closed(&near, "wrong_identity");
+        assert_eq!(fails_closed(&near), "wrong_identity");
     }
     assert_eq!(origin.connections(), known, "nothing was sent to the wrong one");
 }
@@ -136,11 +139,11 @@ routes:
     // Without one of its own the service's holds.
     near.reload("identity: \"spiffe://mesh.test/ns/shop/sa/ratings\", ", "");
     assert_eq!(get(near.addr(), "/one").text(), "one");
-    fails_closed(&near, "wrong_identity");
+    assert_eq!(fails_closed(&near), "wrong_identity");
     // The identity of another one.
     let near = Proxy::start(&config(&format!("identity: \"{REVIEWS}\", ")), &fills);
     assert_eq!(get(near.addr(), "/one").text(), "one");
-    fails_closed(&near, "wrong_identity");
+    assert_eq!(fails_closed(&near), "wrong_identity");
 }
 
 /// What a server of a `mutual` service may be wrong in.
@@ -161,15 +164,14 @@ fn mutual_fails_closed() {
         (pki.no_purpose("shop", "reviews"), "bad_purpose"),
         (pki.only_client("shop", "reviews"), "bad_purpose"),
     ];
-    for (server, reason) in &table {
+    let causes = table.each_ref().map(|(server, _)| {
         let front = Server::of(server).alpn(&["h2", "http/1.1"]).front(origin.addr());
         let near = mesh.outbound(front.addr());
-        fails_closed(&near, reason);
-        // Somebody else is still reached by it.
-        assert_eq!(near.probe("/readyz"), Some(200));
-    }
+        fails_closed(&near)
+    });
+    assert_eq!(causes, table.each_ref().map(|(_, cause)| *cause));
     let front = Server::of(&mesh.reviews).old().front(origin.addr());
-    fails_closed(&mesh.outbound(front.addr()), "protocol_version");
+    assert_eq!(fails_closed(&mesh.outbound(front.addr())), "protocol_version");
     // Its clock is behind ours by less than the tolerance.
     let front = Server::of(&pki.valid_in(30, "shop", "reviews")).front(origin.addr());
     mesh.outbound(front.addr()).assert_serves();
@@ -178,7 +180,7 @@ fn mutual_fails_closed() {
     let near = mesh.outbound(front.addr());
     let reply = get(near.addr(), "/");
     assert!((502..=503).contains(&reply.status()), "{reply:?}");
-    near.await_counted("refused_by_peer", 1.0);
+    near.await_failed("refused_by_peer", 1.0);
     assert_eq!(origin.seen().len(), 1, "but for the one that was right nobody heard of a request");
 }
 
@@ -204,7 +206,7 @@ fn no_tls_no_request() {
     let near = mesh.outbound_as(silent.addr(), setup);
     let reply = get(near.addr(), "/");
     assert!((502..=504).contains(&reply.status()), "{reply:?}");
-    near.await_counted("timeout", 1.0);
+    until("it is counted", SOON, || near.failed("timeout") + near.counted("connect_timeout") >= 1.0);
     // Nobody there, and one that leaves: what they are without TLS.
     assert_eq!(get(mesh.outbound(free_addr()).addr(), "/").status(), 503);
     let leaves = Origin::raw(|mut conn, _| drop(conn.read_some()));
@@ -221,7 +223,7 @@ fn no_tls_no_request() {
     let mut conn = Conn::connect(near.addr());
     conn.try_write("hello");
     assert_eq!(show(&conn.read_to_end()), "");
-    near.await_counted("wrong_identity", 1.0);
+    near.await_failed("wrong_identity", 1.0);
     assert_eq!(origin.seen().len(), 0);
 }
 
@@ -239,20 +241,26 @@ fn simple_verifies_names() {
     let proxy = to(two.addr(), &simple("app.test", &bundle));
     assert_eq!(get(proxy.addr(), "/").text(), "NONE TLSv1.3 HTTP/2.0 <app.test>", "agreed on by ALPN");
     for name in ["other.test", "wild.test", "a.b.wild.test"] {
-        fails_closed(&to(server.addr(), &simple(name, &bundle)), "wrong_name");
+        assert_eq!(fails_closed(&to(server.addr(), &simple(name, &bundle))), "wrong_name");
     }
-    fails_closed(&to(server.addr(), &simple("app.test", &other.bundle())), "unknown_authority");
+    assert_eq!(fails_closed(&to(server.addr(), &simple("app.test", &other.bundle()))), "unknown_authority");
     // Anchors of both, while one takes the place of the other.
     let proxy = to(server.addr(), &simple("app.test", &pki.bundle_with(&other)));
     assert_eq!(get(proxy.addr(), "/").status(), 200);
     // The anchors of the system know nothing of ours.
-    fails_closed(&to(server.addr(), ", tls: { mode: simple, serverName: app.test }"), "unknown_authority");
+    assert_eq!(fails_closed(&to(server.addr(), ", tls: { mode: simple, serverName: app.test }")), "unknown_authority");
 
     let origin = Origin::ok();
     let expired = pki.issue("expired", &common::pki::Leaf { life: -7200..-60, ..leaf(&pki) });
-    fails_closed(&to(Server::of(&expired).front(origin.addr()).addr(), &simple("app.test", &bundle)), "expired");
+    assert_eq!(
+        fails_closed(&to(Server::of(&expired).front(origin.addr()).addr(), &simple("app.test", &bundle))),
+        "expired"
+    );
     let early = pki.issue("early", &common::pki::Leaf { life: 7200..9000, ..leaf(&pki) });
-    fails_closed(&to(Server::of(&early).front(origin.addr()).addr(), &simple("app.test", &bundle)), "not_yet_valid");
+    assert_eq!(
+        fails_closed(&to(Server::of(&early).front(origin.addr()).addr(), &simple("app.test", &bundle))),
+        "not_yet_valid"
+    );
     assert_eq!(origin.seen().len(), 0);
 }
 
@@ -268,6 +276,7 @@ fn simple_by_the_name_of_its_source() {
     let config = |more: &str| {
         format!(
             r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
 health: {{ address: "{{health}}" }}
 listeners: [{{ name: edge, mode: proxy, address: "{{listen}}" }}]
 services:
@@ -281,7 +290,7 @@ routes: [{{ name: all, to: app }}]
     let proxy = Proxy::start(&config(""), &[]);
     assert_eq!(get(proxy.addr(), "/").text(), "NONE TLSv1.3 HTTP/1.1 <localhost>");
     let proxy = Proxy::start(&config(", serverName: app.test"), &[]);
-    fails_closed(&proxy, "wrong_name");
+    assert_eq!(fails_closed(&proxy), "wrong_name");
 }
 
 #[test]
@@ -297,12 +306,13 @@ fn openssl_as_a_server() {
     // Older ones are not spoken: `-tls1` needs what openssl calls level 0.
     for flag in ["-tls1", "-tls1_1"] {
         let server = OpenSsl::serve(&pair, &["-www", flag, "-cipher", "ALL:@SECLEVEL=0"]);
-        fails_closed(&to(server.addr(), &simple("app.test", &pki.bundle())), "refused_by_peer");
+        assert_eq!(fails_closed(&to(server.addr(), &simple("app.test", &pki.bundle()))), "protocol_version");
     }
     // And over TCP: what openssl gets is what was sent.
     let server = OpenSsl::serve(&pair, &["-rev"]);
     let service = format!("{}, protocol: tcp", simple("app.test", &pki.bundle()));
-    let mut conn = Conn::connect(to(server.addr(), &service).addr());
+    let proxy = to(server.addr(), &service);
+    let mut conn = Conn::connect(proxy.addr());
     conn.write("drow\n");
     assert_eq!(show(&conn.read_exact(5)), "word\\n");
 }
@@ -312,7 +322,7 @@ fn openssl_as_a_server() {
 fn sessions_are_kept_for_each_service_alone() {
     let (mesh, origin) = (Mesh::new(), Origin::ok());
     let front = Server::of(&mesh.reviews).alpn(&["http/1.1"]).front(origin.addr());
-    let service = format!("{MUTUAL}, connections: {{ maxRequests: 1 }}");
+    let service = format!("{MUTUAL}, protocol: http1, connections: {{ maxRequests: 1 }}");
     let near = mesh.outbound_as(front.addr(), Setup { service: &service, ..Setup::default() });
     for _ in 0..4 {
         near.assert_serves();
@@ -321,7 +331,7 @@ fn sessions_are_kept_for_each_service_alone() {
     assert_eq!(resumed, [false, true, true, true], "one session after the other");
     // The same server, but it has to be another one now: the session of before proves nothing.
     near.reload("sa/reviews", "sa/ratings");
-    fails_closed(&near, "wrong_identity");
+    assert_eq!(fails_closed(&near), "wrong_identity");
     near.reload("sa/ratings", "sa/reviews");
     near.assert_serves();
     // Directly, so that the test of the test is not the proxy's.

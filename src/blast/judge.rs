@@ -22,6 +22,7 @@ use crate::error::Reason;
 use crate::policy::authz::Ruling;
 use crate::policy::caller::{Caller, Callers};
 use crate::policy::split;
+use crate::snapshot::hosts::Hosts;
 use crate::snapshot::matcher::{Condition, Key, Text};
 use crate::snapshot::route::{PathRule, RouteTable, Rule};
 use crate::snapshot::{self, Action, Kind, Listener, Route, Snapshot, Target};
@@ -110,7 +111,7 @@ impl<'s> Judge<'s> {
         let lenient = snapshot.listeners.first().map(|listener| {
             let mut config = (*listener.config).clone();
             config.max_headers = u32::MAX;
-            with_kind(listener, Arc::new(config), Kind::Tcp(usize::MAX))
+            with_kind(listener, Arc::new(config), Kind::Tcp(Hosts::default()))
         });
         let asked = marks.doubts.iter().any(|doubt| matches!(doubt.kind, In::From(_)));
         let callers = asked || ruling::looks_at_callers(&snapshot.authorization);

@@ -89,10 +89,15 @@ fn all(facts: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
     any(facts.into_iter().map(|fact| fact.map(|holds| !holds))).map(|some| !some)
 }
 
+/// Whether one holds; where none is known to, all have to be known.
 fn any(facts: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
-    facts.into_iter().fold(Some(false), |any, fact| match (any, fact) {
-        (Some(true), _) | (_, Some(true)) => Some(true),
-        (None, _) | (_, None) => None,
-        (Some(false), Some(false)) => Some(false),
-    })
+    let mut told = true;
+    for fact in facts {
+        match fact {
+            Some(true) => return Some(true),
+            Some(false) => {}
+            None => told = false,
+        }
+    }
+    told.then_some(false)
 }

@@ -2,7 +2,7 @@
 //! which route can never be reached.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::check::listed;
 use super::merge::at;
@@ -59,30 +59,46 @@ pub fn routes(view: &mut View<'_>) {
         }
     }
     for (index, listener) in root.listeners.iter().enumerate().filter(|(_, l)| tcp.contains(l.name.as_str())) {
-        let for_it: Vec<&str> = routes
+        let for_it: Vec<(usize, &Route)> = routes
             .iter()
             .filter(|(_, route, is_tcp_route)| *is_tcp_route && applies(route, listener))
-            .map(|(_, route, _)| route.name.as_str())
+            .map(|(index, route, _)| (*index, *route))
             .collect();
-        if for_it.len() != 1 {
-            let message = match for_it.as_slice() {
-                [] => format!("tcp listener `{}` has no route", listener.name),
-                many => format!("tcp listener `{}` has {} routes, and needs exactly one", listener.name, many.len()),
-            };
-            let remedy = match for_it.as_slice() {
-                [] => format!("add a route to a service of `protocol: tcp` with `listeners: [{}]`", listener.name),
-                many => format!("keep one of {}, or give each its `listeners`", listed(many.iter().copied().take(8))),
-            };
-            view.push(&view.listener_path(index), message, remedy);
-        }
+        tcp_listener(view, index, listener, &for_it);
     }
     shadowed(view, &tcp);
+}
+
+/// A connection must find one route: by the name that a client of TLS asks for, or the one for all others.
+fn tcp_listener(view: &mut View<'_>, index: usize, listener: &Listener, routes: &[(usize, &Route)]) {
+    let path = view.listener_path(index);
+    let name = &listener.name;
+    if routes.is_empty() {
+        let remedy = format!("add a route to a service of `protocol: tcp` with `listeners: [{name}]`");
+        view.push(&path, format!("tcp listener `{name}` has no route"), remedy);
+    }
+    let others: Vec<&str> =
+        routes.iter().filter(|(_, route)| route.hosts.is_empty()).map(|(_, route)| route.name.as_str()).collect();
+    if others.len() > 1 {
+        let message = format!("tcp listener `{name}` has {} routes without `hosts`, and can have one", others.len());
+        let remedy = format!("keep one of {}, or give each its `listeners`", listed(others.iter().copied().take(8)));
+        view.push(&path, message, remedy);
+    }
+    let mut seen: HashMap<String, String> = HashMap::new();
+    for (index, route) in routes {
+        for (number, host) in route.hosts.iter().enumerate() {
+            let path = format!("{}.hosts[{number}]", view.route_path(*index));
+            match seen.get(&host.to_ascii_lowercase()) {
+                Some(first) => view.twice(&path, &format!("host `{host}` on tcp listener `{name}`"), &first.clone()),
+                None => drop(seen.insert(host.to_ascii_lowercase(), path)),
+            }
+        }
+    }
 }
 
 fn tcp_route(view: &mut View<'_>, path: &str, route: &Route, tcp: &HashSet<&str>) {
     let edits = |edits: &super::schema::HeaderEdits| edits.remove.len() + edits.set.len() + edits.add.len() > 0;
     let keys = [
-        ("hosts", !route.hosts.is_empty()),
         ("match", !route.matches.is_empty()),
         ("sticky", route.sticky.is_some()),
         ("timeout", route.timeout.is_some()),
@@ -94,6 +110,12 @@ fn tcp_route(view: &mut View<'_>, path: &str, route: &Route, tcp: &HashSet<&str>
     for (key, _) in keys.iter().filter(|(_, there)| *there) {
         let message = format!("`{key}` is about HTTP, and this route leads to a service of `protocol: tcp`");
         view.push(&format!("{path}.{key}"), message, "remove it");
+    }
+    for (index, host) in route.hosts.iter().enumerate() {
+        if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+            let message = format!("`{host}` is an address, and clients of TLS ask by name only");
+            view.push(&format!("{path}.hosts[{index}]"), message, "remove it");
+        }
     }
     if let Some(index) = route.split.iter().flatten().position(|side| !is_tcp_service(view.root, &side.to)) {
         let message = "a split leads to services of `protocol: tcp` only, or to none";

@@ -423,7 +423,8 @@ pub struct Route {
     /// Listeners that the route is for; all where absent.
     #[serde(default)]
     pub listeners: Vec<String>,
-    /// Exact names, or `*.example.com` for any name below; every host where absent.
+    /// Exact names, or `*.example.com` for any name below; every host where absent. On a tcp route, names that clients
+    /// of TLS ask for (SNI).
     #[serde(default)]
     #[schemars(extend("items" = { "type": "string", "format": "hostPattern" }))]
     pub hosts: Vec<String>,

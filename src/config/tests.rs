@@ -10,6 +10,7 @@ use super::*;
 mod authorization;
 mod reference;
 mod secrets;
+mod tcp;
 mod tls;
 
 const HEAD: &str = "\
@@ -388,8 +389,8 @@ const ROUTES: &[(&str, &str)] = &[
         "routes[0].requestHeaders.set.x: `a\\nb` is not a header value | visible characters, spaces and tabs only",
     ),
     (
-        "to: raw, ▸hosts: [a]",
-        "routes[0].hosts: `hosts` is about HTTP, and this route leads to a service of `protocol: tcp` | remove it",
+        "to: raw, ▸match: [{ path: { prefix: / } }]",
+        "routes[0].match: `match` is about HTTP, and this route leads to a service of `protocol: tcp` | remove it",
     ),
     (
         "split: [{ to: raw, weight: 1 }, ▸{ to: app, weight: 1 }]",
@@ -426,33 +427,8 @@ fn routes_that_can_never_be_reached() {
     ] {
         only(&format!("{HEAD}routes:\n{text}\n"), expected);
     }
-    let two = format!("{HEAD}routes: [{{ name: a, to: raw }}, {{ name: b, to: raw }}]\n");
-    only(
-        &two.replace("{ name: edge", "▸{ name: edge"),
-        "listeners[0]: tcp listener `edge` has 2 routes, and needs exactly one | keep one of `a` or `b`, or give each its `listeners`",
-    );
     let reachable = "- { name: a, to: app, hosts: [x] }\n- { name: b, to: app, hosts: [x, y] }\n- { name: c, to: app }";
     assert_eq!(said(&problems(&format!("{HEAD}routes:\n{reachable}\n"))), [""; 0]);
-}
-
-#[test]
-fn listeners_are_tcp_by_their_routes() {
-    let text = |routes: &str, protocol: &str| {
-        format!("{HEAD}routes: {routes}\n").replace("mode: proxy", &format!("mode: proxy, protocol: {protocol}"))
-    };
-    for (routes, protocol, expected) in [
-        ("[{ name: a, to: raw }]", "auto", Some(true)),
-        ("[{ name: a, to: raw }]", "tcp", Some(true)),
-        ("[{ name: a, to: raw }]", "http", None),
-        ("[{ name: a, to: app }]", "auto", Some(false)),
-        ("[{ name: a, to: app }]", "tcp", None),
-        ("[]", "auto", Some(false)),
-        ("[]", "tcp", None),
-        ("[{ name: a, to: app, listeners: [edge] }, { name: b, to: raw, listeners: [edge] }]", "auto", None),
-    ] {
-        let config = parse("t.yaml", &text(routes, protocol), &no_env);
-        assert_eq!(config.ok().map(|config| config.is_tcp_listener("edge")), expected, "{routes} {protocol}");
-    }
 }
 
 #[test]

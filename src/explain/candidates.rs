@@ -6,8 +6,9 @@ use std::fmt::Display;
 
 use super::places::{self, place};
 use super::{Candidate, Failed, More, Standing, short};
+use crate::snapshot::hosts::bare;
 use crate::snapshot::matcher::{Facts, Key, Text};
-use crate::snapshot::route::{PathRule, Rule, bare, is_parameter, written_regex};
+use crate::snapshot::route::{PathRule, Rule, is_parameter, written_regex};
 use crate::snapshot::{self, Listener, Snapshot};
 
 /// Candidates that are shown before the winner, and with those after it; a table may have a hundred thousand.
@@ -53,6 +54,40 @@ pub fn candidates(snapshot: &Snapshot, listener: &Listener, facts: &Facts<'_>) -
         }
     }
     found
+}
+
+/// The routes of a tcp listener, for a connection that asks for this name.
+pub fn of_tcp(snapshot: &Snapshot, listener: &Listener, name: &str) -> Candidates {
+    let mut ranked: Vec<(Host, usize, Vec<String>)> = snapshot::tcp_routes(snapshot, listener)
+        .into_iter()
+        .map(|(route, hosts)| (host(&hosts, name), route, hosts))
+        .collect();
+    ranked.sort_by_key(|(host, ..)| *host);
+    let won = ranked.first().is_some_and(|(host, ..)| *host != Host::Other);
+    let shown = ranked.iter().enumerate().take(SHOWN).map(|(at, (_, route, hosts))| {
+        let path = places::of_route(snapshot, *route);
+        let failed = (!won).then(|| Failed {
+            condition: "server name".to_owned(),
+            wanted: short(&listed(hosts, " or "), LENGTH),
+            found: if name.is_empty() { "none".to_owned() } else { format!("`{name}`") },
+            place: place(snapshot, &format!("{path}.hosts")),
+        });
+        Candidate {
+            route: snapshot.routes.get(*route).map_or("", |route| &*route.name).to_owned(),
+            rule: None,
+            place: place(snapshot, &path),
+            standing: match (won, at) {
+                (true, 0) => Standing::Wins,
+                (true, _) => Standing::NotTried,
+                (false, _) => Standing::Fails,
+            },
+            failed,
+        }
+    });
+    let shown: Vec<Candidate> = shown.collect();
+    let left = ranked.len() - shown.len();
+    let more = if won { More { before: 0, after: left } } else { More { before: left, after: 0 } };
+    Candidates { shown, more, failing: 0 }
 }
 
 /// What precedes the path in the order of precedence.

@@ -14,8 +14,11 @@ mod sides;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use http::header::HOST;
 use http::request;
+use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 
 pub use ask::Ask;
@@ -286,8 +289,8 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
         why: format!("{} ({why})", listener.config.address),
     });
     explanation.policy = effective::of_listener(snapshot, index);
-    if let Kind::Tcp(route) = listener.kind {
-        tcp(&mut explanation, snapshot, listener, route, &caller);
+    if let Kind::Tcp(routes) = &listener.kind {
+        tcp(&mut explanation, snapshot, listener, routes.has_names(), &caller);
         return Ok(explanation);
     }
     let understood = match listener::understand(listener, &parts) {
@@ -366,20 +369,37 @@ fn http(
     explanation.policy.splice(0..0, effective::of_route(snapshot, &decision, facts.grpc));
 }
 
-fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, listener: &Listener, index: usize, caller: &Caller<'_>) {
+/// `named`: whether routes go by the name that a client of TLS asks for, which is the host of the URL.
+fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, listener: &Listener, named: bool, caller: &Caller<'_>) {
+    let asked = explanation.request.host.parse::<Authority>();
+    let host = asked.map_or_else(|_| String::new(), |asked| asked.host().trim_end_matches('.').to_ascii_lowercase());
+    // An address is not a name, and a client that has none sends none.
+    let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let name = if is_address { "" } else { &*host };
     let ruling = decide::authorize_connection(snapshot, listener, caller);
     let fits = |list, rule: &Rule| rule.fits_connection(list, caller);
     explanation.authorization = authorization::of(snapshot, listener, caller.port, &ruling, fits);
-    let Some(route) = snapshot.routes.get(index) else {
+    if named {
+        let candidates = candidates::of_tcp(snapshot, listener, name);
+        (explanation.candidates, explanation.more_candidates) = (candidates.shown, candidates.more);
+    }
+    let decided = decide::decide_tcp(snapshot, listener, Some(name), || 0);
+    let index = decided.and_then(|(route, ..)| snapshot.routes.iter().position(|known| std::ptr::eq(known, route)));
+    let Some((index, route)) = index.and_then(|index| Some((index, snapshot.routes.get(index)?))) else {
         explanation.reason = Some(Because { status: 0, ..because(snapshot, Reason::NoRoute, None) });
         return;
     };
     explanation.outcome = Outcome::Forward;
+    let for_names = places::written(snapshot, index).is_some_and(|written| !written.hosts.is_empty());
     explanation.route = Some(Winner {
         name: route.name.to_string(),
         rule: None,
         place: place(snapshot, &places::of_route(snapshot, index)),
-        why: "a tcp listener has one route, and looks at no request".to_owned(),
+        why: match (named, for_names) {
+            (false, _) => "a tcp listener has one route, and looks at no request".to_owned(),
+            (true, true) => format!("a client of TLS that asks for `{name}` goes there"),
+            (true, false) => "for clients of TLS that ask for no name of another route, and for others".to_owned(),
+        },
         action: "bytes are relayed both ways".to_owned(),
     });
     (explanation.split, explanation.sides) = sides::of_tcp(snapshot, route, index);

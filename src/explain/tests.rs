@@ -6,6 +6,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+mod tcp;
+
 use super::*;
 use crate::config;
 

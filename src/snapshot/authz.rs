@@ -4,8 +4,9 @@
 
 use http::Method;
 
+use super::hosts::bare;
 use super::matcher::{Condition, Facts, Key, Text};
-use super::route::{PathRule, bare};
+use super::route::PathRule;
 use crate::config::schema;
 use crate::policy::authz::{self, List, Ruling};
 use crate::policy::caller::{Caller, Callers};

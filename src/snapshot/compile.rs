@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::authz;
+use super::hosts::Hosts;
 use super::matcher::{Attribute, Condition, Conditions, Key, Text};
 use super::route::{PathRule, RouteTable, Rule};
 use super::{
@@ -334,9 +335,18 @@ fn compile_kind(
     implicit: &[(Vec<String>, usize)],
 ) -> Kind {
     let tcp = config.is_tcp_listener(&listener.name);
-    let mut written = written(listener, config.root(), tcp, names, routes);
+    let written = written(listener, config.root(), tcp, names, routes);
     if tcp {
-        return Kind::Tcp(written.next().map_or(usize::MAX, |(index, _)| index));
+        let mut hosts = Hosts::default();
+        for (index, route) in written {
+            if route.hosts.is_empty() {
+                *hosts.at(None) = Some(index);
+            }
+            for host in &route.hosts {
+                *hosts.at(Some(host)) = Some(index);
+            }
+        }
+        return Kind::Tcp(hosts);
     }
     let rules = written_rules(written, names);
     let fallback = implicit.iter().map(|(hosts, index)| (hosts.clone(), implicit_rule(*index)));
@@ -359,6 +369,14 @@ pub fn implied_rules(snapshot: &Snapshot) -> Vec<(Vec<String>, Rule)> {
         (hosts.unwrap_or_default(), implicit_rule(index))
     });
     rules.collect()
+}
+
+/// The routes of a tcp listener, in the order of the file, with the names that each is for.
+pub fn tcp_routes(snapshot: &Snapshot, listener: &Listener) -> Vec<(usize, Vec<String>)> {
+    let root = snapshot.config.root();
+    let names = Names::new(&snapshot.services, root);
+    let written = written(&listener.config, root, true, &names, &snapshot.routes);
+    written.map(|(index, route)| (index, route.hosts.clone())).collect()
 }
 
 fn implicit_rule(route: usize) -> Rule {

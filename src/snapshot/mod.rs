@@ -5,6 +5,7 @@
 
 pub mod authz;
 mod compile;
+pub mod hosts;
 pub mod matcher;
 pub mod route;
 pub mod upstream;
@@ -22,7 +23,7 @@ use crate::telemetry::metrics::Labels;
 use crate::wire::spiffe::{IdPattern, SpiffeId};
 use crate::wire::trace::Formats;
 
-pub use compile::{compile, implied_rules, rules};
+pub use compile::{compile, implied_rules, rules, tcp_routes};
 pub use upstream::Upstream;
 
 #[derive(Debug)]
@@ -158,8 +159,8 @@ pub struct Listener {
 pub enum Kind {
     /// Written routes, then those that the `hosts` of services imply.
     Http { table: Box<route::RouteTable>, fallback: Box<route::RouteTable> },
-    /// The one route of its connections.
-    Tcp(usize),
+    /// Routes, by the name that a client of TLS asks for.
+    Tcp(hosts::Hosts<Option<usize>>),
 }
 
 /// What the series of a side are labelled with, besides the listener.

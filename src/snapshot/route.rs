@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use indexmap::IndexMap;
 use regex::{Regex, RegexSet};
 
+use super::hosts::Hosts;
 use super::matcher::{Conditions, Facts, Key};
 use crate::config::schema;
 
@@ -41,12 +42,7 @@ pub enum PathRule {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct RouteTable {
-    exact: HashMap<Box<str>, Paths>,
-    /// By the part after `*`, with its dot.
-    wildcards: HashMap<Box<str>, Paths>,
-    any: Paths,
-}
+pub struct RouteTable(Hosts<Paths>);
 
 /// What a lookup found.
 #[derive(Debug, Clone, Copy)]
@@ -58,49 +54,22 @@ pub struct Found<'t> {
 impl RouteTable {
     /// Rules come in file order, with the hosts that each is for (none: every host).
     pub fn new(rules: Vec<(Vec<String>, Rule)>) -> Self {
-        let mut table = Self::default();
-        let mut any = Vec::new();
-        let mut exact: HashMap<Box<str>, Vec<Shared>> = HashMap::new();
-        let mut wildcards: HashMap<Box<str>, Vec<Shared>> = HashMap::new();
+        let mut table: Hosts<Vec<Shared>> = Hosts::default();
         for (hosts, rule) in rules {
             let rule = Shared::new(rule);
             if hosts.is_empty() {
-                any.push(rule.clone());
+                table.at(None).push(rule.clone());
             }
             for host in hosts {
-                let host = bare(&host);
-                match host.strip_prefix('*') {
-                    Some(suffix) => wildcards.entry(suffix.into()).or_default().push(rule.clone()),
-                    None => exact.entry(host.into()).or_default().push(rule.clone()),
-                }
+                table.at(Some(&host)).push(rule.clone());
             }
         }
-        table.any = Paths::new(any);
-        table.exact = exact.into_iter().map(|(host, rules)| (host, Paths::new(rules))).collect();
-        table.wildcards = wildcards.into_iter().map(|(host, rules)| (host, Paths::new(rules))).collect();
-        table
+        Self(table.map(Paths::new))
     }
 
     pub fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
-        self.hosts(facts.host).find_map(|paths| paths.find(facts))
+        self.0.of(facts.host).find_map(|paths| paths.find(facts))
     }
-
-    /// The parts of the table that a host selects, the most telling first. `host` is in lower case.
-    fn hosts<'t, 'h>(&'t self, host: &'h str) -> impl Iterator<Item = &'t Paths> + use<'t, 'h> {
-        let wildcards = host.match_indices('.').filter_map(|(dot, _)| {
-            if self.wildcards.is_empty() || dot == 0 {
-                return None;
-            }
-            self.wildcards.get(host.get(dot..)?)
-        });
-        self.exact.get(host).into_iter().chain(wildcards).chain(std::iter::once(&self.any))
-    }
-}
-
-/// A written host as that of a request is known: in lower case, an address of IPv6 without its brackets.
-pub fn bare(host: &str) -> String {
-    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    inner.unwrap_or(host).to_ascii_lowercase()
 }
 
 type Shared = std::sync::Arc<Rule>;

@@ -348,6 +348,38 @@ impl Proxy {
         });
     }
 
+    /// Handshakes that failed for this cause, with clients or with services.
+    pub fn failed(&self, cause: &str) -> f64 {
+        let label = [("cause", cause)];
+        ["", "_upstream"]
+            .map(|side| self.metric(&format!("outrigger_worker{side}_handshake_failures_total"), &label))
+            .iter()
+            .sum()
+    }
+
+    pub fn await_failed(&self, cause: &str, least: f64) {
+        super::until(&format!("{least} handshakes failed for {cause}\n{}", self.stderr_text()), SOON, || {
+            self.failed(cause) >= least
+        });
+    }
+
+    /// The cause by which the next failed handshake is counted, while this is done.
+    pub fn cause_of(&self, work: impl FnOnce()) -> String {
+        const NAMES: [&str; 2] =
+            ["outrigger_worker_handshake_failures_total{", "outrigger_worker_upstream_handshake_failures_total{"];
+        let all = || -> Vec<String> {
+            let text = self.health("/metrics");
+            text.lines().filter(|line| NAMES.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
+        };
+        let before = all();
+        work();
+        let line = eventually(&format!("a handshake fails\n{}", self.stderr_text()), SOON, || {
+            all().into_iter().find(|line| !before.contains(line))
+        });
+        let (_, rest) = line.split_once("cause=\"").unwrap_or_else(|| panic!("no cause in {line}"));
+        rest.split('"').next().unwrap_or_default().to_owned()
+    }
+
     /// What every hostile test ends with: an innocent request is served.
     pub fn assert_serves(&self) {
         let reply = conn::get(self.addr(), "/innocent");

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::client::Resumption;
@@ -21,7 +22,7 @@ use tokio::net::{TcpListener as AsyncListener, TcpStream as AsyncStream};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use super::pki::Pair;
-use super::{Conn, Message, SOON, TempDir, eventually, get, tool};
+use super::{Conn, Message, SOON, TempDir, eventually, get, tool, until};
 
 /// What one handshake came to.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +69,7 @@ pub struct Bridge {
 
 #[derive(Default)]
 struct Noted {
+    accepted: AtomicUsize,
     facts: Mutex<Vec<Facts>>,
     errors: Mutex<Vec<String>>,
 }
@@ -306,20 +308,25 @@ impl Bridge {
             runtime.block_on(async {
                 let listener = AsyncListener::bind("127.0.0.1:0").await.expect("bind a bridge");
                 tell.send(listener.local_addr().expect("address")).expect("tell the address");
+                let mut tasks = tokio::task::JoinSet::new();
                 loop {
                     let accepted = tokio::select! {
                         accepted = listener.accept() => accepted,
-                        () = ended.notified() => return,
+                        () = ended.notified() => break,
                     };
                     let Ok((stream, _)) = accepted else { continue };
+                    inner.accepted.fetch_add(1, Ordering::SeqCst);
                     let _ = stream.set_nodelay(true);
                     let (work, noted) = (serve(stream, Arc::clone(&inner)), Arc::clone(&inner));
-                    tokio::spawn(async move {
+                    tasks.spawn(async move {
                         if let Err(error) = work.await {
                             noted.errors.lock().expect("errors").push(error);
                         }
                     });
                 }
+                // Connections outlive the bridge, as they would a listener.
+                drop(listener);
+                while tasks.join_next().await.is_some() {}
             });
         });
         Self { addr: told.recv().expect("address of the bridge"), noted, stop }
@@ -347,8 +354,13 @@ impl Bridge {
         get(self.addr, path)
     }
 
+    /// A connection that outlives the bridge.
     pub fn connect(&self) -> Conn {
-        Conn::connect(self.addr)
+        let accepted = || self.noted.accepted.load(Ordering::SeqCst);
+        let before = accepted();
+        let conn = Conn::connect(self.addr);
+        until("the bridge accepts", SOON, || accepted() > before);
+        conn
     }
 }
 

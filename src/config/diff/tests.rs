@@ -118,6 +118,54 @@ fn each_change_is_a_plain_line() {
     }
 }
 
+/// Two entries of `authorization`, and what is said of each edit of them.
+#[test]
+fn entries_of_authorization_are_compared_by_name() {
+    const ENTRIES: &str = r#"authorization:
+  - { name: reads, ports: [8081, 8080], allow: [{ from: { cidrs: [10.0.0.0/8, 11.0.0.0/8] }, to: { methods: [GET] } }, { to: { headers: { X-A: "1" } } }] }
+  - { name: keys, listeners: [edge, inner], deny: [{ to: { headers: { x-token: hush-1 }, hosts: [a, B] } }], mode: shadow }
+attributes:
+"#;
+    let old = edited(&[("attributes:\n", ENTRIES)]);
+    let told = |from: &str, to: &str| -> Vec<String> {
+        assert!(ENTRIES.contains(from), "`{from}` is not there");
+        let new = edited(&[("attributes:\n", &ENTRIES.replacen(from, to, 1))]);
+        changes(&old, &new).into_iter().map(|change| change.text).collect()
+    };
+    for (from, to, expected) in [
+        ("mode: shadow", "mode: enforce", "authorization `keys`: mode: shadow -> enforce"),
+        ("[8081, 8080]", "[8080]", "authorization `reads`: ports: removed [8081]"),
+        ("methods: [GET]", "methods: [GET, PUT]", "authorization `reads`: allow[0].to.methods: added [PUT]"),
+        (
+            "11.0.0.0/8",
+            "12.0.0.0/8",
+            "authorization `reads`: allow[0].from.cidrs: added [12.0.0.0/8]|authorization `reads`: allow[0].from.cidrs: removed [11.0.0.0/8]",
+        ),
+        (
+            ", { to: { headers: { X-A: \"1\" } } }",
+            "",
+            "authorization `reads`: allow: removed { to: { headers: { x-a: 1 } } }",
+        ),
+        (
+            ", { to: { headers: { X-A: \"1\" } } }",
+            ", { to: { headers: { X-A: \"1\" } } }, {}",
+            "authorization `reads`: allow: added every request",
+        ),
+        ("hush-1", "hush-2", "authorization `keys`: deny[0].to.headers.x-token: changed"),
+        ("name: keys", "name: doors", "authorization `keys`: removed|authorization `doors`: added, 0 allow, 1 deny"),
+        // Another spelling.
+        ("[8081, 8080]", "[8080, 8081]", ""),
+        ("[10.0.0.0/8, 11.0.0.0/8]", "[11.0.0.0/8, 10.0.0.0/8]", ""),
+        ("X-A: \"1\"", "x-a: { exact: \"1\" }", ""),
+        ("[a, B]", "[b, A]", ""),
+        ("[edge, inner]", "[inner, edge]", ""),
+    ] {
+        assert_eq!(told(from, to).join("|"), expected, "{from} -> {to}");
+    }
+    assert_eq!(summary(&changes(&config(BASE), &old)), "2 authorizations added");
+    assert_eq!(changed_routes(&config(BASE), &old), BTreeSet::new(), "whoever is denied must not undo it");
+}
+
 #[test]
 fn another_spelling_is_no_change() {
     for (from, to) in [

@@ -201,6 +201,12 @@ impl IdentityMatch {
     }
 }
 
+impl super::Listener {
+    pub fn handshake_timeout(&self) -> Duration {
+        self.tls.as_ref().map_or_else(default_handshake_timeout, |tls| tls.handshake_timeout)
+    }
+}
+
 impl ListenerTls {
     /// The certificates of a `server`, the default one first.
     pub fn server_certificates(&self) -> impl Iterator<Item = (&str, &str)> {

@@ -104,6 +104,14 @@ fn another_proxy_is_named_with_its_words() {
 }
 
 #[test]
+fn who_denies_is_named() {
+    let denied = Entry { status: 403, reason: Reason::Denied, authorization: "reads", attributes: &[], ..entry() };
+    let value = json(&denied);
+    assert_eq!((&value["reason"], &value["authorization"]), (&"denied".into(), &"reads".into()));
+    assert!(text(&denied).ends_with(" authorization=reads"), "{}", text(&denied));
+}
+
+#[test]
 fn json_escapes_what_a_peer_sent() {
     let value = json(&Entry { path: b"/\"\\\n\x1b\xff\xc3\xa9", ..entry() });
     assert_eq!(value["path"], "/\"\\\n\u{1b}\\xffé");

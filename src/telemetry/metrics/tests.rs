@@ -108,6 +108,9 @@ fn our_own_machinery_is_told() {
     let worker = metrics.worker(1);
     worker.connections_accepted.inc();
     worker.connections_closed.inc(Reason::IdleTimeout);
+    let denials = metrics.denials.get(&"edge".into(), &"reads".into());
+    denials.shadow.inc();
+    denials.enforced.add(2);
     metrics.process.config_accepted(7, UNIX_EPOCH + Duration::from_secs(99));
     metrics.process.config_refused(UNIX_EPOCH + Duration::from_secs(100));
     metrics.process.set_drain_phase(DrainPhase::LameDuck);
@@ -117,6 +120,8 @@ fn our_own_machinery_is_told() {
         r#"outrigger_worker_connections_accepted_total{worker="0"} 0"#,
         r#"outrigger_worker_connections_accepted_total{worker="1"} 1"#,
         r#"outrigger_worker_connections_closed_total{worker="1",reason="idle_timeout"} 1"#,
+        r#"outrigger_authorization_denied_total{listener="edge",rule="reads",mode="enforce"} 2"#,
+        r#"outrigger_authorization_denied_total{listener="edge",rule="reads",mode="shadow"} 1"#,
         r#"outrigger_config_reloads_total{result="failure"} 1"#,
         "outrigger_config_generation 7",
         "outrigger_config_last_reload_successful 0",
