@@ -141,7 +141,9 @@ impl Failure {
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             | PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::Tls12NotOffered
-            | PeerIncompatible::Tls12NotOfferedOrEnabled => Self::ProtocolVersion,
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            // TLS 1.0 and 1.1 know no such extension.
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired => Self::ProtocolVersion,
             _ => Self::NoCommonCipher,
         }
     }
