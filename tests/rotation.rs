@@ -296,7 +296,7 @@ fn the_end_is_told_beforehand() {
     let pair = leaf(&pki, "reviews", -100..DAY);
     let files = Files::new(&pair, &pki.bundle());
     let proxy = files.strict(origin.addr(), "");
-    let metric = "outrigger_identity_expiry_timestamp_seconds";
+    let metric = "outrigger_certificate_expiry_timestamp_seconds";
     let told = |proxy: &Proxy| proxy.metric(metric, &[]);
     assert!((told(&proxy) - end() - DAY as f64).abs() < 30.0, "{}", told(&proxy));
     files.mount(&later(&pki, "reviews", 60), &pki.bundle());

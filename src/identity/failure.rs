@@ -197,7 +197,8 @@ pub(super) fn certificate(error: &CertificateError) -> String {
 pub(super) fn not_yet_valid(not_before: SystemTime, now: SystemTime) -> String {
     let (from, clock) = (Rfc3339(not_before), Rfc3339(now));
     format!(
-        "the certificate is valid from {from}, our clock says {clock}, they differ by {}: is one of the clocks wrong?",
+        "the certificate is not yet valid: it is valid from {from}, our clock says {clock}, they differ by {}: is one of the \
+         clocks wrong?",
         apart(not_before, now)
     )
 }
