@@ -256,15 +256,16 @@ async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is
             Err(reason) => return reason,
         }
     };
-    match begun {
-        Begun::Plaintext(stream, early) if is_tcp => tcp::run(conn, stream, early, None).await,
-        Begun::Plaintext(stream, early) => http::server::run(conn, stream, early, None, config).await,
-        Begun::Secure(stream, _) if is_tcp => {
-            let name = conn.tls.get().and_then(|tls| tls.server_name.clone());
-            tcp::run(conn, stream, Bytes::new(), name).await
+    let (stream, early, spoken, server_name) = match begun {
+        Begun::Plaintext(stream, early) => (stream, early, None, None),
+        Begun::Secure(stream, spoken) => {
+            (stream, Bytes::new(), spoken, conn.tls.get().and_then(|tls| tls.server_name.clone()))
         }
-        Begun::Secure(stream, spoken) => http::server::run(conn, stream, Bytes::new(), spoken, config).await,
-        Begun::Passthrough(stream, early, name) => tcp::run(conn, stream, early, name).await,
+        Begun::Passthrough(stream, early, name) => return tcp::run(conn, stream, early, name).await,
+    };
+    match is_tcp {
+        true => tcp::run(conn, stream, early, server_name).await,
+        false => http::server::run(conn, stream, early, spoken, config).await,
     }
 }
 

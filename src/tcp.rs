@@ -1,5 +1,6 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -102,7 +103,8 @@ async fn proxy(
         counters.tcp_bytes_sent.add(count.received - facts.count.received);
         facts.count = *count;
     };
-    let relayed = relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop);
+    // Pinned here: a future that is handed on by value has a place in each that it passes through.
+    let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
     let end = transport::until(over, relayed).await;
     drop(load);
     match end {
