@@ -103,8 +103,8 @@ async fn proxy(
         counters.tcp_bytes_sent.add(count.received - facts.count.received);
         facts.count = *count;
     };
+    // Pinned here: a future that is handed on by value has a place in each that it passes through.
     let end = {
-        // Pinned here: a future that is handed on by value has a place in each that it passes through.
         let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
         transport::until(over, relayed).await
     };

@@ -221,7 +221,11 @@ async fn terminate(
         return Err(Failure::NoIdentity.into());
     };
     let accepted = tokio_rustls::TlsAcceptor::from(config.clone()).accept(stream).await;
-    let stream = accepted.map_err(|error| Refused(Failure::of(&error), Box::new(error)))?;
+    let stream = accepted.map_err(|error| match Failure::of(&error) {
+        // It was TLS when it began.
+        Failure::Plaintext => Refused(Failure::Malformed, Box::new(error)),
+        failure => Refused(failure, Box::new(error)),
+    })?;
     let (_, session) = stream.get_ref();
     let clock = SystemTime::now();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
