@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo run test setup lint bench bench-peers fuzz image clean
 
-CONFIG ?= config/demo.yaml
+CONFIG ?= config/examples/minimal.yaml
 FUZZ_SECS ?= 30
 TARGETS ?=
 IMAGE ?= outrigger:dev
@@ -18,7 +18,7 @@ VENV := $(CURDIR)/target/test-venv
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: ## the proxy in front of two versions of a demo service; Ctrl-C ends it
+demo: ## two sidecars with mTLS between them, and two versions of a service; Ctrl-C ends it
 	cargo run --release --locked -- demo
 
 run: ## the proxy alone; CONFIG=file or directory

@@ -3,6 +3,7 @@
 mod control;
 mod first;
 mod history;
+mod identity;
 mod keeper;
 mod operate;
 mod probation;
@@ -38,6 +39,7 @@ use crate::telemetry::metrics::{DrainPhase, Metrics};
 use crate::worker::{Mailbox, Order, Shared};
 use control::Control;
 use history::History;
+use identity::Rotation;
 use keeper::{Keeper, Trouble};
 use trial::Trial;
 
@@ -142,6 +144,7 @@ pub struct App {
     history: Arc<Mutex<History>>,
     keeper: Keeper,
     baseline: Baseline,
+    rotation: Rotation,
     /// What is on probation; each goes back to the one before it, the newest is last.
     trials: Vec<Trial>,
     /// Why what is live is not what the file says.
@@ -210,11 +213,6 @@ impl App {
             health.clone(),
             mailboxes,
         ));
-        let (material, troubles) = crate::identity::load(root, None, std::time::SystemTime::now());
-        for trouble in troubles {
-            tracing::error!(file = trouble.file, why = trouble.why, "identity");
-        }
-        shared.material.store(Arc::new(material));
         // As after a reload, which takes such a configuration: what went live then has to do so at the next start.
         let audit = Audit::open(root.telemetry.audit.as_deref()).unwrap_or_else(|error| {
             tracing::error!(%error, "audit");
@@ -240,11 +238,13 @@ impl App {
             history,
             keeper,
             baseline: Baseline::default(),
+            rotation: Rotation::new(),
             trials: Vec::new(),
             stale: first.stale.clone(),
             control,
             shared,
         };
+        app.rotate().await;
         app.start_admin(admin_socket, health_socket);
         let bound = reload::bind(&config, &[]).map_err(|error| failed("cannot listen", &error))?;
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
@@ -294,7 +294,11 @@ impl App {
                 Some(()) = self.changes.recv() => self.reload(&self.origin.name()).await,
                 Some(()) = self.signals.hangup.recv() => self.reload("SIGHUP").await,
                 Some(command) = self.commands.recv() => self.obey(command).await,
-                _ = looks.tick() => self.observe().await,
+                _ = looks.tick() => {
+                    self.watch_life();
+                    self.observe().await;
+                }
+                () = self.rotation.due() => self.rotate().await,
                 () = shared.alarm.rung() => self.alarmed().await,
                 Some(()) = self.signals.terminate.recv() => return self.stop(true).await,
                 () = self.control.drain.notified() => return self.stop(true).await,

@@ -3,7 +3,7 @@
 //! The map, from the wire up; a module uses those above it only (`tests/tidy.rs` checks that):
 //!
 //! - [`error`], [`wire`], [`policy`]: facts and decisions, without sockets or clocks
-//! - [`config`], [`telemetry`]: what we were told, and what we tell
+//! - [`config`], [`identity`], [`telemetry`]: what we were told, who we are, and what we tell
 //! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`explain`], [`blast`], [`body`], [`upstream`],
 //!   [`state`]: the machinery
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]

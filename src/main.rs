@@ -46,7 +46,7 @@ enum Command {
     Diff(cli::diff::Diff),
     /// Make certificates for development; tell what is in certificates
     Certs(cli::certs::Certs),
-    /// Run the proxy with an embedded service in two versions, to try things out
+    /// Run two proxies with mTLS between them, and an embedded service in two versions, to try things out
     Demo(Demo),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
@@ -73,9 +73,12 @@ struct Run {
 
 #[derive(Args)]
 struct Demo {
-    /// Another configuration, whose static endpoints the demo answers at
-    #[arg(long, value_name = "PATH")]
-    config: Option<PathBuf>,
+    /// Another configuration, whose static endpoints the demo answers at; each further one is that of a proxy beside it
+    #[arg(long = "config", value_name = "PATH")]
+    files: Vec<PathBuf>,
+    /// Started by another demo
+    #[arg(long, hide = true, requires = "files")]
+    beside: bool,
 }
 
 fn main() -> ExitCode {
@@ -90,7 +93,7 @@ fn main() -> ExitCode {
         Command::Config(config) => cli::config::run(config),
         Command::Diff(diff) => cli::diff::run(diff),
         Command::Certs(certs) => cli::certs::run(certs),
-        Command::Demo(demo) => outrigger::demo::run(demo.config),
+        Command::Demo(demo) => outrigger::demo::run(demo.files, demo.beside),
         Command::Schema => {
             cli::print(&format!("{:#}\n", outrigger::config::json_schema()));
             ExitCode::SUCCESS

@@ -3,53 +3,83 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use common::{Conn, SOON, TempDir, conn, eventually, free_addr, until};
+use common::{Conn, Message, Pki, SOON, TempDir, conn, eventually, free_addr, until};
 
-/// The addresses of `config/demo.yaml`, which tests that run side by side cannot share.
-const ADDRESSES: [&str; 5] =
-    ["127.0.0.1:8080", "127.0.0.1:15000", "127.0.0.1:15020", "127.0.0.1:9081", "127.0.0.1:9082"];
+/// The configurations of the demo: of the caller, and of whom it calls.
+const FILES: [&str; 2] = ["demo.yaml", "demo-reviews.yaml"];
+/// Their addresses, which tests that run side by side cannot share.
+const ADDRESSES: [&str; 9] = [
+    "127.0.0.1:8080",
+    "127.0.0.1:15000",
+    "127.0.0.1:15020",
+    "127.0.0.1:15001",
+    "127.0.0.1:15021",
+    "127.0.0.1:9443",
+    "127.0.0.1:9444",
+    "127.0.0.1:9081",
+    "127.0.0.1:9082",
+];
 
 struct Demo {
     child: Child,
     stdout: Receiver<String>,
     proxy: SocketAddr,
     health: SocketAddr,
+    called_admin: SocketAddr,
+    /// Where the one that is called listens.
+    strict: SocketAddr,
     config: PathBuf,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
-/// The demo's own configuration, on free addresses.
-fn config(dir: &TempDir) -> (PathBuf, [SocketAddr; 5]) {
+/// The demo's own configurations, on free addresses, with their certificates in the directory.
+fn configs(dir: &TempDir) -> ([PathBuf; 2], [SocketAddr; 9]) {
     let addresses = ADDRESSES.map(|_| free_addr());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/demo.yaml");
-    let mut text = std::fs::read_to_string(path).expect("the demo's configuration");
-    for (from, to) in ADDRESSES.iter().zip(addresses) {
-        assert!(text.contains(from), "{from} is not in the demo's configuration");
-        text = text.replace(from, &to.to_string());
+    let texts = FILES.map(|file| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(file);
+        std::fs::read_to_string(path).expect("a configuration of the demo")
+    });
+    for address in ADDRESSES {
+        assert!(texts.concat().contains(address), "{address} is not in the demo's configurations");
     }
-    (dir.file("demo.yaml", text), addresses)
+    let fill = |(file, text): (&str, String)| {
+        let mut text = text.replace("target/demo", dir.path().to_str().expect("a path in UTF-8"));
+        // In two steps: a free address may be one of those that are to be replaced.
+        for (n, from) in ADDRESSES.iter().enumerate() {
+            text = text.replace(from, &format!("@{n}@"));
+        }
+        for (n, to) in addresses.iter().enumerate() {
+            text = text.replace(&format!("@{n}@"), &to.to_string());
+        }
+        dir.file(file, text)
+    };
+    let [caller, called] = texts;
+    ([fill((FILES[0], caller)), fill((FILES[1], called))], addresses)
 }
 
-fn command(config: &Path) -> Command {
+fn command(configs: &[PathBuf]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-    command.args(["demo", "--config"]).arg(config).stdin(Stdio::null());
+    command.arg("demo").stdin(Stdio::null());
+    for config in configs {
+        command.arg("--config").arg(config);
+    }
     command
 }
 
 impl Demo {
     fn start() -> Self {
         let dir = TempDir::new("demo");
-        let (config, [proxy, _, health, ..]) = config(&dir);
-        let mut child = command(&config).stdout(Stdio::piped()).spawn().expect("start the demo");
+        let ([config, called], [proxy, _, health, called_admin, _, strict, ..]) = configs(&dir);
+        let mut child = command(&[config.clone(), called]).stdout(Stdio::piped()).spawn().expect("start the demo");
         let lines = BufReader::new(child.stdout.take().expect("stdout")).lines().map_while(Result::ok);
         let (sender, stdout) = channel();
         std::thread::spawn(move || lines.into_iter().try_for_each(|line| sender.send(line)));
-        Self { child, stdout, proxy, health, config, _dir: dir }
+        Self { child, stdout, proxy, health, called_admin, strict, config, dir }
     }
 
     /// Waits for a line that holds all of these.
@@ -70,6 +100,12 @@ impl Demo {
         conn.write(format!("GET /reviews/7 HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n{headers}\r\n"));
         let answer: serde_json::Value = serde_json::from_slice(&conn.response("GET").body).expect("JSON");
         answer["version"].as_str().expect("a version").to_owned()
+    }
+
+    fn request(&self, method: &str) -> Message {
+        let mut conn = Conn::connect(self.proxy);
+        conn.write(format!("{method} /reviews/7 HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n"));
+        conn.response(method)
     }
 
     /// Answers of v2 among a thousand.
@@ -123,21 +159,42 @@ fn what_the_demo_says_can_be_tried() {
     let metrics = conn::get(demo.health, "/metrics").text();
     assert!(metrics.contains("route=\"canary\",service=\"reviews\",subset=\"v2\""), "{metrics}");
 
+    let web = "spiffe://demo.local/ns/shop/sa/web";
+    let told = demo.request("GET").text();
+    assert!(
+        told.contains(&format!(";URI={web}")) && told.contains("By=spiffe://demo.local/ns/shop/sa/reviews;"),
+        "{told}"
+    );
+    let denied = demo.request("DELETE");
+    assert_eq!((denied.status(), denied.text().contains("web-only")), (403, true), "{denied:?}");
+    let mut stranger = Command::new(common::tool("curl"));
+    stranger.args(["-ksS", &format!("https://{}/", demo.strict)]);
+    assert!(!stranger.output().expect("run curl").status.success(), "nobody without a certificate is served");
+    demo.await_line(&["Renewed the certificate of shop/web"]);
+    let ca = demo.dir.path().join("ca.crt");
+    let mut certs = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    certs.args(["certs", "show"]).arg(demo.dir.path().join("shop/web/tls.crt")).arg("--bundle").arg(ca);
+    let shown = certs.output().expect("run outrigger");
+    assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains(web), "{shown:?}");
+
     let line = demo.await_line(&["requests/s", "v2", "p50", "errors"]);
     assert!(line.ends_with("errors 0"), "{line}");
 
     let status = demo.interrupt();
     assert_eq!(status.code(), Some(0), "Ctrl-C ends it in good order");
     demo.await_line(&["Goodbye"]);
+    for address in [demo.called_admin, demo.strict] {
+        TcpListener::bind(address).expect("the other one has ended, too");
+    }
 }
 
 #[test]
 fn a_taken_port_is_named() {
     let dir = TempDir::new("demo-taken");
-    let (config, addresses) = config(&dir);
+    let (configs, addresses) = configs(&dir);
     for taken in addresses {
         let _other = TcpListener::bind(taken).expect("take the port");
-        let output = command(&config).output().expect("run the demo");
+        let output = command(&configs).output().expect("run the demo");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{stderr}");
         assert!(stderr.contains(&format!("cannot listen on {taken}")), "{stderr}");
@@ -147,11 +204,37 @@ fn a_taken_port_is_named() {
 #[test]
 fn a_bad_configuration_is_refused_as_by_check() {
     let dir = TempDir::new("demo-bad");
-    let (config, _) = config(&dir);
-    let text = std::fs::read_to_string(&config).expect("read the configuration");
-    std::fs::write(&config, text.replace("split:", "splitt:")).expect("write the configuration");
-    let output = command(&config).output().expect("run the demo");
+    let (configs, _) = configs(&dir);
+    let text = std::fs::read_to_string(&configs[0]).expect("read the configuration");
+    std::fs::write(&configs[0], text.replace("split:", "splitt:")).expect("write the configuration");
+    let output = command(&configs).output().expect("run the demo");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("did you mean `split`?"), "{stderr}");
+}
+
+#[test]
+fn the_one_beside_ends_with_the_first_however_it_ends() {
+    let mut demo = Demo::start();
+    demo.await_line(&["Outrigger is running on"]);
+    demo.child.kill().expect("kill the demo");
+    until("the other one ends", SOON, || TcpListener::bind(demo.strict).is_ok());
+}
+
+#[test]
+fn certificates_of_others_are_left_alone() {
+    let dir = TempDir::new("demo-own");
+    let ([config, _], [proxy, ..]) = configs(&dir);
+    let pki = Pki::new("demo.local");
+    let folder = dir.path().join("shop/web");
+    std::fs::create_dir_all(&folder).expect("make a directory");
+    pki.workload("shop", "web").install(&folder.join("tls.crt"), &folder.join("tls.key"));
+    std::fs::copy(pki.bundle(), folder.join("ca.crt")).expect("copy the bundle");
+    let key = std::fs::read(folder.join("tls.key")).expect("the key");
+    let mut child = command(&[config]).stdout(Stdio::null()).spawn().expect("start the demo");
+    until("the demo listens", SOON, || TcpStream::connect(proxy).is_ok());
+    let kept = std::fs::read(folder.join("tls.key")).expect("the key") == key && !dir.path().join("ca.key").exists();
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(kept, "what somebody else has made is not replaced");
 }

@@ -21,6 +21,8 @@ pub enum Component {
     Workers,
     /// The application behind us, where a probe is configured.
     Application,
+    /// Certificates and trust anchors, where the configuration names any.
+    Identity,
     /// The state directory, where one is configured.
     State,
     /// `Ok` unless the proxy is stopping.
@@ -183,8 +185,8 @@ pub async fn beat(health: Arc<Health>, worker: usize) {
 }
 
 impl Component {
-    pub const ALL: [Self; 6] =
-        [Self::Config, Self::Listeners, Self::Workers, Self::Application, Self::State, Self::Drain];
+    pub const ALL: [Self; 7] =
+        [Self::Config, Self::Listeners, Self::Workers, Self::Application, Self::Identity, Self::State, Self::Drain];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -192,6 +194,7 @@ impl Component {
             Self::Listeners => "listeners",
             Self::Workers => "workers",
             Self::Application => "application",
+            Self::Identity => "identity",
             Self::State => "state",
             Self::Drain => "drain",
         }

@@ -27,6 +27,8 @@ pub trait Provider: Send + Sync {
     fn config(&self) -> Value;
     /// Generation, digest, time of loading; the last attempt with its problems.
     fn config_status(&self) -> Value;
+    /// Certificates and trust anchors: what is in use, and what is wrong with it.
+    fn certs(&self) -> Value;
     /// Services with their endpoints, health and pools.
     fn clusters(&self) -> Value;
     /// Begins to stop, as SIGTERM does. Returns at once; asked again, does nothing more.
@@ -63,6 +65,7 @@ enum Endpoint {
     Config,
     ConfigStatus,
     Clusters,
+    Certs,
     Explain,
     Why,
     Recent,
@@ -138,6 +141,7 @@ impl Admin {
             Endpoint::Config => ok(&self.provider.config()),
             Endpoint::ConfigStatus => ok(&self.provider.config_status()),
             Endpoint::Clusters => ok(&self.provider.clusters()),
+            Endpoint::Certs => ok(&self.provider.certs()),
             Endpoint::Drain => {
                 self.provider.drain();
                 Routed::Answer(json_reply(StatusCode::ACCEPTED, &json!({ "status": "draining" })))
@@ -185,7 +189,7 @@ impl Admin {
 }
 
 impl Endpoint {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Livez,
         Self::Readyz,
         Self::Startupz,
@@ -195,6 +199,7 @@ impl Endpoint {
         Self::Config,
         Self::ConfigStatus,
         Self::Clusters,
+        Self::Certs,
         Self::Explain,
         Self::Why,
         Self::Recent,
@@ -237,6 +242,7 @@ impl Endpoint {
             Self::Config => "/config",
             Self::ConfigStatus => "/config/status",
             Self::Clusters => "/clusters",
+            Self::Certs => "/certs",
             Self::Explain => "/explain",
             Self::Why => "/why/{id}",
             Self::Recent => "/why",
@@ -267,6 +273,7 @@ impl Endpoint {
             | Self::Config
             | Self::ConfigStatus
             | Self::Clusters
+            | Self::Certs
             | Self::Why
             | Self::Recent
             | Self::Shadow
@@ -287,6 +294,7 @@ impl Endpoint {
             Self::Config => "the active configuration, redacted",
             Self::ConfigStatus => "generation and digest of the active configuration, and the last attempt",
             Self::Clusters => "services: endpoints, health, pools",
+            Self::Certs => "certificates and trust anchors: what is in use, and what is wrong with it",
             Self::Explain => "POST a request: why it would go where it goes",
             Self::Why => "what happened to the request with this id",
             Self::Recent => "recent exchanges: ?filter=failed, slow, notable or all, ?limit=",

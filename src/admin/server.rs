@@ -134,6 +134,10 @@ mod tests {
         fn config_status(&self) -> Value {
             json!({})
         }
+        fn certs(&self) -> Value {
+            Value::Null
+        }
+
         fn clusters(&self) -> Value {
             json!({})
         }

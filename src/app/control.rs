@@ -17,6 +17,7 @@ use crate::blast;
 use crate::config::schema::Level;
 use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
+use crate::identity;
 use crate::snapshot::{Transport, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
@@ -102,6 +103,10 @@ impl Provider for Control {
             "probation": status.probation,
             "lastAttempt": status.last_attempt,
         })
+    }
+
+    fn certs(&self) -> Value {
+        identity::report(&self.shared.material.load(), SystemTime::now())
     }
 
     fn clusters(&self) -> Value {

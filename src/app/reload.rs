@@ -143,10 +143,16 @@ impl App {
         let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
+        let (material, troubles) = self.read_material(&config).await?;
+        // Files that were named before may be in any state; those that are named now have to be there.
+        if let Some(trouble) = troubles.iter().find(|trouble| !trouble.serves_on && !trouble.known) {
+            return Err(trouble.to_string());
+        }
         let snapshot = compile(config.clone(), self.history().next_generation(), Some(&known));
         self.settle_endpoints(&snapshot).await;
         self.retire_series(&snapshot);
         let generation = snapshot.generation;
+        self.take_material(&config, material, &troubles);
         self.shared.snapshot.store(Arc::new(snapshot));
         self.shared.generation.store(generation, Ordering::Release);
         self.install(bound);

@@ -14,7 +14,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::say;
+use super::{note, say};
 use crate::body::Source;
 use crate::net::tokio_io::TokioIo;
 
@@ -43,8 +43,7 @@ pub async fn run(proxy: SocketAddr) {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    let clear = if io::stdout().is_terminal() { "\r\x1b[2K" } else { "" };
-    say(&format!("{clear}Stopping: no more requests from the demo.\n"));
+    note("Stopping: no more requests from the demo.");
 }
 
 async fn send_and_tell(proxy: SocketAddr) {

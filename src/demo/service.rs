@@ -106,6 +106,7 @@ async fn answer(request: Request<Incoming>, identity: Arc<Identity>) -> Result<R
                 "service": identity.service, "version": identity.version,
                 "method": parts.method.as_str(), "path": path, "protocol": format!("{:?}", parts.version),
                 "requestId": text("x-request-id"), "traceparent": text("traceparent"),
+                "client": text("x-forwarded-client-cert"),
             });
             Reply::Whole(Source::Full(format!("{told}\n").into()))
         }

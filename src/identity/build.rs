@@ -57,10 +57,10 @@ pub fn build(kind: &Kind, max_age: Option<Duration>, texts: &[Text], now: System
 
 /// A pair that ends before the one in use would be a step back: most likely an old file, or another's.
 pub fn judge(new: &Live, old: &Live, now: SystemTime) -> Result<(), Flaw> {
-    for ((at, (_, new)), (_, old)) in new.ends().enumerate().zip(old.ends()) {
+    for ((at, new), old) in new.ends().enumerate().zip(old.ends()) {
         if new < old && now < old {
             let why = format!(
-                "it ends at {}, before the one in use, which ends at {}: issue one that lasts longer",
+                "it ends at {}, sooner than the one in use, which ends at {}: issue one that lasts longer",
                 Rfc3339(new),
                 Rfc3339(old)
             );
@@ -86,7 +86,7 @@ fn identity(
         Some(crl) => revocations(&crl.bytes, &bundle.bytes).map_err(|why| flaw(3, why))?,
         None => (Vec::new(), Vec::new()),
     };
-    let id = verify::spiffe_id(leaf, &[Purpose::Client, Purpose::Server], domain)
+    let id = verify::spiffe_id(leaf, &[Purpose::Server, Purpose::Client], domain)
         .map_err(|error| flaw(0, format!("{}: {}", failure::certificate(&error), remedy(domain))))?;
     let trust = Arc::new(Trust::new(anchors, crls));
     for purpose in [Purpose::Client, Purpose::Server] {

@@ -1,6 +1,7 @@
 //! An authority for development and tests: certificates of workloads where no control plane gives them. Not for more
 //! than that, since its key lies beside what it signs.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -138,6 +139,11 @@ impl Authority {
         Ok((authority, false))
     }
 
+    /// Whether there is one in the directory.
+    pub fn is_at(directory: &Path) -> bool {
+        directory.join(AUTHORITY_KEY).exists()
+    }
+
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
@@ -177,6 +183,12 @@ impl Authority {
         replace(&directory.join(BUNDLE), &self.certificate_pem, 0o644)?;
         replace(&directory.join(KEY), &pair.key_pem, 0o600)?;
         replace(&directory.join(CERTIFICATE), &pair.certificate_pem, 0o644)
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.account)
     }
 }
 
@@ -269,7 +281,7 @@ mod tests {
     fn workloads_are_named_as_in_kubernetes() {
         for good in ["shop/web", "a/b", "shop-1/web.v2", &format!("{}/x", "a".repeat(63))] {
             let workload: Workload = good.parse().expect(good);
-            assert_eq!(format!("{}/{}", workload.namespace, workload.account), good);
+            assert_eq!(workload.to_string(), good);
         }
         let long = format!("{}/x", "a".repeat(64));
         for bad in ["", "web", "/", "shop/", "/web", "shop/web/x", "../web", "shop/..", "shop/.", "Shop/web", "a.b/c"] {

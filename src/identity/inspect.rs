@@ -52,15 +52,27 @@ pub fn inspect(file: &Path, against: &Against<'_>, now: SystemTime) -> Report {
     report
 }
 
+impl Certificate {
+    pub fn new(facts: CertFacts, now: SystemTime) -> Self {
+        let (left, left_percent) = left(&facts, now);
+        Self { facts, left: left.as_secs(), left_percent }
+    }
+
+    /// What its times say; `index` is its place in the chain.
+    pub fn problem(&self, index: usize, now: SystemTime) -> Option<String> {
+        life(&self.facts, self.left_percent, now).map(|why| of(index, &why))
+    }
+}
+
 impl Report {
     fn fill(&mut self, file: &Path, against: &Against<'_>, now: SystemTime) -> Result<(), String> {
         let text = files::read(file)?;
         let chain = files::certificates(&text)?;
         for (index, certificate) in chain.iter().enumerate() {
             let facts = facts::of(certificate).map_err(|why| of(index, &why))?;
-            let (left, left_percent) = left(&facts, now);
-            self.problems.extend(life(&facts, left_percent, now).map(|why| of(index, &why)));
-            self.certificates.push(Certificate { facts, left: left.as_secs(), left_percent });
+            let certificate = Certificate::new(facts, now);
+            self.problems.extend(certificate.problem(index, now));
+            self.certificates.push(certificate);
         }
         let Some(Certificate { facts: leaf, .. }) = self.certificates.first() else { return Ok(()) };
         // An authority by itself, or a bundle of some, is nobody's identity.

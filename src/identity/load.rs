@@ -1,6 +1,7 @@
 //! From a configuration to its material, part by part. Whatever cannot be used leaves what is in use as it is.
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -61,6 +62,15 @@ pub fn load(root: &Root, previous: Option<&Material>, now: SystemTime) -> (Mater
     (material, troubles)
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.file.as_str() {
+            "" => write!(f, "{}: {}", self.key, self.why),
+            file => write!(f, "{} `{file}`: {}", self.key, self.why),
+        }
+    }
+}
+
 impl Material {
     /// Whether whoever uses it would find no difference.
     fn is_like(&self, other: &Self) -> bool {
@@ -96,7 +106,7 @@ fn part(
         let since = known.filter(|known| known.why == why).map_or(now, |known| known.since);
         Refusal { named, why, since }
     });
-    Part { spec, key, live, refused }
+    Part { spec, live, refused }
 }
 
 /// What the files have now: what is in use, or something that may take its place.

@@ -57,8 +57,6 @@ pub struct Named {
 #[derive(Debug, Clone)]
 pub struct Part {
     pub spec: Spec,
-    /// `identity`, `listeners[2].tls`, `services.reviews.tls`.
-    pub key: String,
     /// What is in use.
     pub live: Option<Arc<Live>>,
     /// What the files have now, where that is not in use.
@@ -167,22 +165,17 @@ impl Spec {
     }
 }
 
-impl Part {
-    pub fn mesh(&self) -> Option<&Arc<Mesh>> {
-        match &self.live.as_ref()?.product {
-            Product::Mesh(mesh) => Some(mesh),
-            _ => None,
-        }
-    }
-}
-
 impl Live {
-    /// Of each certificate of ours, the end.
-    pub fn ends(&self) -> impl Iterator<Item = (&Named, SystemTime)> {
+    /// Each certificate of ours, from when to when.
+    pub fn own(&self) -> impl Iterator<Item = (&Named, SystemTime, SystemTime)> {
         self.loaded.iter().filter_map(|loaded| match loaded.content {
-            Content::Chain { not_after, .. } => Some((&loaded.named, not_after)),
+            Content::Chain { not_before, not_after, .. } => Some((&loaded.named, not_before, not_after)),
             Content::Bundle(_) | Content::Crl(_) => None,
         })
+    }
+
+    pub fn ends(&self) -> impl Iterator<Item = SystemTime> {
+        self.own().map(|(_, _, not_after)| not_after)
     }
 }
 

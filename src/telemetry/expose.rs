@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, LabelSetEncoder, NoLabelSet};
@@ -12,7 +13,7 @@ use prometheus_client::registry::Registry;
 use super::block::{Block, GRPC_CODES, GRPC_NAMES, GrpcSide, Outcome};
 use super::counter::{Counter, Gauge, PerFailure, PerReason};
 use super::histogram::{DURATION, SIZE, Totals};
-use super::metrics::{DrainPhase, Labels, Metrics, WorkerCounters};
+use super::metrics::{Certificate, DrainPhase, Labels, Metrics, WorkerCounters};
 use super::process::Usage;
 use crate::policy::guard::Guard;
 
@@ -161,6 +162,25 @@ impl Scrape {
         level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)
     }
 
+    fn certificates(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let process = &self.0.process;
+        let name = "outrigger_certificate_expiry_timestamp_seconds";
+        let help = "End of each certificate of ours, since the epoch";
+        let mut ends = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for Certificate { of, file, not_after } in process.certificates() {
+            let end = not_after.duration_since(UNIX_EPOCH).map_or(0, |end| end.as_secs());
+            ends.encode_family(&[("of", of), ("file", file)])?.encode_gauge(&end)?;
+        }
+        let help = "Files of certificates and trust anchors that were new, by what became of them";
+        let mut rotations =
+            out.encode_descriptor("outrigger_certificate_rotations", help, None, MetricType::Counter)?;
+        for (result, counter) in [("live", &process.rotations), ("refused", &process.rotations_refused)] {
+            let labels = [("result", result)];
+            rotations.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&counter.get(), None)?;
+        }
+        Ok(())
+    }
+
     fn own(&self, out: &mut DescriptorEncoder, label_sets: usize) -> fmt::Result {
         let process = &self.0.process;
         let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -192,6 +212,7 @@ impl Scrape {
         total(out, "outrigger_config_rollbacks", help, process.rollbacks.get())?;
         let help = "Times that the state directory could not be written or read";
         total(out, "outrigger_state_errors", help, process.state_errors.get())?;
+        self.certificates(out)?;
         gauge(out, "outrigger_metrics_label_sets", "Sets of labels that traffic is counted by", label_sets as u64)?;
         let help = "Sets of labels that were counted as `other`, for want of series";
         total(out, "outrigger_metrics_series_overflow", help, self.0.overflowed.get())?;

@@ -115,6 +115,11 @@ pub struct ProcessCounters {
     pub rollbacks: Shared,
     /// What could not be kept in the state directory.
     pub state_errors: Shared,
+    /// Certificates and trust anchors that went live.
+    pub rotations: Shared,
+    /// Those that were refused.
+    pub rotations_refused: Shared,
+    certificates: Mutex<Vec<Certificate>>,
     config_stale: Gauge,
     probation: Gauge,
     reload_successful: Gauge,
@@ -122,6 +127,15 @@ pub struct ProcessCounters {
     config_generation: Gauge,
     drain_phase: AtomicU32,
     workload: Mutex<[String; 3]>,
+}
+
+/// One of our certificates; all of it is from the configuration, or from its own files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// `identity`, or the listener.
+    pub of: String,
+    pub file: String,
+    pub not_after: SystemTime,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,6 +311,14 @@ impl ProcessCounters {
 
     pub(super) fn workload(&self) -> [String; 3] {
         self.workload.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_certificates(&self, certificates: Vec<Certificate>) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = certificates;
+    }
+
+    pub(super) fn certificates(&self) -> Vec<Certificate> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is live is not what the file says.

@@ -16,6 +16,10 @@ impl Provider for Fixed {
     fn config_status(&self) -> Value {
         json!({ "generation": 1 })
     }
+    fn certs(&self) -> Value {
+        Value::Null
+    }
+
     fn clusters(&self) -> Value {
         json!({ "app": {} })
     }

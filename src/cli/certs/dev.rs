@@ -72,9 +72,8 @@ fn block(trust_domain: &str, workload: &Workload, directory: &Path) -> String {
     // Wherever the proxy is started.
     let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
     let file = |name| serde_json::Value::from(directory.join(name).to_string_lossy()).to_string();
-    let Workload { namespace, account } = workload;
     format!(
-        "\n# {namespace}/{account}\nidentity:\n  trustDomain: {trust_domain}\n  certificate: {}\n  privateKey: {}\n  \
+        "\n# {workload}\nidentity:\n  trustDomain: {trust_domain}\n  certificate: {}\n  privateKey: {}\n  \
          trustBundle: {}\n",
         file(CERTIFICATE),
         file(KEY),

@@ -30,6 +30,7 @@ pub fn problems(value: &Value) -> bool {
 
 fn one(out: &mut String, file: &Value, paint: Paint) {
     let _ = writeln!(out, "{}", paint.bold(text(&file["file"]).unwrap_or_default()));
+    line(out, paint, "used as", text(&file["key"]));
     for (index, certificate) in items(&file["certificates"]).iter().enumerate() {
         if index > 0 {
             out.push('\n');

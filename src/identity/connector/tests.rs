@@ -74,7 +74,8 @@ async fn two_of_a_mesh_prove_themselves_to_each_other() {
     for (alpn, selected) in
         [(Alpn::Http1, "http/1.1"), (Alpn::Http2, "h2"), (Alpn::Either, "h2"), (Alpn::Tcp, "outrigger-tcp")]
     {
-        let (server, client) = meet(&theirs.server, &connector, alpn).await;
+        let config = if alpn == Alpn::Tcp { &theirs.server_tcp } else { &theirs.server };
+        let (server, client) = meet(config, &connector, alpn).await;
         let (server, client) = (server.unwrap(), client.unwrap());
         let (_, server) = server.get_ref();
         assert_eq!(server.alpn_protocol(), Some(selected.as_bytes()));

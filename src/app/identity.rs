@@ -1,0 +1,240 @@
+//! Certificates while the proxy runs: the watch on their files, what becomes of a change, and what is told of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::App;
+use super::reload::Cause;
+use crate::admin::health::{Component, Status};
+use crate::config::Config;
+use crate::identity::{self, Material, Trouble, What};
+use crate::telemetry::metrics::Certificate;
+use crate::telemetry::rfc3339::Rfc3339;
+
+/// Between two looks at the files. Not their content is looked at, and no directory: links, mounts and file systems of
+/// networks are all the same to it, and what has changed is live well within a second.
+const POLL: Duration = Duration::from_millis(200);
+/// A certificate and its key may come one after the other: so long it is nobody's business.
+const QUIET: Duration = Duration::from_secs(1);
+/// What is refused for the time of day may be right later.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Longest that files are waited for: a file system may hang, and the thread that answers probes must not.
+const READING: Duration = Duration::from_secs(5);
+
+/// The state of the watch.
+pub struct Rotation {
+    files: watch::Sender<BTreeSet<PathBuf>>,
+    changes: mpsc::Receiver<()>,
+    /// When to look although no file has changed.
+    next: Option<Instant>,
+    /// Since when there is something wrong that was not told yet.
+    since: Option<Instant>,
+    /// What was told of each part, until it is well again.
+    told: HashMap<What, String>,
+    /// The last mark that each certificate was warned of, and its end: another one begins anew.
+    warned: HashMap<(What, String), (SystemTime, u8)>,
+}
+
+impl Rotation {
+    /// Needs a runtime, on which it watches until it is dropped.
+    pub fn new() -> Self {
+        let (files, named) = watch::channel(BTreeSet::new());
+        let (sender, changes) = mpsc::channel(1);
+        tokio::spawn(poll(named, sender));
+        Self { files, changes, next: None, since: None, told: HashMap::new(), warned: HashMap::new() }
+    }
+
+    /// Waits until the files have to be looked at.
+    pub async fn due(&mut self) {
+        let next = self.next;
+        tokio::select! {
+            Some(()) = self.changes.recv() => {}
+            () = async { tokio::time::sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Device, inode, size and the time of the last change of what a path leads to.
+type Mark = Option<(u64, u64, u64, i64, i64)>;
+
+async fn poll(mut named: watch::Receiver<BTreeSet<PathBuf>>, changed: mpsc::Sender<()>) {
+    let mut seen: Vec<(PathBuf, Mark)> = Vec::new();
+    loop {
+        let files = named.borrow_and_update().clone();
+        if files.is_empty() {
+            if named.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let Ok(found) = tokio::task::spawn_blocking(move || marks(files)).await else { return };
+        if found != seen {
+            seen = found;
+            // Full is fine: then nobody has looked since the change before.
+            let _ = changed.try_send(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = changed.closed() => return,
+        }
+    }
+}
+
+fn marks(files: BTreeSet<PathBuf>) -> Vec<(PathBuf, Mark)> {
+    let mark = |file: &PathBuf| {
+        let found = fs::metadata(file).ok()?;
+        Some((found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
+    };
+    files.into_iter().map(|file| (mark(&file), file)).map(|(mark, file)| (file, mark)).collect()
+}
+
+impl App {
+    /// What the files of a configuration have now.
+    pub(super) async fn read_material(&self, config: &Arc<Config>) -> Result<(Material, Vec<Trouble>), String> {
+        let (config, live) = (config.clone(), self.shared.material.load_full());
+        let read = move || identity::load(config.root(), Some(&live), SystemTime::now());
+        match tokio::time::timeout(READING, tokio::task::spawn_blocking(read)).await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the files of certificates could not be read within {} s", READING.as_secs())),
+        }
+    }
+
+    /// The files have changed, or time has gone by.
+    pub(super) async fn rotate(&mut self) {
+        let config = self.shared.snapshot.load().config.clone();
+        self.rotation.next = None;
+        match self.read_material(&config).await {
+            Ok((material, troubles)) => self.take_material(&config, material, &troubles),
+            Err(why) => {
+                tracing::warn!(why, "identity");
+                self.rotation.next = Some(Instant::now() + AGAIN);
+            }
+        }
+    }
+
+    /// Makes it what handshakes are made with, and tells what there is to tell.
+    pub(super) fn take_material(&mut self, config: &Config, material: Material, troubles: &[Trouble]) {
+        self.rotation.files.send_if_modified(|files| {
+            let named = identity::named_files(config.root());
+            let other = *files != named;
+            *files = named;
+            other
+        });
+        let (old, new) = (self.shared.material.load_full(), Arc::new(material));
+        self.shared.material.store(new.clone());
+        if new.generation != old.generation {
+            self.look();
+            self.rotated(&old, &new);
+        }
+        self.tell_troubles(troubles);
+        self.watch_life();
+    }
+
+    fn rotated(&self, old: &Material, new: &Material) {
+        for what in new.changed(old) {
+            let ends: Vec<_> = new.certificates().filter(|own| own.what == what).collect();
+            let until = ends.iter().map(|own| own.not_after).min().map(|until| Rfc3339(until).to_string());
+            let until = until.as_deref().unwrap_or_default();
+            tracing::info!(of = %what, until, "certificates are live");
+            if old.generation == 0 {
+                // The first ones, and no rotation.
+                continue;
+            }
+            self.shared.metrics.process.rotations.inc();
+            let cause = Cause { action: "certificates", source: &format!("files of {what}") };
+            self.tell(cause, "live", until, 0, None);
+        }
+    }
+
+    /// What lasts for a moment only is not worth a word.
+    fn tell_troubles(&mut self, troubles: &[Trouble]) {
+        let rotation = &mut self.rotation;
+        rotation.told.retain(|what, _| {
+            let still = troubles.iter().any(|trouble| trouble.what == *what);
+            if !still {
+                tracing::info!(of = %what, "files of certificates are well again");
+            }
+            still
+        });
+        let is_news = |trouble: &&Trouble| rotation.told.get(&trouble.what) != Some(&trouble.to_string());
+        let news: Vec<&Trouble> = troubles.iter().filter(is_news).collect();
+        let now = Instant::now();
+        let quiet = !news.is_empty() && now.duration_since(*rotation.since.get_or_insert(now)) < QUIET;
+        rotation.next = match (troubles, quiet) {
+            ([], _) => None,
+            (_, true) => Some(now + POLL),
+            (_, false) => Some(now + AGAIN),
+        };
+        if quiet {
+            return;
+        }
+        rotation.since = None;
+        for trouble in &news {
+            rotation.told.insert(trouble.what.clone(), trouble.to_string());
+        }
+        for trouble in news {
+            let Trouble { what, key, file, why, serves_on, .. } = trouble;
+            tracing::warn!(of = %what, key, file, why, serves_on, "files of certificates refused");
+            self.shared.metrics.process.rotations_refused.inc();
+            let cause = Cause { action: "certificates", source: &format!("files of {what}") };
+            self.tell(cause, "refused", &trouble.to_string(), 1, None);
+        }
+    }
+
+    /// Health, metrics and warnings, by the time that is left. Once a second.
+    pub(super) fn watch_life(&mut self) {
+        let (material, now) = (self.shared.material.load_full(), SystemTime::now());
+        if material.is_empty() {
+            self.health.remove(Component::Identity);
+            return self.shared.metrics.process.set_certificates(Vec::new());
+        }
+        let of = |own: identity::Own<'_>| Certificate {
+            of: own.what.to_string(),
+            file: own.file.to_owned(),
+            not_after: own.not_after,
+        };
+        self.shared.metrics.process.set_certificates(material.certificates().map(of).collect());
+        let mut short = Vec::new();
+        for own in material.certificates() {
+            let Some(mark) = identity::passed(own.not_before, own.not_after, now) else { continue };
+            let (of, file, key, until) = (own.what, own.file, own.key, Rfc3339(own.not_after));
+            let known = self.rotation.warned.insert((of.clone(), file.to_owned()), (own.not_after, mark));
+            if known != Some((own.not_after, mark)) {
+                tracing::warn!(%of, key, file, %until, "{mark} % of the life of the certificate is left, or less");
+            }
+            if own.not_after <= now {
+                short.push(format!("{key} `{file}` has expired at {until}"));
+            } else if mark < 50 {
+                short.push(format!("{key} `{file}` ends at {until}: less than {mark} % of its life is left"));
+            }
+        }
+        self.rotation
+            .warned
+            .retain(|(of, file), _| material.certificates().any(|own| own.what == of && own.file == file));
+        let told: Vec<&str> = self.rotation.told.values().map(String::as_str).collect();
+        let detail = told.into_iter().chain(short.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
+        let expired = material.mesh.as_ref().is_some_and(|mesh| mesh.not_after <= now);
+        let status = match (material.is_whole() && !expired, detail.is_empty()) {
+            (true, true) => Status::Ok,
+            (true, false) => Status::Degraded,
+            // What is missing has not been told yet: perhaps it is about to come.
+            (false, true) => Status::Starting,
+            (false, false) => Status::Failed,
+        };
+        let detail = match (&material.mesh, status) {
+            (Some(mesh), Status::Ok) => format!("{} until {}", mesh.id, Rfc3339(mesh.not_after)),
+            (_, Status::Starting) => "files of certificates are not there yet".to_owned(),
+            _ => detail,
+        };
+        self.health.set(Component::Identity, status, detail);
+    }
+}
