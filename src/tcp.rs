@@ -104,8 +104,10 @@ async fn proxy(
         facts.count = *count;
     };
     // Pinned here: a future that is handed on by value has a place in each that it passes through.
-    let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
-    let end = transport::until(over, relayed).await;
+    let end = {
+        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
+        transport::until(over, relayed).await
+    };
     drop(load);
     match end {
         Some(End::Closed | End::Reset) => Reason::None,
