@@ -141,7 +141,9 @@ impl Failure {
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             | PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::Tls12NotOffered
-            | PeerIncompatible::Tls12NotOfferedOrEnabled => Self::ProtocolVersion,
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            // TLS 1.0 and 1.1 know no such extension.
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired => Self::ProtocolVersion,
             _ => Self::NoCommonCipher,
         }
     }
@@ -183,8 +185,10 @@ pub(super) fn certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::NotValidYetContext { time, not_before } => not_yet_valid(moment(*not_before), moment(*time)),
         CertificateError::ExpiredContext { time, not_after } => expired(moment(*not_after), moment(*time)),
-        CertificateError::UnknownIssuer => "no trust anchor has issued the certificate".to_owned(),
-        CertificateError::BadSignature => "the authority that the certificate names has not signed it".to_owned(),
+        CertificateError::UnknownIssuer => {
+            "no trust anchor has issued the certificate: the authority that it names is none of them, or has not signed it"
+                .to_owned()
+        }
         CertificateError::InvalidPurposeContext { required, .. } => {
             format!("the certificate is not for {required:?}")
         }

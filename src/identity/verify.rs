@@ -284,12 +284,12 @@ fn certificate_error(error: webpki::Error) -> CertificateError {
         Error::BadDer | Error::BadDerTime | Error::TrailingData(_) => CertificateError::BadEncoding,
         Error::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
         Error::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
-        Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        // The second is what an anchor of the same name says.
+        Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
         Error::CertNotValidForName(webpki::InvalidNameContext { expected, presented }) => {
             CertificateError::NotValidForNameContext { expected, presented }
         }
         Error::CertRevoked => CertificateError::Revoked,
-        Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         Error::CaUsedAsEndEntity => {
             Refused::error(Failure::BadCertificate, "the certificate is an authority's own, not issued by one")
         }

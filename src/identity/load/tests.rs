@@ -65,7 +65,7 @@ fn an_identity_is_loaded_and_rotated() {
     assert_eq!(troubles, []);
     let mesh = first.mesh.clone().unwrap();
     assert_eq!((mesh.id.as_str(), first.generation), (ID, 1));
-    assert_eq!(mesh.max_age, Some(Duration::from_secs(86_400)));
+    assert_eq!(mesh.max_age, None);
 
     // The same once more is the same: nobody has to shake hands anew for it.
     let (again, troubles) = files.load(Some(&first));
@@ -280,10 +280,10 @@ fn another_age_is_another_mesh_with_the_same_sessions() {
     files.bundle(&[&ca]);
     files.pair(&ca.issue(&Ask::default()));
     let (first, _) = files.load(None);
-    let (second, troubles) = load(&files.root(", maxAge: 0s"), Some(&first), now());
+    let (second, troubles) = load(&files.root(", maxAge: 1h"), Some(&first), now());
     assert_eq!((troubles, second.generation), (vec![], 2));
     let (first, second) = (first.mesh.unwrap(), second.mesh.unwrap());
-    assert_eq!(second.max_age, None);
+    assert_eq!(second.max_age, Some(Duration::from_secs(3600)));
     assert!(Arc::ptr_eq(&first.server, &second.server));
 }
 

@@ -63,7 +63,9 @@ fn who_is_refused_and_why() {
         assert_eq!(failure, expected, "{why}");
         assert!(why.contains(words), "{why}");
     }
-    assert_eq!(refused(&verifier, &[other.issue(&ask()).der]).0, Failure::UnknownAuthority);
+    for other in [other, Ca::new("ca")] {
+        assert_eq!(refused(&verifier, &[other.issue(&ask()).der]).0, Failure::UnknownAuthority);
+    }
     assert_eq!(refused(&verifier, &[self_signed(&ask()).der]).0, Failure::UnknownAuthority);
     assert_eq!(refused(&verifier, &[]).0, Failure::NoCertificate);
     assert_eq!(refused(&verifier, &[CertificateDer::from(vec![0x30, 0])]).0, Failure::BadCertificate);
