@@ -31,7 +31,6 @@ use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
 use handshake::Begun;
-use tcp::First;
 
 /// A downstream connection, and what its requests share.
 pub struct Conn {
@@ -231,9 +230,13 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     conn.activity.idle.set(*view.snapshot.config.root().defaults.stream_idle_timeout);
     let held = (accepted.permit, accepted.load);
     let Some(listener) = view.snapshot.listeners.get(index) else { return };
-    let (config, is_tcp) = (listener.config.clone(), matches!(listener.kind, Kind::Tcp(_)));
+    let config = listener.config.clone();
+    let (is_tcp, by_name) = match &listener.kind {
+        Kind::Tcp(routes) => (true, routes.has_names()),
+        Kind::Http { .. } => (false, false),
+    };
     tokio::task::spawn_local(async move {
-        let reason = serve(&conn, stream, &config, is_tcp).await;
+        let reason = serve(&conn, stream, &config, is_tcp, by_name).await;
         // A tunnel that was agreed to but never entered, for the client had left: it holds the connection itself.
         drop(conn.upgrade.take());
         conn.worker.counters.connections_closed.inc(reason);
@@ -241,26 +244,28 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     });
 }
 
-async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is_tcp: bool) -> Reason {
-    let Some(tls) = config.tls.as_ref().filter(|tls| tls.mode != ListenerTlsMode::Off) else {
-        return match is_tcp {
-            true => tcp::run(conn, socket.into(), None).await,
-            false => http::server::run(conn, socket.into(), Bytes::new(), None, config).await,
-        };
-    };
-    // Over before the first request, and large: not in the task of every connection.
-    let begun = match Box::pin(handshake::run(conn, socket, tls, is_tcp, *config.idle_timeout)).await {
-        Ok(begun) => begun,
-        Err(reason) => return reason,
-    };
-    match begun {
-        Begun::Plaintext(stream, early) if !is_tcp => http::server::run(conn, stream, early, None, config).await,
-        Begun::Secure(stream, spoken) if !is_tcp => http::server::run(conn, stream, Bytes::new(), spoken, config).await,
-        Begun::Secure(stream, _) => tcp::run(conn, stream, None).await,
-        Begun::Plaintext(stream, early) => tcp::run(conn, stream, Some(First { early, server_name: None })).await,
-        Begun::Passthrough(stream, early, server_name) => {
-            tcp::run(conn, stream, Some(First { early, server_name })).await
+/// `by_name`: routes go by the name that a client of TLS asks for.
+async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is_tcp: bool, by_name: bool) -> Reason {
+    let mode = config.tls.as_ref().map_or(ListenerTlsMode::Off, |tls| tls.mode);
+    let begun = if mode == ListenerTlsMode::Off && !by_name {
+        Begun::Plaintext(socket.into(), Bytes::new())
+    } else {
+        // Over before the first request, and large: not in the task of every connection.
+        match Box::pin(handshake::run(conn, socket, mode, config, is_tcp)).await {
+            Ok(begun) => begun,
+            Err(reason) => return reason,
         }
+    };
+    let (stream, early, spoken, server_name) = match begun {
+        Begun::Plaintext(stream, early) => (stream, early, None, None),
+        Begun::Secure(stream, spoken) => {
+            (stream, Bytes::new(), spoken, conn.tls.get().and_then(|tls| tls.server_name.clone()))
+        }
+        Begun::Passthrough(stream, early, name) => return tcp::run(conn, stream, early, name).await,
+    };
+    match is_tcp {
+        true => tcp::run(conn, stream, early, server_name).await,
+        false => http::server::run(conn, stream, early, spoken, config).await,
     }
 }
 
@@ -269,7 +274,7 @@ mod tests {
     /// What an idle connection costs, besides its socket.
     #[test]
     fn the_task_of_a_connection_is_small() {
-        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C, bool) -> R) -> usize {
+        fn size<'a, A, B, C, R>(_: fn(&'a A, B, &'a C, bool, bool) -> R) -> usize {
             size_of::<R>()
         }
         let sizes = [size(super::serve), size_of::<super::Conn>()];

@@ -1,15 +1,12 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
-mod first;
-
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-
-pub use first::First;
 
 use crate::decide;
 use crate::error::Reason;
@@ -19,20 +16,20 @@ use crate::inbound::grant::Grant;
 use crate::net::relay::{self, End, Relayed};
 use crate::net::stream::Stream;
 use crate::policy::split;
-use crate::snapshot::{Kind, Listener, Snapshot};
+use crate::snapshot::{Kind, Snapshot};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::Load;
 use crate::upstream::transport::{self, Dialled};
 
-/// Serves the connection to its end. `first` is what was read ahead of it, where anything was.
-pub async fn run(conn: &Rc<Conn>, client: Stream, first: Option<First>) -> Reason {
+/// Serves the connection to its end. `early` was read from it before; `server_name` is whom a client of TLS asks for.
+pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Option<Box<str>>) -> Reason {
     let start = Instant::now();
     let (view, listener) = conn.view();
     let counters = &conn.worker.counters;
     counters.tcp_connections.inc();
     counters.tcp_active.inc();
     let mut facts = Facts::default();
-    let reason = proxy(conn, client, first, &mut facts).await;
+    let reason = proxy(conn, client, early, server_name, &mut facts).await;
     counters.tcp_active.dec();
     let now = Instant::now();
     let wanted = {
@@ -55,17 +52,16 @@ struct Facts {
     count: Relayed,
 }
 
-async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: Option<First>, facts: &mut Facts) -> Reason {
+async fn proxy(
+    conn: &Rc<Conn>,
+    mut client: Stream,
+    early: Bytes,
+    server_name: Option<Box<str>>,
+    facts: &mut Facts,
+) -> Reason {
     let (view, index) = conn.view();
     let snapshot = &view.snapshot;
     let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
-    let First { early, server_name } = match first {
-        Some(first) => first,
-        None => match learn(conn, listener, &mut client).await {
-            Ok(first) => first,
-            Err(reason) => return reason,
-        },
-    };
     facts.server_name = server_name;
     let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
     let name = facts.server_name.as_deref();
@@ -107,8 +103,11 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: Option<First>, facts:
         counters.tcp_bytes_sent.add(count.received - facts.count.received);
         facts.count = *count;
     };
-    let relayed = relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop);
-    let end = transport::until(over, relayed).await;
+    // Pinned here: a future that is handed on by value has a place in each that it passes through.
+    let end = {
+        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
+        transport::until(over, relayed).await
+    };
     drop(load);
     match end {
         Some(End::Closed | End::Reset) => Reason::None,
@@ -119,17 +118,6 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: Option<First>, facts:
         }
         Some(End::Stopped) => conn.cut().unwrap_or(Reason::Drained),
         None => Reason::Expired,
-    }
-}
-
-/// Whom the client asks for, where that makes a difference.
-async fn learn(conn: &Conn, listener: &Listener, client: &mut Stream) -> Result<First, Reason> {
-    match (&listener.kind, conn.tls.get()) {
-        (_, Some(tls)) => Ok(First { server_name: tls.server_name.clone(), ..First::default() }),
-        (Kind::Tcp(routes), None) if routes.has_names() => {
-            Box::pin(first::read(conn, client, *listener.config.handshake_timeout())).await
-        }
-        _ => Ok(First::default()),
     }
 }
 

@@ -33,6 +33,8 @@ routes:{routes}"#
 
 struct Ground {
     pairs: [Pair; 3],
+    /// With their files.
+    _pki: Pki,
     _origins: [Origin; 3],
     fronts: [Bridge; 3],
 }
@@ -43,7 +45,7 @@ impl Ground {
         let pairs = ["a.test", "b.test", "c.test"].map(|name| pki.server(&[name]));
         let origins = ["a", "b", "c"].map(Origin::named);
         let fronts = [0, 1, 2].map(|n| Server::of(&pairs[n]).front(origins[n].addr()));
-        Self { pairs, _origins: origins, fronts }
+        Self { pairs, _pki: pki, _origins: origins, fronts }
     }
 
     fn up(&self) -> [SocketAddr; 3] {

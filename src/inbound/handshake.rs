@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use rand::Rng;
 use rustls::{HandshakeKind, ProtocolVersion};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Conn, Tls};
-use crate::config::schema::{ListenerTls, ListenerTlsMode};
+use crate::config::schema::{self, ListenerTlsMode};
 use crate::error::Reason;
 use crate::http::reply;
 use crate::identity::Failure;
@@ -82,13 +82,13 @@ impl From<Failure> for Refused {
 pub async fn run(
     conn: &Rc<Conn>,
     socket: TcpStream,
-    tls: &ListenerTls,
+    mode: ListenerTlsMode,
+    config: &schema::Listener,
     is_tcp: bool,
-    idle: Duration,
 ) -> Result<Begun, Reason> {
-    if tls.mode == ListenerTlsMode::Permissive {
+    if takes_plaintext(mode) {
         // Whoever may speak plaintext may also stay idle, or wait for the server to speak first.
-        let patience = if is_tcp { SILENCE } else { idle };
+        let patience = if is_tcp { SILENCE } else { *config.idle_timeout };
         match tokio::time::timeout(patience, something(conn, &socket)).await {
             Ok(came) => came?,
             Err(_) if is_tcp => return Ok(Begun::Plaintext(socket.into(), Bytes::new())),
@@ -98,7 +98,7 @@ pub async fn run(
     let evicted = conn.worker.handshakes.borrow_mut().enter();
     let outcome = tokio::select! {
         biased;
-        outcome = tokio::time::timeout(*tls.handshake_timeout, begin(conn, socket, tls, is_tcp)) => outcome.ok(),
+        outcome = tokio::time::timeout(*config.handshake_timeout(), begin(conn, socket, mode, is_tcp)) => outcome.ok(),
         _ = evicted => None,
     };
     let Refused(failure, why) = match outcome.unwrap_or_else(|| Err(Failure::Timeout.into())) {
@@ -112,14 +112,21 @@ pub async fn run(
     Err(if failure == Failure::NoIdentity { Reason::NoIdentity } else { Reason::Handshake })
 }
 
+/// Off where routes go by the name that a client of TLS asks for: it is looked at, and nothing is terminated.
+fn takes_plaintext(mode: ListenerTlsMode) -> bool {
+    matches!(mode, ListenerTlsMode::Permissive | ListenerTlsMode::Off)
+}
+
 /// Waits for the first byte, or until the connection is no longer wanted.
 async fn something(conn: &Conn, socket: &TcpStream) -> Result<(), Reason> {
     poll_fn(|cx| {
         conn.place.attention.register(cx.waker());
         // An idle connection does not keep an old snapshot alive.
         drop(conn.view());
-        match socket.poll_read_ready(cx) {
-            Poll::Ready(ready) => Poll::Ready(ready.map_err(|_| Reason::ClientReset)),
+        let mut byte = [0];
+        // That it is ready to be read does not say that there is anything.
+        match socket.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Ready(peeked) => Poll::Ready(peeked.map(drop).map_err(|_| Reason::ClientReset)),
             Poll::Pending if conn.is_closed() => Poll::Ready(Err(Reason::None)),
             Poll::Pending => Poll::Pending,
         }
@@ -131,28 +138,28 @@ async fn something(conn: &Conn, socket: &TcpStream) -> Result<(), Reason> {
 async fn begin(
     conn: &Rc<Conn>,
     mut socket: TcpStream,
-    tls: &ListenerTls,
+    mode: ListenerTlsMode,
     is_tcp: bool,
 ) -> Result<Option<Begun>, Refused> {
     let began = Instant::now();
     let mut early = BytesMut::new();
-    let hello = first(&mut socket, &mut early).await?;
-    let permissive = tls.mode == ListenerTlsMode::Permissive;
+    let hello = first(&mut socket, &mut early, is_tcp && takes_plaintext(mode)).await?;
     let stream = socket;
+    let ours = |hello: &ClientHello| mode != ListenerTlsMode::Off && hello.is_ours();
     match hello {
         First::Nothing => Ok(None),
-        First::Other if permissive => Ok(Some(Begun::Plaintext(stream.into(), early.freeze()))),
+        First::Other if takes_plaintext(mode) => Ok(Some(Begun::Plaintext(stream.into(), early.freeze()))),
         First::Other => {
-            if tls.mode == ListenerTlsMode::Server && !is_tcp && detect::detect(&early) == Verdict::Http1 {
+            if mode == ListenerTlsMode::Server && !is_tcp && detect::detect(&early) == Verdict::Http1 {
                 Stream::from(stream).last_words(&reply::raw(Reason::Handshake));
             }
             Err(Failure::Plaintext.into())
         }
-        First::Hello(hello) if permissive && !hello.is_ours() => {
+        First::Hello(hello) if takes_plaintext(mode) && !ours(&hello) => {
             Ok(Some(Begun::Passthrough(stream.into(), early.freeze(), hello.server_name)))
         }
         First::Hello(hello) => {
-            terminate(conn, Rewound::new(stream, early.freeze()), tls, is_tcp, hello, began).await.map(Some)
+            terminate(conn, Rewound::new(stream, early.freeze()), mode, is_tcp, hello, began).await.map(Some)
         }
     }
 }
@@ -163,13 +170,15 @@ enum First {
     Other,
 }
 
-/// Reads until there is a whole ClientHello, or none can come of it.
-async fn first(socket: &mut TcpStream, early: &mut BytesMut) -> Result<First, Refused> {
+/// Reads until there is a whole ClientHello, or none can come of it. `opaque`: then it is something else, and not for us
+/// to judge.
+async fn first(socket: &mut TcpStream, early: &mut BytesMut, opaque: bool) -> Result<First, Refused> {
     loop {
         let at_least = match client_hello::parse(early) {
             Parsed::Hello(hello) => return Ok(First::Hello(hello)),
             Parsed::NotTls => return Ok(First::Other),
             Parsed::More { at_least } if at_least <= HELLO_MAX => at_least,
+            Parsed::More { .. } | Parsed::Invalid if opaque => return Ok(First::Other),
             Parsed::More { .. } | Parsed::Invalid => {
                 let _ = socket.try_write(&alert(DECODE_ERROR));
                 return Err(Failure::Malformed.into());
@@ -179,6 +188,7 @@ async fn first(socket: &mut TcpStream, early: &mut BytesMut) -> Result<First, Re
             early.reserve(at_least - early.len());
             match socket.read_buf(early).await {
                 Ok(0) if early.is_empty() => return Ok(First::Nothing),
+                Ok(0) if opaque => return Ok(First::Other),
                 Ok(0) => return Err(Failure::Closed.into()),
                 Ok(_) => {}
                 Err(error) => return Err(Refused(Failure::Closed, Box::new(error))),
@@ -191,17 +201,17 @@ async fn first(socket: &mut TcpStream, early: &mut BytesMut) -> Result<First, Re
 async fn terminate(
     conn: &Rc<Conn>,
     stream: Rewound,
-    tls: &ListenerTls,
+    mode: ListenerTlsMode,
     is_tcp: bool,
     hello: ClientHello,
     began: Instant,
 ) -> Result<Begun, Refused> {
     let material = conn.worker.shared.material.load();
-    let mesh = match tls.mode {
+    let mesh = match mode {
         ListenerTlsMode::Server => None,
         _ => material.mesh.as_ref(),
     };
-    let config = match (tls.mode, mesh) {
+    let config = match (mode, mesh) {
         (ListenerTlsMode::Server, _) => material.servers.get(&*conn.socket.name),
         (_, Some(mesh)) if is_tcp => Some(&mesh.server_tcp),
         (_, mesh) => mesh.map(|mesh| &mesh.server),
