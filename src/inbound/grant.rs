@@ -48,9 +48,9 @@ impl Head {
 
 impl Grant {
     /// Of a connection on its way to a route, not asked for yet.
-    pub fn of_connection(conn: &Rc<Conn>, route: &Arc<str>) -> Self {
+    pub fn of_connection(conn: &Rc<Conn>, route: &Arc<str>) -> Box<Self> {
         let (conn, route) = (conn.clone(), route.clone());
-        Self { conn, head: None, route, request_id: None, generation: None, would: Vec::new() }
+        Box::new(Self { conn, head: None, route, request_id: None, generation: None, would: Vec::new() })
     }
 
     /// Of a request that was allowed under `snapshot`; entries in shadow mode, by their numbers, would not have.
