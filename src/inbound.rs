@@ -55,8 +55,8 @@ pub struct Conn {
     view: RefCell<(Rc<View>, usize)>,
     /// Its listener is gone from the configuration.
     orphaned: Cell<bool>,
-    /// Its listener has become strict since, and the client has proven nothing.
-    unproven: Cell<bool>,
+    /// Its listener has become strict since.
+    strict: Cell<bool>,
 }
 
 /// What the handshake of a connection has shown.
@@ -112,10 +112,8 @@ impl Conn {
             match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
                 Some(index) => {
                     let config = newest.snapshot.listeners.get(index).map(|listener| &listener.config);
-                    let strict = config
-                        .and_then(|config| config.tls.as_ref())
-                        .is_some_and(|tls| tls.mode == ListenerTlsMode::Strict);
-                    self.unproven.set(strict && self.peer_certificate().is_none());
+                    let tls = config.and_then(|config| config.tls.as_ref());
+                    self.strict.set(tls.is_some_and(|tls| tls.mode == ListenerTlsMode::Strict));
                     *known = (newest, index);
                 }
                 None => self.orphaned.set(true),
@@ -127,7 +125,7 @@ impl Conn {
     /// The peer is asked to go elsewhere after what it has begun.
     pub fn is_closing(&self) -> bool {
         self.orphaned.get()
-            || self.unproven.get()
+            || self.is_unproven()
             || self.socket.is_closed()
             || self.worker.shared.drain.phase() >= Phase::LameDuck
             || self.is_aged()
@@ -158,8 +156,13 @@ impl Conn {
 
     /// Why it has to end now, though nobody can be asked to: a relay.
     pub fn cut(&self) -> Option<Reason> {
+        self.forced().or(self.is_unproven().then_some(Reason::Denied))
+    }
+
+    /// The client has proven nothing, and by now it would have to.
+    pub fn is_unproven(&self) -> bool {
         drop(self.view());
-        self.forced().or(self.unproven.get().then_some(Reason::Denied))
+        self.strict.get() && self.peer_certificate().is_none()
     }
 
     /// Why it has to end now, whatever it does.
@@ -167,8 +170,11 @@ impl Conn {
         if self.worker.shared.drain.phase() == Phase::Forced {
             return Some(Reason::Drained);
         }
-        let over = self.lifetime.get().is_some_and(|(lifetime, _)| lifetime.hard <= Instant::now());
-        over.then_some(Reason::Expired)
+        if self.lifetime.get().is_some_and(|(lifetime, _)| lifetime.hard <= Instant::now()) {
+            return Some(Reason::Expired);
+        }
+        // What has begun may end; nothing is begun any more.
+        (self.busy.get() == 0 && self.is_unproven()).then_some(Reason::Denied)
     }
 }
 
@@ -222,7 +228,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         unread: Cell::new(false),
         upgrade: RefCell::new(None),
         orphaned: Cell::new(false),
-        unproven: Cell::new(false),
+        strict: Cell::new(false),
         view: RefCell::new((view.clone(), index)),
         worker: worker.clone(),
         socket: accepted.socket,

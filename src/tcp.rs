@@ -110,6 +110,10 @@ async fn proxy(
         transport::until(over, relayed).await
     };
     drop(load);
+    if end == Some(End::Reset) {
+        client.break_off();
+        upstream.break_off();
+    }
     match end {
         Some(End::Closed | End::Reset) => Reason::None,
         Some(End::Idle) => Reason::IdleTimeout,

@@ -229,8 +229,9 @@ async fn first(socket: &mut TcpStream, early: &mut BytesMut, opaque: bool) -> Re
         while early.len() < at_least {
             early.reserve(at_least - early.len());
             match socket.read_buf(early).await {
-                Ok(0) if early.is_empty() => return Ok(First::Nothing),
+                // Who only listens may have nothing to say.
                 Ok(0) if opaque => return Ok(First::Other),
+                Ok(0) if early.is_empty() => return Ok(First::Nothing),
                 Ok(0) | Err(_) => return Err(Failure::Closed),
                 Ok(_) => {}
             }
