@@ -274,7 +274,7 @@ fn show_tells_what_is_wrong() {
         (&pki.broken_chain("shop", "web").certificate, &against_bundle, "no trust anchor has issued"),
         (&good.certificate, &["--bundle", "/nowhere"], "bundle `/nowhere`: it cannot be read"),
         (&good.certificate, &["--server"], "it has no DNS name and no address"),
-        (&good.key, none, "there is nothing in it that begins with `BEGIN CERTIFICATE`"),
+        (&good.key, none, "there is no `BEGIN CERTIFICATE` in it"),
         (&der, none, "it is DER, not PEM"),
         (&pki.dir().to_owned(), none, "it is not a regular file"),
     ] {
@@ -288,7 +288,7 @@ fn show_tells_what_is_wrong() {
 
     let said = certs(&["show", from, good.key.to_str().expect("a path")]);
     assert_eq!(said.code, Some(1), "one of them is enough");
-    assert!(said.out.contains("  problem   there is nothing in it"), "{}", said.out);
+    assert!(said.out.contains("  problem   there is no `BEGIN"), "{}", said.out);
     assert_eq!(certs(&["show"]).code, Some(2));
     let nobody = free_addr().to_string();
     assert_eq!(certs(&["show", "--admin", &nobody]).code, Some(3));
