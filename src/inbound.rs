@@ -261,10 +261,11 @@ async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is
         Begun::Secure(stream, spoken) => {
             (stream, Bytes::new(), spoken, conn.tls.get().and_then(|tls| tls.server_name.clone()))
         }
-        Begun::Passthrough(stream, early, name) => return tcp::run(conn, stream, early, name).await,
+        Begun::Passthrough(stream, early, name) => return Box::pin(tcp::run(conn, stream, early, name)).await,
     };
     match is_tcp {
-        true => tcp::run(conn, stream, early, server_name).await,
+        // Large; connections of HTTP, of which there may be many that are idle, do not pay for it.
+        true => Box::pin(tcp::run(conn, stream, early, server_name)).await,
         false => http::server::run(conn, stream, early, spoken, config).await,
     }
 }
