@@ -5,7 +5,7 @@ mod common;
 use common::mesh::{Mesh, WEB};
 use common::pki::Pki;
 use common::tls::{Client, MARK, Server};
-use common::{Conn, Origin, Proxy, SOON, get, until};
+use common::{Conn, Origin, Proxy, SOON, eventually, get, until};
 use serde_json::Value;
 
 /// One listener that takes everything but TLS with us alone, and one that has a certificate of its own.
@@ -91,4 +91,41 @@ fn every_kind_is_listed_and_counted() {
     assert_eq!(proxy.admin("GET", "/peers?how=telepathy").status(), 400);
     drop(stays);
     until("nobody is left", SOON, || peers(&proxy, "").iter().all(|peer| peer["open"] == 0));
+}
+
+#[test]
+fn the_access_log_and_why_name_who_calls() {
+    let (mesh, app) = (Mesh::new(), Origin::named("app"));
+    let proxy = mesh.strict(app.addr());
+    let client = Client::of(&mesh.web).alpn(&["http/1.1", MARK]).name("reviews.shop").bridge(proxy.addr());
+    let mut conn = client.connect();
+    for id in ["first", "second"] {
+        conn.write(format!("GET / HTTP/1.1\r\nHost: app.test\r\nX-Request-Id: {id}\r\n\r\n"));
+        assert_eq!(conn.response("GET").status(), 200);
+    }
+    let lines = eventually("two lines", SOON, || Some(proxy.stdout_lines()).filter(|lines| lines.len() == 2));
+    for line in lines {
+        let line: Value = serde_json::from_str(&line).expect("a line of JSON");
+        let told = ["peer_identity", "tls_version", "server_name"].map(|key| line[key].as_str().unwrap_or_default());
+        assert_eq!(told, [WEB, "TLSv1.3", "reviews.shop"], "{line}");
+    }
+    let [first, second] = ["first", "second"].map(|id| proxy.admin_json(&format!("/why/{id}")));
+    assert_eq!((&first["identity"], &second["identity"]), (&WEB.into(), &WEB.into()));
+    let phase = |of: &Value, name: &str| of["phases"][name].as_f64();
+    let (accept, tls) = (phase(&first, "accept").expect("a time"), phase(&first, "tls").expect("a time"));
+    assert!(tls > 0.0 && tls <= accept, "{first:#}");
+    assert_eq!((phase(&second, "accept"), phase(&second, "tls")), (None, None), "of the first request only");
+    let page = proxy.cli(&["why", "first"]).out;
+    assert!(page.contains(&format!("HTTP/1.1, {WEB}")) && page.contains("of that"), "{page}");
+}
+
+#[test]
+fn who_has_proven_nothing_is_nobody() {
+    let app = Origin::named("app");
+    let proxy = Proxy::front(app.addr());
+    assert_eq!(get(proxy.addr(), "/").status(), 200);
+    let lines = eventually("a line", SOON, || Some(proxy.stdout_lines()).filter(|lines| lines.len() == 1));
+    for field in ["peer_identity", "tls_version", "server_name"] {
+        assert!(!lines[0].contains(field), "{field}: {}", lines[0]);
+    }
 }

@@ -58,6 +58,12 @@ pub struct Entry<'a> {
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub peer: SocketAddr,
+    /// What the client has proven to be: a SPIFFE id. Empty where nothing, as are the two that follow.
+    pub peer_identity: &'a str,
+    /// Of TLS that ends with us.
+    pub tls_version: &'a str,
+    /// Whom a client of TLS asks for.
+    pub server_name: &'a str,
     pub request_id: &'a [u8],
     /// 0 is none, as in W3C Trace Context.
     pub trace_id: u128,

@@ -31,6 +31,9 @@ fn entry() -> Entry<'static> {
         request_bytes: 0,
         response_bytes: 42,
         peer: ([192, 0, 2, 1], 4711).into(),
+        peer_identity: "",
+        tls_version: "",
+        server_name: "",
         request_id: b"id",
         trace_id: 0xabc,
         span_id: 1,
@@ -109,6 +112,27 @@ fn who_denies_is_named() {
     let value = json(&denied);
     assert_eq!((&value["reason"], &value["authorization"]), (&"denied".into(), &"reads".into()));
     assert!(text(&denied).ends_with(" authorization=reads"), "{}", text(&denied));
+}
+
+#[test]
+fn who_calls_is_told() {
+    let id = "spiffe://cluster.local/ns/shop/sa/web";
+    let proven = Entry {
+        peer_identity: id,
+        tls_version: "TLSv1.3",
+        server_name: "reviews.shop",
+        authorization: "reads",
+        attributes: &[],
+        ..entry()
+    };
+    let value = json(&proven);
+    let told = ["peer_identity", "tls_version", "server_name"].map(|key| value[key].as_str().unwrap_or_default());
+    assert_eq!(told, [id, "TLSv1.3", "reviews.shop"]);
+    let line = text(&proven);
+    assert!(
+        line.ends_with(&format!(" curl/8 authorization=reads identity={id} tls=TLSv1.3 sni=reviews.shop")),
+        "{line}"
+    );
 }
 
 #[test]
