@@ -377,8 +377,8 @@ impl Record {
             not_again,
             phases: Phases {
                 accept: self.since_accept.map(Micros::from),
-                // The handshake is a part of what passed since the acceptance.
-                tls: self.since_accept.and_then(|_| self.conn.tls.get()).map(|tls| tls.took.into()),
+                // Of the first request only.
+                tls: self.since_accept.and_then(|_| self.conn.tls.get()).map(|tls| Micros::from(tls.took)),
                 queue: sum(|attempt| attempt.queue),
                 connect: sum(|attempt| attempt.connect),
                 first_byte: sum(|attempt| attempt.first_byte),
@@ -419,7 +419,6 @@ impl Record {
             .filter_map(|(index, value)| Some((snapshot.attributes.get(*index)?, value)))
             .map(|(known, value)| (&*known.name, known.shown(value).as_bytes()))
             .collect();
-        let tls = self.conn.tls.get();
         self.conn.worker.shared.access.write(&Entry {
             time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             listener: &labels.listener,
@@ -443,8 +442,8 @@ impl Record {
             response_bytes: self.response_bytes,
             peer: self.conn.peer,
             peer_identity: self.conn.identity().map_or("", SpiffeId::as_str),
-            tls_version: tls.map_or("", |tls| tls.version),
-            server_name: tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or_default(),
+            tls_version: self.conn.tls.get().map_or("", |tls| tls.version),
+            server_name: self.conn.tls.get().and_then(|tls| tls.server_name.as_deref()).unwrap_or_default(),
             request_id: self.request_id.as_ref().map_or(b"", HeaderValue::as_bytes),
             trace_id: self.trace.map_or(0, |trace| u128::from_be_bytes(trace.trace_id)),
             span_id: self.trace.map_or(0, |trace| u64::from_be_bytes(trace.span_id)),

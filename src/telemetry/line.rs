@@ -94,17 +94,20 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     if let Some(code) = entry.grpc_status {
         put(out, format_args!(" grpc={code}"));
     }
-    for (name, value) in [
-        ("authorization", entry.authorization),
-        ("peer", entry.peer_reason),
-        ("identity", entry.peer_identity),
-        ("tls", entry.tls_version),
-        ("sni", entry.server_name),
-    ] {
+    for (name, value) in
+        [("identity", entry.peer_identity), ("tls", entry.tls_version), ("server_name", entry.server_name)]
+    {
         if !value.is_empty() {
             put(out, format_args!(" {name}="));
             escape(out, value.as_bytes(), Style::Word);
         }
+    }
+    if !entry.authorization.is_empty() {
+        put(out, format_args!(" authorization={}", entry.authorization));
+    }
+    if !entry.peer_reason.is_empty() {
+        out.extend_from_slice(b" peer=");
+        escape(out, entry.peer_reason.as_bytes(), Style::Word);
     }
     for (name, value) in entry.attributes {
         put(out, format_args!(" {name}="));

@@ -50,7 +50,7 @@ pub struct Exchange<'a> {
     pub denied: &'a str,
     pub producer: Producer,
     pub peer: SocketAddr,
-    /// What it has proven to be: a SPIFFE id; empty where nothing.
+    /// Who the client has proven to be; empty where nobody.
     pub identity: &'a str,
     pub request_bytes: u64,
     pub response_bytes: u64,
@@ -133,7 +133,6 @@ pub enum NotAgain {
 pub struct Phases {
     /// From the connection's acceptance to the beginning of this request: for the first of a connection only.
     pub accept: Option<Micros>,
-    /// The handshake with the client, a part of `accept`.
     pub tls: Option<Micros>,
     pub queue: Option<Micros>,
     pub connect: Option<Micros>,

@@ -43,6 +43,26 @@ fn entry() -> Entry<'static> {
     }
 }
 
+#[test]
+fn who_calls_and_how() {
+    let secure = Entry {
+        peer_identity: "spiffe://test.local/ns/shop/sa/web",
+        tls_version: "TLSv1.3",
+        server_name: "shop.example",
+        ..entry()
+    };
+    let line = json(&secure);
+    assert_eq!(line["peer_identity"], "spiffe://test.local/ns/shop/sa/web");
+    assert_eq!((&line["tls_version"], &line["server_name"]), (&"TLSv1.3".into(), &"shop.example".into()));
+    let line = text(&secure);
+    assert!(
+        line.contains(" identity=spiffe://test.local/ns/shop/sa/web tls=TLSv1.3 server_name=shop.example"),
+        "{line}"
+    );
+    assert!(json(&entry()).get("peer_identity").is_none());
+    assert!(!text(&entry()).contains("identity="));
+}
+
 fn json(entry: &Entry<'_>) -> Value {
     let mut out = Vec::new();
     line::json(&mut out, entry, &Workload { name: "reviews".into(), ..Workload::default() });
@@ -112,27 +132,6 @@ fn who_denies_is_named() {
     let value = json(&denied);
     assert_eq!((&value["reason"], &value["authorization"]), (&"denied".into(), &"reads".into()));
     assert!(text(&denied).ends_with(" authorization=reads"), "{}", text(&denied));
-}
-
-#[test]
-fn who_calls_is_told() {
-    let id = "spiffe://cluster.local/ns/shop/sa/web";
-    let proven = Entry {
-        peer_identity: id,
-        tls_version: "TLSv1.3",
-        server_name: "reviews.shop",
-        authorization: "reads",
-        attributes: &[],
-        ..entry()
-    };
-    let value = json(&proven);
-    let told = ["peer_identity", "tls_version", "server_name"].map(|key| value[key].as_str().unwrap_or_default());
-    assert_eq!(told, [id, "TLSv1.3", "reviews.shop"]);
-    let line = text(&proven);
-    assert!(
-        line.ends_with(&format!(" curl/8 authorization=reads identity={id} tls=TLSv1.3 sni=reviews.shop")),
-        "{line}"
-    );
 }
 
 #[test]
