@@ -2,6 +2,7 @@
 
 pub mod grant;
 pub mod handshake;
+mod met;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use crate::net::lifetime::Lifetime;
 use crate::net::socket;
 use crate::policy::caller::Caller;
 use crate::snapshot::Kind;
+use crate::telemetry::peers::How;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
 use crate::wire::xfcc;
@@ -31,6 +33,7 @@ use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
 use handshake::Begun;
+use met::Met;
 
 /// A downstream connection, and what its requests share.
 pub struct Conn {
@@ -262,6 +265,15 @@ async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is
             Err(reason) => return reason,
         }
     };
+    let _met = Met::new(
+        conn,
+        match &begun {
+            Begun::Plaintext(..) => How::Plaintext,
+            Begun::Secure(..) if conn.peer_certificate().is_some() => How::Mutual,
+            Begun::Secure(..) => How::Tls,
+            Begun::Passthrough(..) => How::Passthrough,
+        },
+    );
     let (stream, early, spoken, server_name) = match begun {
         Begun::Plaintext(stream, early) => (stream, early, None, None),
         Begun::Secure(stream, spoken) => {

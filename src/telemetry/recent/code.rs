@@ -17,7 +17,7 @@ pub const ID_MAX: usize = 128;
 pub const METHOD_MAX: usize = 32;
 pub const HOST_MAX: usize = 64;
 pub const PATH_MAX: usize = 256;
-/// Of a listener, a route, a service, a subset, an attribute.
+/// Of a listener, a route, a service, a subset, an attribute; of an identity.
 pub const NAME_MAX: usize = 128;
 /// Of an attribute.
 pub const VALUE_MAX: usize = 64;
