@@ -26,9 +26,9 @@ use crate::telemetry::recent::{
     ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Phases, SHADOW_MAX, Would,
 };
 use crate::telemetry::shadow::Example;
+use crate::wire::spiffe::SpiffeId;
 use crate::wire::trace::Context;
 use crate::wire::{grpc, proxy_status};
-use crate::wire::spiffe::SpiffeId;
 use crate::worker::View;
 
 pub struct Record {
