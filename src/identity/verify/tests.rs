@@ -70,7 +70,7 @@ fn who_is_refused_and_why() {
     assert_eq!(refused(&verifier, &[]).0, Failure::NoCertificate);
     assert_eq!(refused(&verifier, &[CertificateDer::from(vec![0x30, 0])]).0, Failure::BadCertificate);
     // An authority of ours, and still nobody.
-    assert_eq!(refused(&verifier, &[ca.der.clone()]).0, Failure::BadCertificate);
+    assert_eq!(refused(&verifier, std::slice::from_ref(&ca.der)).0, Failure::BadCertificate);
     let server = of(trust(&[&ca], &[]), Purpose::Server);
     assert_eq!(refused(&server, &[ca.issue(&Ask { purposes: vec![ClientAuth], ..ask() }).der]).0, Failure::BadPurpose);
 }
