@@ -113,15 +113,17 @@ fn chains_lead_to_any_anchor() {
 fn lists_revoke_what_they_name() {
     let ca = Ca::new("ca");
     // The same name, another key: as after a renewal of the authority.
-    let renewed = Ca::new("ca");
     let good = [ca.issue(&Ask { serial: 8, ..Ask::default() }).der];
     let bad = [ca.issue(&Ask { serial: 9, ..Ask::default() }).der];
-    let others = [renewed.issue(&Ask { serial: 9, ..Ask::default() }).der];
-    for lists in [vec![ca.revoke(&[9], HOUR)], vec![renewed.revoke(&[], HOUR), ca.revoke(&[9], HOUR)]] {
-        let verifier = of(trust(&[&ca, &renewed], &lists), Purpose::Client);
-        verifier.verify(&good, now()).unwrap();
-        verifier.verify(&others, now()).unwrap();
-        assert_eq!(refused(&verifier, &bad).0, Failure::Revoked);
+    // Of the same type, and of another.
+    for renewed in [Ca::new("ca"), Ca::keyed("ca", &rcgen::PKCS_ED25519)] {
+        let others = [renewed.issue(&Ask { serial: 9, ..Ask::default() }).der];
+        for lists in [vec![ca.revoke(&[9], HOUR)], vec![renewed.revoke(&[], HOUR), ca.revoke(&[9], HOUR)]] {
+            let verifier = of(trust(&[&ca, &renewed], &lists), Purpose::Client);
+            verifier.verify(&good, now()).unwrap();
+            verifier.verify(&others, now()).unwrap();
+            assert_eq!(refused(&verifier, &bad).0, Failure::Revoked);
+        }
     }
     // One that should have been replaced still counts.
     let verifier = of(trust(&[&ca], &[ca.revoke(&[9], -HOUR)]), Purpose::Client);
