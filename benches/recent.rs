@@ -45,6 +45,7 @@ fn fine() -> Exchange<'static> {
         denied: "",
         producer: Producer::Application,
         peer: ENDPOINT,
+        identity: "",
         request_bytes: 0,
         response_bytes: 4096,
         failed: false,

@@ -2,6 +2,7 @@
 
 pub mod grant;
 pub mod handshake;
+mod met;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use crate::net::lifetime::Lifetime;
 use crate::net::socket;
 use crate::policy::caller::Caller;
 use crate::snapshot::Kind;
+use crate::telemetry::peers::How;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
 use crate::wire::xfcc;
@@ -31,6 +33,7 @@ use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
 use handshake::Begun;
+use met::Met;
 
 /// A downstream connection, and what its requests share.
 pub struct Conn {
@@ -55,8 +58,8 @@ pub struct Conn {
     view: RefCell<(Rc<View>, usize)>,
     /// Its listener is gone from the configuration.
     orphaned: Cell<bool>,
-    /// Its listener has become strict since, and the client has proven nothing.
-    unproven: Cell<bool>,
+    /// Its listener has become strict since.
+    strict: Cell<bool>,
 }
 
 /// What the handshake of a connection has shown.
@@ -112,10 +115,8 @@ impl Conn {
             match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
                 Some(index) => {
                     let config = newest.snapshot.listeners.get(index).map(|listener| &listener.config);
-                    let strict = config
-                        .and_then(|config| config.tls.as_ref())
-                        .is_some_and(|tls| tls.mode == ListenerTlsMode::Strict);
-                    self.unproven.set(strict && self.peer_certificate().is_none());
+                    let tls = config.and_then(|config| config.tls.as_ref());
+                    self.strict.set(tls.is_some_and(|tls| tls.mode == ListenerTlsMode::Strict));
                     *known = (newest, index);
                 }
                 None => self.orphaned.set(true),
@@ -127,7 +128,7 @@ impl Conn {
     /// The peer is asked to go elsewhere after what it has begun.
     pub fn is_closing(&self) -> bool {
         self.orphaned.get()
-            || self.unproven.get()
+            || self.is_unproven()
             || self.socket.is_closed()
             || self.worker.shared.drain.phase() >= Phase::LameDuck
             || self.is_aged()
@@ -158,8 +159,13 @@ impl Conn {
 
     /// Why it has to end now, though nobody can be asked to: a relay.
     pub fn cut(&self) -> Option<Reason> {
+        self.forced().or(self.is_unproven().then_some(Reason::Denied))
+    }
+
+    /// The client has proven nothing, and by now it would have to.
+    pub fn is_unproven(&self) -> bool {
         drop(self.view());
-        self.forced().or(self.unproven.get().then_some(Reason::Denied))
+        self.strict.get() && self.peer_certificate().is_none()
     }
 
     /// Why it has to end now, whatever it does.
@@ -167,8 +173,11 @@ impl Conn {
         if self.worker.shared.drain.phase() == Phase::Forced {
             return Some(Reason::Drained);
         }
-        let over = self.lifetime.get().is_some_and(|(lifetime, _)| lifetime.hard <= Instant::now());
-        over.then_some(Reason::Expired)
+        if self.lifetime.get().is_some_and(|(lifetime, _)| lifetime.hard <= Instant::now()) {
+            return Some(Reason::Expired);
+        }
+        // What has begun may end; nothing is begun any more.
+        (self.busy.get() == 0 && self.is_unproven()).then_some(Reason::Denied)
     }
 }
 
@@ -222,7 +231,7 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         unread: Cell::new(false),
         upgrade: RefCell::new(None),
         orphaned: Cell::new(false),
-        unproven: Cell::new(false),
+        strict: Cell::new(false),
         view: RefCell::new((view.clone(), index)),
         worker: worker.clone(),
         socket: accepted.socket,
@@ -256,15 +265,25 @@ async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is
             Err(reason) => return reason,
         }
     };
+    let _met = Met::new(
+        conn,
+        match &begun {
+            Begun::Plaintext(..) => How::Plaintext,
+            Begun::Secure(..) if conn.peer_certificate().is_some() => How::Mutual,
+            Begun::Secure(..) => How::Tls,
+            Begun::Passthrough(..) => How::Passthrough,
+        },
+    );
     let (stream, early, spoken, server_name) = match begun {
         Begun::Plaintext(stream, early) => (stream, early, None, None),
         Begun::Secure(stream, spoken) => {
             (stream, Bytes::new(), spoken, conn.tls.get().and_then(|tls| tls.server_name.clone()))
         }
-        Begun::Passthrough(stream, early, name) => return tcp::run(conn, stream, early, name).await,
+        Begun::Passthrough(stream, early, name) => return Box::pin(tcp::run(conn, stream, early, name)).await,
     };
     match is_tcp {
-        true => tcp::run(conn, stream, early, server_name).await,
+        // Large; connections of HTTP, of which there may be many that are idle, do not pay for it.
+        true => Box::pin(tcp::run(conn, stream, early, server_name)).await,
         false => http::server::run(conn, stream, early, spoken, config).await,
     }
 }

@@ -20,6 +20,7 @@ use crate::snapshot::{Kind, Snapshot};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::Load;
 use crate::upstream::transport::{self, Dialled};
+use crate::wire::spiffe::SpiffeId;
 
 /// Serves the connection to its end. `early` was read from it before; `server_name` is whom a client of TLS asks for.
 pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Option<Box<str>>) -> Reason {
@@ -109,6 +110,10 @@ async fn proxy(
         transport::until(over, relayed).await
     };
     drop(load);
+    if end == Some(End::Reset) {
+        client.break_off();
+        upstream.break_off();
+    }
     match end {
         Some(End::Closed | End::Reset) => Reason::None,
         Some(End::Idle) => Reason::IdleTimeout,
@@ -146,6 +151,9 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         request_bytes: facts.count.sent,
         response_bytes: facts.count.received,
         peer: conn.peer,
+        peer_identity: conn.identity().map_or("", SpiffeId::as_str),
+        tls_version: conn.tls.get().map_or("", |tls| tls.version),
+        server_name: facts.server_name.as_deref().unwrap_or_default(),
         request_id: b"",
         trace_id: 0,
         span_id: 0,

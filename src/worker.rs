@@ -31,6 +31,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::block::Block;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::metrics::{Metrics, WorkerCounters};
+use crate::telemetry::peers::{Connections, Peers};
 use crate::telemetry::recent::Ring;
 use crate::telemetry::shadow::Examples;
 use crate::upstream::Cluster;
@@ -164,6 +165,8 @@ pub struct Worker {
     pub handshakes: RefCell<Open>,
     /// What rules in shadow mode would have refused.
     pub shadow: RefCell<Examples>,
+    /// Who has connected.
+    pub peers: RefCell<Peers>,
     view: RefCell<Rc<View>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     connections: RefCell<HashMap<u64, Weak<Attention>>>,
@@ -198,6 +201,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// By the index of the service.
     pub clusters: Vec<Rc<Cluster>>,
+    /// By the index of the listener.
+    pub connections: Vec<Arc<Connections>>,
     /// By the number of the series.
     blocks: RefCell<Vec<Option<Arc<Block>>>>,
     /// By the numbers of a listener and an entry of `authorization`.
@@ -250,7 +255,7 @@ impl Worker {
         let clusters = RefCell::default();
         let mut rng = SmallRng::try_from_os_rng().unwrap_or_else(|_| seeded());
         let recent = snapshot.config.root().telemetry.recent.0 / shared.workers.len().max(1) as u64;
-        let view = RefCell::new(Rc::new(View::new(snapshot, &clusters)));
+        let view = RefCell::new(Rc::new(View::new(snapshot, &clusters, &shared.metrics)));
         Rc::new(Self {
             index,
             counters: shared.metrics.worker(index),
@@ -258,6 +263,7 @@ impl Worker {
             reservoir: RefCell::new(Reservoir::new(RESERVOIR, rng.random(), Instant::now())),
             handshakes: RefCell::default(),
             shadow: RefCell::default(),
+            peers: RefCell::default(),
             rng: RefCell::new(rng),
             view,
             clusters,
@@ -323,7 +329,7 @@ impl Worker {
         if self.view.borrow().snapshot.generation == generation {
             return self.view.borrow().clone();
         }
-        let view = Rc::new(View::new(self.shared.snapshot.load_full(), &self.clusters));
+        let view = Rc::new(View::new(self.shared.snapshot.load_full(), &self.clusters, &self.shared.metrics));
         *self.view.borrow_mut() = view.clone();
         view
     }
@@ -351,7 +357,9 @@ impl Worker {
             let found = known.entry((listener, entry)).or_insert_with(|| {
                 let (listener, entry) = (view.snapshot.listeners.get(listener), view.snapshot.authorization.get(entry));
                 let names = listener.zip(entry).map(|(listener, entry)| (&listener.name, &entry.name));
-                names.map_or_else(Arc::default, |(listener, entry)| self.shared.metrics.denials.get(listener, entry))
+                names.map_or_else(Arc::default, |(listener, entry)| {
+                    self.shared.metrics.denials.get(&(listener.clone(), entry.clone()))
+                })
             });
             found.clone()
         };
@@ -413,7 +421,7 @@ fn seeded() -> SmallRng {
 }
 
 impl View {
-    fn new(snapshot: Arc<Snapshot>, known: &RefCell<HashMap<Arc<str>, Rc<Cluster>>>) -> Self {
+    fn new(snapshot: Arc<Snapshot>, known: &RefCell<HashMap<Arc<str>, Rc<Cluster>>>, metrics: &Metrics) -> Self {
         let mut known = known.borrow_mut();
         let mut old = std::mem::take(&mut *known);
         let mut clusters = Vec::with_capacity(snapshot.services.len());
@@ -430,7 +438,8 @@ impl View {
         }
         old.values().for_each(|cluster| cluster.retire());
         let blocks = RefCell::new(vec![None; snapshot.series_count()]);
-        Self { snapshot, clusters, blocks, denials: RefCell::default() }
+        let connections = snapshot.listeners.iter().map(|listener| metrics.connections.get(&listener.name)).collect();
+        Self { snapshot, clusters, connections, blocks, denials: RefCell::default() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::pki::{Leaf, Pair, Pki};
-use common::{TempDir, free_addr, run, tool};
+use common::{Proxy, SOON, TempDir, free_addr, run, tool, until};
 
 struct Said {
     code: Option<i32>,
@@ -274,7 +274,7 @@ fn show_tells_what_is_wrong() {
         (&pki.broken_chain("shop", "web").certificate, &against_bundle, "no trust anchor has issued"),
         (&good.certificate, &["--bundle", "/nowhere"], "bundle `/nowhere`: it cannot be read"),
         (&good.certificate, &["--server"], "it has no DNS name and no address"),
-        (&good.key, none, "there is nothing in it that begins with `BEGIN CERTIFICATE`"),
+        (&good.key, none, "there is no `BEGIN CERTIFICATE` in it"),
         (&der, none, "it is DER, not PEM"),
         (&pki.dir().to_owned(), none, "it is not a regular file"),
     ] {
@@ -288,12 +288,48 @@ fn show_tells_what_is_wrong() {
 
     let said = certs(&["show", from, good.key.to_str().expect("a path")]);
     assert_eq!(said.code, Some(1), "one of them is enough");
-    assert!(said.out.contains("  problem   there is nothing in it"), "{}", said.out);
+    assert!(said.out.contains("  problem   there is no `BEGIN"), "{}", said.out);
     assert_eq!(certs(&["show"]).code, Some(2));
     let nobody = free_addr().to_string();
     assert_eq!(certs(&["show", "--admin", &nobody]).code, Some(3));
     assert_eq!(certs(&["show", from, "--admin"]).code, Some(2));
 }
+
+#[test]
+fn show_asks_a_proxy_for_what_it_has_loaded() {
+    let pki = Pki::new("test.local");
+    let lay = |dir: &TempDir, fill: &dyn Fn(&str) -> String| {
+        pki.workload("shop", "web").install(&dir.path().join("tls.crt"), &dir.path().join("tls.key"));
+        dir.file("ca.crt", text(&pki.bundle()));
+        dir.file("outrigger.yaml", fill(WITH_IDENTITY))
+    };
+    let proxy = Proxy::start_laid(&lay, &[]);
+    let said = proxy.cli(&["certs", "show"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    for part in
+        ["used as   identity.certificate\n", "identity  spiffe://test.local/ns/shop/sa/web\n", "identity.trustBundle\n"]
+    {
+        assert!(said.out.contains(part), "{part}: {}", said.out);
+    }
+    pki.expired("shop", "web").install(&proxy.dir().join("tls.crt"), &proxy.dir().join("tls.key"));
+    until("the refusal is told", SOON, || proxy.cli(&["certs", "show"]).code == 1);
+    let said = proxy.cli(&["certs", "show"]);
+    assert!(said.out.contains("  problem   refused since 2") && said.out.contains("has expired at"), "{}", said.out);
+    assert!(said.out.contains("(95 % of its life)"), "what serves on is shown: {}", said.out);
+}
+
+const WITH_IDENTITY: &str = r#"apiVersion: outrigger/v1
+admin: { address: "{admin}" }
+health: { address: "{health}" }
+identity:
+  trustDomain: test.local
+  certificate: "{dir}/tls.crt"
+  privateKey: "{dir}/tls.key"
+  trustBundle: "{dir}/ca.crt"
+listeners: [{ name: edge, mode: proxy, address: "{listen}", tls: { mode: strict } }]
+services: { app: { endpoints: { static: ["{spare}"] } } }
+routes: [{ name: all, to: app }]
+"#;
 
 /// All files below.
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {

@@ -170,7 +170,7 @@ fn what_the_demo_says_can_be_tried() {
     let mut stranger = Command::new(common::tool("curl"));
     stranger.args(["-ksS", &format!("https://{}/", demo.strict)]);
     assert!(!stranger.output().expect("run curl").status.success(), "nobody without a certificate is served");
-    demo.await_line(&["Renewed the certificate of shop/web"]);
+    demo.await_line(&["Renewed the certificate of shop/web: live after"]);
     let ca = demo.dir.path().join("ca.crt");
     let mut certs = Command::new(env!("CARGO_BIN_EXE_outrigger"));
     certs.args(["certs", "show"]).arg(demo.dir.path().join("shop/web/tls.crt")).arg("--bundle").arg(ca);

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::explain::Ask;
+use crate::telemetry::peers::How;
 use crate::telemetry::recent::{Filter, LIST_MAX};
 use crate::wire::path::query_get;
 
@@ -31,6 +32,8 @@ pub enum Question {
     },
     /// What rules in shadow mode would have refused.
     Shadow,
+    /// Who has connected; only so, where that is said.
+    Peers(Option<How>),
     History,
     /// One generation.
     Show(u64),
@@ -99,6 +102,12 @@ pub fn recent(uri: &Uri) -> Result<Question, String> {
     let filter = filter.map_err(|()| "say ?filter=failed, slow, notable or all".to_owned())?;
     let limit = number(uri, "limit").map_or(LIMIT, |limit| usize::try_from(limit).unwrap_or(LIST_MAX));
     Ok(Question::Recent { filter, limit: limit.min(LIST_MAX) })
+}
+
+pub fn peers(uri: &Uri) -> Result<Question, String> {
+    let how = uri.query().and_then(|query| query_get(query, "how"));
+    let how = how.map(|how| How::from_name(&how).ok_or("say ?how=mtls, tls, plaintext or passthrough")).transpose()?;
+    Ok(Question::Peers(how))
 }
 
 /// A number of the query.

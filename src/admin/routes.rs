@@ -70,6 +70,7 @@ enum Endpoint {
     Why,
     Recent,
     Shadow,
+    Peers,
     History,
     Show,
     Changes,
@@ -152,6 +153,7 @@ impl Admin {
             Endpoint::Why => Routed::Ask(Question::Why(decode_segment(rest))),
             Endpoint::Recent => Routed::Ask(question::recent(&request.uri)?),
             Endpoint::Shadow => Routed::Ask(Question::Shadow),
+            Endpoint::Peers => Routed::Ask(question::peers(&request.uri)?),
             Endpoint::History => Routed::Ask(Question::History),
             Endpoint::Show => {
                 let generation = rest.parse().map_err(|_| format!("`{rest}` is not a generation"))?;
@@ -189,7 +191,7 @@ impl Admin {
 }
 
 impl Endpoint {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Livez,
         Self::Readyz,
         Self::Startupz,
@@ -204,6 +206,7 @@ impl Endpoint {
         Self::Why,
         Self::Recent,
         Self::Shadow,
+        Self::Peers,
         Self::History,
         Self::Show,
         Self::Changes,
@@ -247,6 +250,7 @@ impl Endpoint {
             Self::Why => "/why/{id}",
             Self::Recent => "/why",
             Self::Shadow => "/shadow",
+            Self::Peers => "/peers",
             Self::History => "/config/history",
             Self::Show => "/config/history/{generation}",
             Self::Changes => "/config/diff",
@@ -277,6 +281,7 @@ impl Endpoint {
             | Self::Why
             | Self::Recent
             | Self::Shadow
+            | Self::Peers
             | Self::History
             | Self::Show
             | Self::Changes => "GET, HEAD",
@@ -299,6 +304,7 @@ impl Endpoint {
             Self::Why => "what happened to the request with this id",
             Self::Recent => "recent exchanges: ?filter=failed, slow, notable or all, ?limit=",
             Self::Shadow => "what rules in shadow mode would have refused",
+            Self::Peers => "who has connected: ?how=mtls, tls, plaintext or passthrough",
             Self::History => "configurations that went live",
             Self::Show => "one of them",
             Self::Changes => "?from=&to=: what changed between two of them",

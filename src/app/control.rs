@@ -165,6 +165,7 @@ impl Provider for Control {
                 Box::pin(async move { super::recent::list(&shared, filter, limit).await })
             }
             Question::Shadow => Box::pin(async move { super::recent::shadow(&shared).await }),
+            Question::Peers(how) => Box::pin(async move { super::recent::peers(&shared, how).await }),
             Question::History => {
                 let history = history();
                 off_thread(move || Ok(history.report()))

@@ -1,9 +1,10 @@
-//! What the workers remember of recent exchanges, put together.
+//! What the workers remember of recent exchanges and of who has connected, put together.
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::admin::question::Reply;
+use crate::telemetry::peers::{self, How};
 use crate::telemetry::recent::{Filter, Kept};
 use crate::telemetry::shadow;
 use crate::worker::Shared;
@@ -75,4 +76,9 @@ pub async fn list(shared: &Shared, filter: Filter, limit: usize) -> Reply {
 pub async fn shadow(shared: &Shared) -> Reply {
     let examples = shared.ask(|worker| worker.shadow.borrow().all()).await.into_iter().flatten().collect();
     (StatusCode::OK, shadow::report(&shared.metrics, examples))
+}
+
+pub async fn peers(shared: &Shared, how: Option<How>) -> Reply {
+    let workers = shared.ask(|worker| worker.peers.borrow().all()).await;
+    (StatusCode::OK, peers::report(workers, how))
 }

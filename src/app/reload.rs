@@ -289,6 +289,8 @@ impl App {
             let mut numbers = snapshot.listeners.iter().filter(|one| named(one)).flat_map(|one| &one.authorization);
             numbers.any(|number| snapshot.authorization.get(*number).is_some_and(|known| known.name == *entry))
         });
+        let listens = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
+        self.shared.metrics.connections.retire(&listens);
     }
 }
 

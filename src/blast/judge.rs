@@ -125,11 +125,6 @@ impl<'s> Judge<'s> {
 
     /// On the listener of this index. `None` is a caller of whom nothing is known.
     pub fn judge(&'s self, told: &Told<'_>, listener: Option<usize>, caller: Option<&Who>) -> Outcome<'s> {
-        match listener.and_then(|index| self.snapshot.listeners.get(index)).map(|one| self.ruled(told, one, caller)) {
-            Some(Ok(Some(entry))) => return Outcome::all(Lot::Refused(Reason::Denied, Some(entry))),
-            Some(Err(on)) => return Outcome::Doubtful { on, route: None },
-            Some(Ok(None)) | None => {}
-        }
         let found = listener.and_then(|index| Some((self.snapshot.listeners.get(index)?, self.listeners.get(index)?)));
         let (listener, lenient) = match (found, &self.lenient) {
             (Some((listener, marked)), Some(lenient)) if matches!(listener.kind, Kind::Http { .. }) => {
@@ -137,6 +132,11 @@ impl<'s> Judge<'s> {
             }
             _ => return Outcome::all(Lot::Gone),
         };
+        match self.ruled(told, listener, caller) {
+            Ok(Some(entry)) => return Outcome::all(Lot::Refused(Reason::Denied, Some(entry))),
+            Err(on) => return Outcome::Doubtful { on, route: None },
+            Ok(None) => {}
+        }
         let truths: Vec<Option<bool>> = self.doubts.iter().map(|doubt| self.truth(told, doubt, caller)).collect();
         let open = truths.contains(&None);
         let Some(least) = self.head(told, &truths, false) else { return Outcome::unwritable() };

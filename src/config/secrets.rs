@@ -72,6 +72,8 @@ impl<'a> At<'a> {
             (Kind::Root, _, "attributes") => Kind::Attributes,
             // The block, not the header.
             (Kind::Root, _, "authorization") => Kind::Plain,
+            // The path of a file; a configuration that is kept without it would not start.
+            (_, "identity" | "tls" | "certificates", "privateKey") => Kind::Plain,
             (Kind::Attributes, ..) if self.attributes.contains(key) => Kind::SecretAttribute,
             (Kind::SecretAttribute, _, "values") => Kind::Secret,
             (Kind::Attributes, ..) => Kind::Plain,
@@ -185,6 +187,9 @@ mod tests {
             "services/auth/port",
             "services/auth/endpoints/static/labels/key",
             "routes/requestHeaders/set/x-mesh",
+            "identity/privateKey",
+            "listeners/tls/privateKey",
+            "listeners/tls/certificates/privateKey",
             "authorization/name",
             "authorization/allow/from/identities",
             "authorization/deny/to/headers/x-mesh",

@@ -132,6 +132,9 @@ struct Chosen<'s> {
 impl Exchange {
     fn prepare(&mut self, mut parts: request::Parts, body: Incoming) -> Result<Prepared, Reason> {
         let view = self.0.record.view.clone();
+        if self.0.record.conn.is_unproven() {
+            return Err(Reason::Denied);
+        }
         let chosen = match self.decide(&view, &mut parts)? {
             Decided::Answer(response) => return Ok(Prepared::Answer(response)),
             Decided::Forward(chosen) => chosen,

@@ -26,6 +26,7 @@ use crate::telemetry::recent::{
     ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Phases, SHADOW_MAX, Would,
 };
 use crate::telemetry::shadow::Example;
+use crate::wire::spiffe::SpiffeId;
 use crate::wire::trace::Context;
 use crate::wire::{grpc, proxy_status};
 use crate::worker::View;
@@ -368,6 +369,7 @@ impl Record {
             denied: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
             peer: self.conn.peer,
+            identity: self.conn.identity().map_or("", SpiffeId::as_str),
             request_bytes: self.upload.bytes.get(),
             response_bytes: self.response_bytes,
             failed,
@@ -375,7 +377,8 @@ impl Record {
             not_again,
             phases: Phases {
                 accept: self.since_accept.map(Micros::from),
-                tls: None,
+                // Of the first request only.
+                tls: self.since_accept.and_then(|_| self.conn.tls.get()).map(|tls| Micros::from(tls.took)),
                 queue: sum(|attempt| attempt.queue),
                 connect: sum(|attempt| attempt.connect),
                 first_byte: sum(|attempt| attempt.first_byte),
@@ -438,6 +441,9 @@ impl Record {
             request_bytes: self.upload.bytes.get(),
             response_bytes: self.response_bytes,
             peer: self.conn.peer,
+            peer_identity: self.conn.identity().map_or("", SpiffeId::as_str),
+            tls_version: self.conn.tls.get().map_or("", |tls| tls.version),
+            server_name: self.conn.tls.get().and_then(|tls| tls.server_name.as_deref()).unwrap_or_default(),
             request_id: self.request_id.as_ref().map_or(b"", HeaderValue::as_bytes),
             trace_id: self.trace.map_or(0, |trace| u128::from_be_bytes(trace.trace_id)),
             span_id: self.trace.map_or(0, |trace| u64::from_be_bytes(trace.span_id)),

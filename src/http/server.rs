@@ -53,7 +53,10 @@ pub async fn run(
         // The first bytes, without a codec: an idle connection costs its socket, this task and nothing else.
         let verdict = match first_bytes(conn, &mut stream, &mut early, config).await {
             Ok(verdict) => verdict,
-            Err(reason) => return reason,
+            Err(reason) => {
+                stream.farewell();
+                return reason;
+            }
         };
         let io = Io::new(stream, early, conn.activity.clone());
         if verdict == Verdict::Http2 && !spoke_http1 {

@@ -99,12 +99,14 @@ fn part(
         Ok(live) => (Some(aged(live, max_age)), None),
         Err(flaw) => (old.map(|old| aged(old, max_age)), Some(flaw)),
     };
-    let refused = flaw.map(|Flaw { index, why }| {
+    let refused = flaw.map(|(Flaw { index, why }, digest)| {
         let nothing = || Named { key: key.clone(), file: String::new() };
         let named = named.get(index).cloned().unwrap_or_else(nothing);
-        let known = before.and_then(|part| part.refused.as_ref());
-        let since = known.filter(|known| known.why == why).map_or(now, |known| known.since);
-        Refusal { named, why, since }
+        // The words may have the time in them: the same files are refused for the same reason.
+        let same =
+            |known: &&Refusal| known.named == named && known.digest == digest && (digest.is_some() || known.why == why);
+        let known = before.and_then(|part| part.refused.as_ref()).filter(same).cloned();
+        known.unwrap_or(Refusal { named, why, since: now, digest })
     });
     Part { spec, live, refused }
 }
@@ -117,7 +119,7 @@ fn candidate(
     max_age: Option<std::time::Duration>,
     now: SystemTime,
     system: &OnceCell<Arc<Live>>,
-) -> Result<Arc<Live>, Flaw> {
+) -> Result<Arc<Live>, (Flaw, Option<[u8; 32]>)> {
     if let (Kind::Roots { bundle: None }, Some(known)) = (&spec.kind, old.or(system.get())) {
         return Ok(known.clone());
     }
@@ -125,15 +127,16 @@ fn candidate(
         let bytes = files::read(Path::new(&named.file)).map_err(|why| Flaw { index, why })?;
         Ok(Text { named: named.clone(), bytes })
     });
-    let texts = read.collect::<Result<Vec<_>, Flaw>>()?;
-    if let Some(old) = old.filter(|old| old.digest == build::digest(&texts)) {
+    let texts = read.collect::<Result<Vec<_>, Flaw>>().map_err(|flaw| (flaw, None))?;
+    let digest = build::digest(&texts);
+    if let Some(old) = old.filter(|old| old.digest == digest) {
         return Ok(old.clone());
     }
-    let new = build::build(&spec.kind, max_age, &texts, now)?;
-    if let Some(old) = old {
-        build::judge(&new, old, now)?;
-    }
-    let new = Arc::new(new);
+    let new = build::build(&spec.kind, max_age, &texts, now).and_then(|new| match old {
+        Some(old) => build::judge(&new, old, now).map(|()| new),
+        None => Ok(new),
+    });
+    let new = Arc::new(new.map_err(|flaw| (flaw, Some(digest)))?);
     if matches!(spec.kind, Kind::Roots { bundle: None }) {
         let _ = system.set(new.clone());
     }

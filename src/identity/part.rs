@@ -112,6 +112,8 @@ pub struct Refusal {
     /// With what would be right.
     pub why: String,
     pub since: SystemTime,
+    /// SHA-256 of the files, where they could be read.
+    pub digest: Option<[u8; 32]>,
 }
 
 impl Spec {

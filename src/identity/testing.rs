@@ -58,7 +58,12 @@ impl Default for Ask {
 
 impl Ca {
     pub fn new(name: &str) -> Self {
-        let (params, key) = authority(name);
+        Self::keyed(name, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    pub fn keyed(name: &str, algorithm: &'static SignatureAlgorithm) -> Self {
+        let (params, _) = authority(name);
+        let key = KeyPair::generate_for(algorithm).unwrap();
         let cert = params.self_signed(&key).unwrap();
         Self { der: cert.der().clone(), pem: cert.pem(), issuer: Issuer::new(params, key) }
     }

@@ -64,7 +64,12 @@ impl Trust {
         let intermediates: Vec<_> = path.intermediate_certificates().map(|cert| cert.der()).collect();
         for crl in &self.crls {
             match walk(&cert, anchor, &intermediates, usage, at, Some(crl)) {
-                Ok(_) | Err(webpki::Error::InvalidCrlSignatureForPublicKey) => {}
+                // The second is of another's key of the same type, the third of one of another type.
+                Ok(_)
+                | Err(
+                    webpki::Error::InvalidCrlSignatureForPublicKey
+                    | webpki::Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_),
+                ) => {}
                 Err(error) => return Err(certificate_error(error)),
             }
         }

@@ -33,8 +33,8 @@ pub struct Grant {
     head: Option<Box<Head>>,
     route: Arc<str>,
     request_id: Option<HeaderValue>,
-    /// Of the configuration that was asked last; 0 is none.
-    generation: u64,
+    /// Of the configuration that was asked last.
+    generation: Option<u64>,
     /// What entries in shadow mode said then.
     would: Vec<Arc<str>>,
 }
@@ -48,9 +48,9 @@ impl Head {
 
 impl Grant {
     /// Of a connection on its way to a route, not asked for yet.
-    pub fn of_connection(conn: &Rc<Conn>, route: &Arc<str>) -> Self {
+    pub fn of_connection(conn: &Rc<Conn>, route: &Arc<str>) -> Box<Self> {
         let (conn, route) = (conn.clone(), route.clone());
-        Self { conn, head: None, route, request_id: None, generation: 0, would: Vec::new() }
+        Box::new(Self { conn, head: None, route, request_id: None, generation: None, would: Vec::new() })
     }
 
     /// Of a request that was allowed under `snapshot`; entries in shadow mode, by their numbers, would not have.
@@ -66,14 +66,14 @@ impl Grant {
             head: Some(head),
             route: route.clone(),
             request_id: request_id.cloned(),
-            generation: snapshot.generation,
+            generation: Some(snapshot.generation),
             would: names(snapshot, would),
         }
     }
 
     /// The entry that denies it by now. Costs a load where nothing is new.
     pub fn denied(&mut self) -> Option<Arc<str>> {
-        let generation = self.conn.worker.shared.generation.load(Ordering::Acquire);
+        let generation = Some(self.conn.worker.shared.generation.load(Ordering::Acquire));
         if self.generation == generation {
             return None;
         }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use rand::Rng;
 use rustls::{HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncReadExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use super::{Conn, Tls};
 use crate::config::schema::{self, ListenerTlsMode};
 use crate::error::Reason;
 use crate::http::reply;
-use crate::identity::Failure;
+use crate::identity::{self, Failure};
 use crate::net::clock;
 use crate::net::lifetime::Lifetime;
 use crate::net::stream::{Rewound, Stream};
@@ -69,12 +70,24 @@ impl Open {
     }
 }
 
-/// Why a connection was not begun.
-struct Refused(Failure, Box<dyn std::fmt::Display>);
+/// Why a connection was not begun, and its socket, where the client has been told.
+struct Refused {
+    failure: Failure,
+    why: Option<io::Error>,
+    told: Option<TcpStream>,
+}
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
-        Self(failure, Box::new(""))
+        Self { failure, why: None, told: None }
+    }
+}
+
+impl Refused {
+    /// Told, as far as a client takes so few bytes at once.
+    fn telling(failure: Failure, socket: TcpStream, words: &[u8]) -> Self {
+        let _ = socket.try_write(words);
+        Self { failure, why: None, told: Some(socket) }
     }
 }
 
@@ -101,15 +114,42 @@ pub async fn run(
         outcome = tokio::time::timeout(*config.handshake_timeout(), begin(conn, socket, mode, is_tcp)) => outcome.ok(),
         _ = evicted => None,
     };
-    let Refused(failure, why) = match outcome.unwrap_or_else(|| Err(Failure::Timeout.into())) {
+    let Refused { failure, why, told } = match outcome.unwrap_or_else(|| Err(Failure::Timeout.into())) {
         Ok(Some(begun)) => return Ok(begun),
         // Came and went: a probe of the port.
         Ok(None) => return Err(Reason::None),
         Err(refused) => refused,
     };
-    tracing::debug!(peer = %conn.peer, listener = &*conn.socket.name, failure = failure.name(), %why, "no handshake");
+    let why = why.as_ref().map(identity::why);
+    tracing::debug!(peer = %conn.peer, listener = &*conn.socket.name, failure = failure.name(), why, "no handshake");
     conn.worker.counters.handshake_failures.inc(failure);
+    if let Some(socket) = told {
+        linger(socket).await;
+    }
     Err(if failure == Failure::NoIdentity { Reason::NoIdentity } else { Reason::Handshake })
+}
+
+/// Takes what the client still sends, for a short time: closing on unread bytes would reset the connection, and the alert
+/// might never be seen.
+async fn linger(mut socket: TcpStream) {
+    const TIME: Duration = Duration::from_millis(300);
+    const BYTES: usize = 64 * 1024;
+    let drain = async {
+        let (mut chunk, mut read) = ([0; 1024], 0);
+        let mut end = socket.shutdown().await;
+        while end.is_ok() && read < BYTES {
+            end = match socket.read(&mut chunk).await {
+                Ok(0) => return,
+                Ok(count) => {
+                    read += count;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+        }
+    };
+    // Whoever has not read it by then has had its chance.
+    let _ = tokio::time::timeout(TIME, drain).await;
 }
 
 /// Off where routes go by the name that a client of TLS asks for: it is looked at, and nothing is terminated.
@@ -143,7 +183,12 @@ async fn begin(
 ) -> Result<Option<Begun>, Refused> {
     let began = Instant::now();
     let mut early = BytesMut::new();
-    let hello = first(&mut socket, &mut early, is_tcp && takes_plaintext(mode)).await?;
+    let hello = match first(&mut socket, &mut early, is_tcp && takes_plaintext(mode)).await {
+        Err(Failure::Malformed) => {
+            return Err(Refused::telling(Failure::Malformed, socket, &alert(DECODE_ERROR)));
+        }
+        read => read?,
+    };
     let stream = socket;
     let ours = |hello: &ClientHello| mode != ListenerTlsMode::Off && hello.is_ours();
     match hello {
@@ -151,7 +196,7 @@ async fn begin(
         First::Other if takes_plaintext(mode) => Ok(Some(Begun::Plaintext(stream.into(), early.freeze()))),
         First::Other => {
             if mode == ListenerTlsMode::Server && !is_tcp && detect::detect(&early) == Verdict::Http1 {
-                Stream::from(stream).last_words(&reply::raw(Reason::Handshake));
+                return Err(Refused::telling(Failure::Plaintext, stream, &reply::raw(Reason::Handshake)));
             }
             Err(Failure::Plaintext.into())
         }
@@ -172,26 +217,23 @@ enum First {
 
 /// Reads until there is a whole ClientHello, or none can come of it. `opaque`: then it is something else, and not for us
 /// to judge.
-async fn first(socket: &mut TcpStream, early: &mut BytesMut, opaque: bool) -> Result<First, Refused> {
+async fn first(socket: &mut TcpStream, early: &mut BytesMut, opaque: bool) -> Result<First, Failure> {
     loop {
         let at_least = match client_hello::parse(early) {
             Parsed::Hello(hello) => return Ok(First::Hello(hello)),
             Parsed::NotTls => return Ok(First::Other),
             Parsed::More { at_least } if at_least <= HELLO_MAX => at_least,
             Parsed::More { .. } | Parsed::Invalid if opaque => return Ok(First::Other),
-            Parsed::More { .. } | Parsed::Invalid => {
-                let _ = socket.try_write(&alert(DECODE_ERROR));
-                return Err(Failure::Malformed.into());
-            }
+            Parsed::More { .. } | Parsed::Invalid => return Err(Failure::Malformed),
         };
         while early.len() < at_least {
             early.reserve(at_least - early.len());
             match socket.read_buf(early).await {
-                Ok(0) if early.is_empty() => return Ok(First::Nothing),
+                // Who only listens may have nothing to say.
                 Ok(0) if opaque => return Ok(First::Other),
-                Ok(0) => return Err(Failure::Closed.into()),
+                Ok(0) if early.is_empty() => return Ok(First::Nothing),
+                Ok(0) | Err(_) => return Err(Failure::Closed),
                 Ok(_) => {}
-                Err(error) => return Err(Refused(Failure::Closed, Box::new(error))),
             }
         }
     }
@@ -217,14 +259,17 @@ async fn terminate(
         (_, mesh) => mesh.map(|mesh| &mesh.server),
     };
     let Some(config) = config else {
-        Stream::from(stream.into_socket()).last_words(&alert(INTERNAL_ERROR));
-        return Err(Failure::NoIdentity.into());
+        return Err(Refused::telling(Failure::NoIdentity, stream.into_socket(), &alert(INTERNAL_ERROR)));
     };
-    let accepted = tokio_rustls::TlsAcceptor::from(config.clone()).accept(stream).await;
-    let stream = accepted.map_err(|error| match Failure::of(&error) {
-        // It was TLS when it began.
-        Failure::Plaintext => Refused(Failure::Malformed, Box::new(error)),
-        failure => Refused(failure, Box::new(error)),
+    let accepted = tokio_rustls::TlsAcceptor::from(config.clone()).accept(stream).into_fallible().await;
+    let stream = accepted.map_err(|(error, stream)| {
+        let failure = match Failure::of(&error) {
+            // It was TLS when it began.
+            Failure::Plaintext => Failure::Malformed,
+            failure => failure,
+        };
+        // rustls has told the client in an alert.
+        Refused { failure, why: Some(error), told: Some(stream.into_socket()) }
     })?;
     let (_, session) = stream.get_ref();
     let clock = SystemTime::now();

@@ -49,6 +49,20 @@ impl Stream {
         }
     }
 
+    /// To be dropped after a peer has broken off: the other one must not take that for an end in good order.
+    pub fn break_off(&self) {
+        if let Err(error) = socket2::SockRef::from(self.socket()).set_linger(Some(std::time::Duration::ZERO)) {
+            tracing::debug!(%error, "socket options");
+        }
+    }
+
+    /// Says goodbye to an idle peer of TLS, if that can be done at once.
+    pub fn farewell(&mut self) {
+        if let Self::Tls(tls) = self {
+            let _ = Pin::new(tls).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
     /// Writes what can be written at once, for a peer that is given up anyway.
     pub fn last_words(&mut self, bytes: &[u8]) {
         let mut cx = Context::from_waker(Waker::noop());

@@ -58,6 +58,12 @@ pub struct Entry<'a> {
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub peer: SocketAddr,
+    /// Who the client has proven to be; empty where nobody.
+    pub peer_identity: &'a str,
+    /// `TLSv1.3`; empty for plaintext, and for TLS that is not with us.
+    pub tls_version: &'a str,
+    /// Whom the client asked for in its handshake (SNI).
+    pub server_name: &'a str,
     pub request_id: &'a [u8],
     /// 0 is none, as in W3C Trace Context.
     pub trace_id: u128,

@@ -77,6 +77,7 @@ impl Collector for Scrape {
         grpc(out, "grpc_client_handled", "gRPC calls sent upstream", &sums, |sum| &sum.grpc_client)?;
         shadow(out, &sums)?;
         self.denials(out)?;
+        self.downstream(out)?;
         self.connections(out)?;
         self.upstream(out)?;
         self.own(out, sums.len())?;
@@ -108,6 +109,19 @@ impl Scrape {
                 if count > 0 {
                     family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that nobody has used as well: an alert has to see the first.
+    fn downstream(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Connections from clients, by listener and how they are protected";
+        let mut family = out.encode_descriptor("outrigger_downstream_connections", help, None, MetricType::Counter)?;
+        for (listener, connections) in self.0.connections.all() {
+            for (how, count) in connections.all() {
+                let labels = [("listener", &*listener), ("security", how.name())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
         Ok(())

@@ -43,6 +43,9 @@ pub fn json(out: &mut Vec<u8>, entry: &Entry<'_>, workload: &Workload) {
     object.raw("response_bytes", format_args!("{}", entry.response_bytes));
     object.raw("attempts", format_args!("{}", entry.attempts));
     object.raw("peer", format_args!("\"{}\"", entry.peer));
+    object.text("peer_identity", entry.peer_identity.as_bytes());
+    object.text("tls_version", entry.tls_version.as_bytes());
+    object.text("server_name", entry.server_name.as_bytes());
     object.text("user_agent", entry.user_agent);
     object.text("request_id", entry.request_id);
     if entry.trace_id != 0 {
@@ -90,6 +93,14 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     word(out, entry.user_agent);
     if let Some(code) = entry.grpc_status {
         put(out, format_args!(" grpc={code}"));
+    }
+    for (name, value) in
+        [("identity", entry.peer_identity), ("tls", entry.tls_version), ("server_name", entry.server_name)]
+    {
+        if !value.is_empty() {
+            put(out, format_args!(" {name}="));
+            escape(out, value.as_bytes(), Style::Word);
+        }
     }
     if !entry.authorization.is_empty() {
         put(out, format_args!(" authorization={}", entry.authorization));

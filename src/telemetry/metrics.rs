@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, Shared};
-use super::denials::Registry;
+use super::denials::{self, Denials};
 use super::expose;
 use super::histogram::{DURATION, SIZE};
+use super::peers::Connections;
+use super::registry::Registry;
 use crate::policy::guard::Guard;
 
 /// How long the series of a removed route are still shown, so that the last scrape does not miss its end.
@@ -44,7 +46,9 @@ pub struct Metrics {
     /// Written by the admin thread and by the access log.
     pub process: ProcessCounters,
     /// By authorization.
-    pub denials: Registry,
+    pub denials: Registry<denials::Series, Denials>,
+    /// Connections from clients, by listener.
+    pub connections: Registry<Arc<str>, Connections>,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -152,6 +156,7 @@ impl Metrics {
         Arc::new(Self {
             process: ProcessCounters::default(),
             denials: Registry::default(),
+            connections: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

@@ -8,7 +8,9 @@ pub mod denials;
 pub mod histogram;
 pub mod logs;
 pub mod metrics;
+pub mod peers;
 pub mod recent;
+pub mod registry;
 pub mod rfc3339;
 pub mod shadow;
 

@@ -50,6 +50,8 @@ pub struct Exchange<'a> {
     pub denied: &'a str,
     pub producer: Producer,
     pub peer: SocketAddr,
+    /// Who the client has proven to be; empty where nobody.
+    pub identity: &'a str,
     pub request_bytes: u64,
     pub response_bytes: u64,
     /// As for the access log: status 5xx, a gRPC status other than 0, or cut short. Kept for longer.

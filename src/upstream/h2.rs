@@ -97,7 +97,11 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
             let begun = Instant::now();
             let mut connecting = Connecting::begin(pool);
             let connected = Box::pin(connect(pool, limits, worker)).await;
-            connecting.word = connected.as_ref().map(drop).map_err(|reason| *reason);
+            // What was asked for is not what all who wait need: they try for themselves.
+            connecting.word = match &connected {
+                Err(reason) if limits.http1_will_do || !pool.is_secure() => Err(*reason),
+                Ok(_) | Err(_) => Ok(()),
+            };
             drop(connecting);
             return Ok(lend(&connected?, pool, Some(begun.elapsed())));
         }

@@ -35,7 +35,7 @@ pub fn exchange(value: &Value, paint: Paint) -> String {
             format!("{time}{worker}{generation}")
         }),
     );
-    page.line("client", joined(&[&value["peer"], &value["protocol"]], ", "));
+    page.line("client", joined(&[&value["peer"], &value["protocol"], &value["identity"]], ", "));
     page.line("listener", text(&value["listener"]));
     let rule = text(&value["rule"]).map_or_else(String::new, |rule| format!(", match[{rule}]"));
     page.line("route", text(&value["route"]).map(|route| format!("{route}{rule}")));
@@ -126,9 +126,9 @@ impl Page {
     fn timeline(&mut self, phases: &Value) {
         let Some(total) = phases["total"].as_f64() else { return };
         self.out.push('\n');
-        for name in ["accept", "tls"] {
+        for (name, when) in [("accept", "before"), ("tls", "of that")] {
             let before = phases[name].as_f64();
-            self.line(name, before.map(|time| format!("{:>13}  before", millis(time))));
+            self.line(name, before.map(|time| format!("{:>13}  {when}", millis(time))));
         }
         let mut passed = 0.0;
         for (key, name) in PHASES {

@@ -112,18 +112,9 @@ pub fn authorization(entry: &schema::Authorization) -> Json {
             sort_listeners_and_ports(to);
             to.get_mut("hosts").into_iter().for_each(|list| sort(list, true));
             conditions(to);
-            // Halves that ask for nothing say nothing.
-            for half in rule.as_object_mut().into_iter().flat_map(|rule| rule.values_mut()) {
-                half.as_object_mut().into_iter().for_each(drop_nothing);
-            }
-            rule.as_object_mut().into_iter().for_each(drop_nothing);
         }
     }
     json
-}
-
-fn drop_nothing(entries: &mut Map<String, Json>) {
-    entries.retain(|_, value| !super::words::is_nothing(value));
 }
 
 fn sort_listeners_and_ports(json: &mut Json) {

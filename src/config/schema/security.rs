@@ -135,12 +135,15 @@ pub enum IdentityMatcher {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Caller {
     /// Proven by a client certificate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub identities: Vec<IdentityMatch>,
     /// Of the identity: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`, in the own trust domain.
     #[schemars(extend("items" = { "type": "string", "minLength": 1 }))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
     /// Of the address that the connection comes from; `10.0.0.0/8`, `fd00::/8`, or one address.
     #[schemars(extend("items" = { "type": "string", "format": "cidr" }))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cidrs: Vec<String>,
 }
 
@@ -152,15 +155,15 @@ pub struct Authorization {
     #[schemars(extend("format" = "name"))]
     pub name: String,
     /// Listeners that it is for; all where absent.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<String>,
     /// Ports that were connected to; all where absent.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("items" = { "type": "integer", "minimum": 1, "maximum": 65535 }))]
     pub ports: Vec<u16>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<AuthorizationRule>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<AuthorizationRule>,
     #[serde(default)]
     pub mode: RuleMode,
@@ -170,7 +173,9 @@ pub struct Authorization {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AuthorizationRule {
+    #[serde(skip_serializing_if = "is_default")]
     pub from: Caller,
+    #[serde(skip_serializing_if = "is_default")]
     pub to: Operation,
 }
 
@@ -179,14 +184,19 @@ pub struct AuthorizationRule {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Operation {
     #[schemars(extend("items" = { "type": "integer", "minimum": 1, "maximum": 65535 }))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
     #[schemars(extend("items" = { "type": "string", "format": "method" }))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
     /// By the same normal form of the path that routes go by and the upstream gets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathMatch>,
     #[schemars(extend("items" = { "type": "string", "format": "hostPattern" }))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
     #[schemars(extend("propertyNames" = { "format": "headerName" }))]
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, Text>,
 }
 
@@ -223,4 +233,9 @@ fn no_max_age() -> Duration {
 
 fn default_handshake_timeout() -> Duration {
     Duration::from_secs(5)
+}
+
+/// What is empty is not written: written and empty it would be refused.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

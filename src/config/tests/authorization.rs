@@ -76,6 +76,11 @@ fn what_is_written_and_empty_is_refused() {
         wrong(entry, &format!("authorization[0].{path}: {message}"));
     }
     assert!(fine("authorization: [{ name: x, allow: [{}, { from: {} }, { to: {} }] }]\n").is_empty());
+    // What the proxy itself writes is none of that.
+    let text = format!("{HEAD}routes: [{{ name: all, to: app }}]\nauthorization: [{{ name: x, allow: [{{}}] }}]\n");
+    let config = parse("t.yaml", &text, &no_env).unwrap_or_else(|report| panic!("{report}"));
+    let again = parse("u.yaml", &config.dump().to_string(), &no_env).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(again.authorization, config.authorization);
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn modes_of_listeners() {
         "tls: { mode: server, certificate: c, privateKey: k, certificates: [{ certificate: d, privateKey: l }], minVersion: \"1.3\" }",
     ] {
         let text = format!("{HEAD}{SERVICES}{}", listener(tls));
-        assert_eq!(said(&problems(&text)), [String::new(); 0], "{tls}");
+        assert_eq!(said(&problems(&text)), Vec::<String>::new(), "{tls}");
     }
     for (tls, expected) in [
         (
@@ -64,7 +64,7 @@ fn modes_of_services() {
         "tls: { mode: simple }, endpoints: { dns: { name: api.example.com, port: 443 } }",
         "tls: { mode: off }, endpoints: { dns: { name: app, port: 1 } }",
     ] {
-        assert_eq!(said(&problems(&whole(service))), [String::new(); 0], "{service}");
+        assert_eq!(said(&problems(&whole(service))), Vec::<String>::new(), "{service}");
     }
     for (service, expected) in [
         (

@@ -127,6 +127,11 @@ fn a_worse_successor_is_refused_and_the_old_one_serves_on() {
             assert_eq!(files.refused(None).1, what);
         }
     }
+    // Time goes by, and nothing else is new: nothing else is told.
+    files.pair(&ca.issue(&Ask { from: HOUR, until: 2 * HOUR, ..ask() }));
+    let (first, troubles) = files.load(Some(&good));
+    let later = now() + Duration::from_secs(5);
+    assert_eq!(load(&files.root(""), Some(&first), later).1, troubles);
     let past = good.mesh.as_ref().unwrap().not_after + Duration::from_secs(1);
     files.pair(&ca.issue(&Ask { from: -HOUR, until: HOUR - 60, ..ask() }));
     assert_eq!(load(&files.root(""), Some(&good), past).1.len(), 1, "expired as well");

@@ -70,7 +70,7 @@ fn who_is_refused_and_why() {
     assert_eq!(refused(&verifier, &[]).0, Failure::NoCertificate);
     assert_eq!(refused(&verifier, &[CertificateDer::from(vec![0x30, 0])]).0, Failure::BadCertificate);
     // An authority of ours, and still nobody.
-    assert_eq!(refused(&verifier, &[ca.der.clone()]).0, Failure::BadCertificate);
+    assert_eq!(refused(&verifier, std::slice::from_ref(&ca.der)).0, Failure::BadCertificate);
     let server = of(trust(&[&ca], &[]), Purpose::Server);
     assert_eq!(refused(&server, &[ca.issue(&Ask { purposes: vec![ClientAuth], ..ask() }).der]).0, Failure::BadPurpose);
 }
@@ -113,15 +113,17 @@ fn chains_lead_to_any_anchor() {
 fn lists_revoke_what_they_name() {
     let ca = Ca::new("ca");
     // The same name, another key: as after a renewal of the authority.
-    let renewed = Ca::new("ca");
     let good = [ca.issue(&Ask { serial: 8, ..Ask::default() }).der];
     let bad = [ca.issue(&Ask { serial: 9, ..Ask::default() }).der];
-    let others = [renewed.issue(&Ask { serial: 9, ..Ask::default() }).der];
-    for lists in [vec![ca.revoke(&[9], HOUR)], vec![renewed.revoke(&[], HOUR), ca.revoke(&[9], HOUR)]] {
-        let verifier = of(trust(&[&ca, &renewed], &lists), Purpose::Client);
-        verifier.verify(&good, now()).unwrap();
-        verifier.verify(&others, now()).unwrap();
-        assert_eq!(refused(&verifier, &bad).0, Failure::Revoked);
+    // Of the same type, and of another.
+    for renewed in [Ca::new("ca"), Ca::keyed("ca", &rcgen::PKCS_ED25519)] {
+        let others = [renewed.issue(&Ask { serial: 9, ..Ask::default() }).der];
+        for lists in [vec![ca.revoke(&[9], HOUR)], vec![renewed.revoke(&[], HOUR), ca.revoke(&[9], HOUR)]] {
+            let verifier = of(trust(&[&ca, &renewed], &lists), Purpose::Client);
+            verifier.verify(&good, now()).unwrap();
+            verifier.verify(&others, now()).unwrap();
+            assert_eq!(refused(&verifier, &bad).0, Failure::Revoked);
+        }
     }
     // One that should have been replaced still counts.
     let verifier = of(trust(&[&ca], &[ca.revoke(&[9], -HOUR)]), Purpose::Client);

@@ -31,6 +31,9 @@ fn entry() -> Entry<'static> {
         request_bytes: 0,
         response_bytes: 42,
         peer: ([192, 0, 2, 1], 4711).into(),
+        peer_identity: "",
+        tls_version: "",
+        server_name: "",
         request_id: b"id",
         trace_id: 0xabc,
         span_id: 1,
@@ -38,6 +41,26 @@ fn entry() -> Entry<'static> {
         attempts: 1,
         attributes: &[("env", b"canary")],
     }
+}
+
+#[test]
+fn who_calls_and_how() {
+    let secure = Entry {
+        peer_identity: "spiffe://test.local/ns/shop/sa/web",
+        tls_version: "TLSv1.3",
+        server_name: "shop.example",
+        ..entry()
+    };
+    let line = json(&secure);
+    assert_eq!(line["peer_identity"], "spiffe://test.local/ns/shop/sa/web");
+    assert_eq!((&line["tls_version"], &line["server_name"]), (&"TLSv1.3".into(), &"shop.example".into()));
+    let line = text(&secure);
+    assert!(
+        line.contains(" identity=spiffe://test.local/ns/shop/sa/web tls=TLSv1.3 server_name=shop.example"),
+        "{line}"
+    );
+    assert!(json(&entry()).get("peer_identity").is_none());
+    assert!(!text(&entry()).contains("identity="));
 }
 
 fn json(entry: &Entry<'_>) -> Value {

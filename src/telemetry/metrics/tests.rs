@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::Reason;
+use crate::telemetry::peers::How;
 
 fn labels(route: &str) -> Labels {
     Labels {
@@ -108,9 +109,10 @@ fn our_own_machinery_is_told() {
     let worker = metrics.worker(1);
     worker.connections_accepted.inc();
     worker.connections_closed.inc(Reason::IdleTimeout);
-    let denials = metrics.denials.get(&"edge".into(), &"reads".into());
+    let denials = metrics.denials.get(&("edge".into(), "reads".into()));
     denials.shadow.inc();
     denials.enforced.add(2);
+    metrics.connections.get(&"edge".into()).inc(How::Plaintext);
     metrics.process.config_accepted(7, UNIX_EPOCH + Duration::from_secs(99));
     metrics.process.config_refused(UNIX_EPOCH + Duration::from_secs(100));
     metrics.process.set_drain_phase(DrainPhase::LameDuck);
@@ -120,6 +122,8 @@ fn our_own_machinery_is_told() {
         r#"outrigger_worker_connections_accepted_total{worker="0"} 0"#,
         r#"outrigger_worker_connections_accepted_total{worker="1"} 1"#,
         r#"outrigger_worker_connections_closed_total{worker="1",reason="idle_timeout"} 1"#,
+        r#"outrigger_downstream_connections_total{listener="edge",security="mtls"} 0"#,
+        r#"outrigger_downstream_connections_total{listener="edge",security="plaintext"} 1"#,
         r#"outrigger_authorization_denied_total{listener="edge",rule="reads",mode="enforce"} 2"#,
         r#"outrigger_authorization_denied_total{listener="edge",rule="reads",mode="shadow"} 1"#,
         r#"outrigger_config_reloads_total{result="failure"} 1"#,

@@ -17,7 +17,7 @@ pub const ID_MAX: usize = 128;
 pub const METHOD_MAX: usize = 32;
 pub const HOST_MAX: usize = 64;
 pub const PATH_MAX: usize = 256;
-/// Of a listener, a route, a service, a subset, an attribute.
+/// Of a listener, a route, a service, a subset, an attribute; of an identity.
 pub const NAME_MAX: usize = 128;
 /// Of an attribute.
 pub const VALUE_MAX: usize = 64;
@@ -101,6 +101,7 @@ pub fn encode<'o>(out: &'o mut Buffer, exchange: &Exchange<'_>, slow: bool) -> &
     writer.text(exchange.denied, NAME_MAX);
     writer.byte(exchange.producer as u8);
     writer.address(exchange.peer);
+    writer.text(exchange.identity, NAME_MAX);
     writer.number(exchange.request_bytes);
     writer.number(exchange.response_bytes);
     writer.option(exchange.not_again.map(|why| why as u64));
@@ -165,6 +166,7 @@ pub fn decode<T>(record: &[u8], tell: impl FnOnce(&Exchange<'_>, Marks) -> T) ->
         denied: reader.text()?,
         producer: *Producer::ALL.get(usize::from(reader.byte()?))?,
         peer: reader.address()?,
+        identity: reader.text()?,
         request_bytes: reader.number()?,
         response_bytes: reader.number()?,
         failed: marks.failed(),

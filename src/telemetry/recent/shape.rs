@@ -26,6 +26,7 @@ pub fn long(exchange: &Exchange<'_>, marks: Marks) -> Value {
     object.name("authorization", exchange.denied);
     object.add("producer", exchange.producer.name());
     object.add("peer", exchange.peer.to_string());
+    object.name("identity", exchange.identity);
     object.add("requestBytes", exchange.request_bytes);
     object.add("responseBytes", exchange.response_bytes);
     object.add("attempts", exchange.attempts.iter().map(attempt).collect::<Value>());

@@ -51,6 +51,7 @@ fn exchange() -> Exchange<'static> {
         denied: "",
         producer: Producer::Proxy,
         peer: ([192, 0, 2, 1], 50_123).into(),
+        identity: "spiffe://test.local/ns/shop/sa/web",
         request_bytes: 2048,
         response_bytes: 91,
         failed: true,
