@@ -313,6 +313,7 @@ fn a_flood_of_half_open_handshakes() {
     }
     let (_, peak) = proxy.memory();
     let each = (peak - before) * 1024 / MANY as u64;
+    eprintln!("MEASURED {each} bytes each, {} KiB in all", peak - before);
     assert!(each < 40 * 1024, "{each} bytes for each half-open handshake");
     assert!(slowest < Duration::from_secs(2), "the others waited for {slowest:?}");
     until("they are gone", SOON, || proxy.failed("timeout") >= MANY as f64);
