@@ -37,7 +37,7 @@ pub struct Rotation {
     /// Since when there is something wrong that was not told yet.
     since: Option<Instant>,
     /// What was told of each part, until it is well again.
-    told: HashMap<What, String>,
+    told: BTreeSet<(What, String)>,
     /// The last mark that each certificate was warned of, and its end: another one begins anew.
     warned: HashMap<(What, String), (SystemTime, u8)>,
 }
@@ -48,7 +48,7 @@ impl Rotation {
         let (files, named) = watch::channel(BTreeSet::new());
         let (sender, changes) = mpsc::channel(1);
         tokio::spawn(poll(named, sender));
-        Self { files, changes, next: None, since: None, told: HashMap::new(), warned: HashMap::new() }
+        Self { files, changes, next: None, since: None, told: BTreeSet::new(), warned: HashMap::new() }
     }
 
     /// Waits until the files have to be looked at.
@@ -158,14 +158,15 @@ impl App {
     /// What lasts for a moment only is not worth a word.
     fn tell_troubles(&mut self, troubles: &[Trouble]) {
         let rotation = &mut self.rotation;
-        rotation.told.retain(|what, _| {
-            let still = troubles.iter().any(|trouble| trouble.what == *what);
-            if !still {
+        let of = |trouble: &Trouble| (trouble.what.clone(), trouble.to_string());
+        for what in rotation.told.iter().map(|(what, _)| what).collect::<BTreeSet<_>>() {
+            if !troubles.iter().any(|trouble| trouble.what == *what) {
                 tracing::info!(of = %what, "files of certificates are well again");
             }
-            still
-        });
-        let is_news = |trouble: &&Trouble| rotation.told.get(&trouble.what) != Some(&trouble.to_string());
+        }
+        let still: BTreeSet<_> = troubles.iter().map(of).collect();
+        rotation.told.retain(|told| still.contains(told));
+        let is_news = |trouble: &&Trouble| !rotation.told.contains(&of(trouble));
         let news: Vec<&Trouble> = troubles.iter().filter(is_news).collect();
         let now = Instant::now();
         let quiet = !news.is_empty() && now.duration_since(*rotation.since.get_or_insert(now)) < QUIET;
@@ -179,10 +180,14 @@ impl App {
         }
         rotation.since = None;
         for trouble in &news {
-            rotation.told.insert(trouble.what.clone(), trouble.to_string());
+            rotation.told.insert(of(trouble));
         }
         for trouble in news {
-            let Trouble { what, key, file, why, serves_on, .. } = trouble;
+            let Trouble { what, key, file, why, serves_on, in_use, .. } = trouble;
+            if *in_use {
+                tracing::warn!(of = %what, key, file, why, "in use all the same");
+                continue;
+            }
             tracing::warn!(of = %what, key, file, why, serves_on, "files of certificates refused");
             self.shared.metrics.process.rotations_refused.inc();
             let cause = Cause { action: "certificates", source: &format!("files of {what}") };
@@ -220,7 +225,7 @@ impl App {
         self.rotation
             .warned
             .retain(|(of, file), _| material.certificates().any(|own| own.what == of && own.file == file));
-        let told: Vec<&str> = self.rotation.told.values().map(String::as_str).collect();
+        let told: Vec<&str> = self.rotation.told.iter().map(|(_, told)| told.as_str()).collect();
         let detail = told.into_iter().chain(short.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
         let expired = material.mesh.as_ref().is_some_and(|mesh| mesh.not_after <= now);
         let status = match (material.is_whole() && !expired, detail.is_empty()) {
