@@ -322,12 +322,9 @@ fn a_cut_connection_is_no_end() {
 #[test]
 fn hellos_between_two_of_ours() {
     let (mesh, origin) = (Mesh::new(), Origin::ok());
-    let (near, tap, _far) = pair(
-        &mesh,
-        origin.addr(),
-        Setup::default(),
-        Setup { service: ", connections: { maxRequests: 1 }", ..Setup::default() },
-    );
+    let one_each = Setup { service: ", connections: { maxRequests: 1 }", ..Setup::default() };
+    let http1 = Setup { service: ", protocol: http1", ..Setup::default() };
+    let (near, tap, _far) = pair(&mesh, origin.addr(), http1, one_each);
     for n in 1..=3 {
         assert_eq!(get(near.addr(), "/").status(), 200);
         let (client, server) = tap.hellos(n);

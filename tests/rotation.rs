@@ -195,7 +195,7 @@ fn a_worse_one_is_refused() {
         assert!(detail.contains("identity.") && detail.contains("tls."), "{detail} names no place");
         assert!(shows(&client, proxy.addr(), &good), "{why}: the one before serves on");
         assert_eq!(proxy.probe("/readyz"), Some(200));
-        assert!(proxy.stderr_text().contains(why), "{}", proxy.stderr_text());
+        until("it is logged", SOON, || proxy.stderr_text().contains(why));
         files.mount(&good, &pki.bundle());
         until("it is well again", SOON, || health(&proxy).0 == "ok");
     };

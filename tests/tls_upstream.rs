@@ -180,6 +180,8 @@ fn mutual_fails_closed() {
     let near = mesh.outbound(front.addr());
     let reply = get(near.addr(), "/");
     assert!((502..=503).contains(&reply.status()), "{reply:?}");
+    let status = reply.head.get("proxy-status").unwrap_or_default();
+    assert!(status.contains("error=tls_"), "it is told that TLS is the reason: {status}");
     near.await_failed("refused_by_peer", 1.0);
     assert_eq!(origin.seen().len(), 1, "but for the one that was right nobody heard of a request");
 }

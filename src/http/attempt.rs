@@ -13,6 +13,7 @@ use super::tracked::{Lease, Upstream};
 use super::tries::Tries;
 use crate::body::{Progress, Upload};
 use crate::error::Reason;
+use crate::identity;
 use crate::net::clock;
 use crate::telemetry::recent::{NotAgain, Outcome};
 use crate::upstream::{h1, h2, transport};
@@ -219,6 +220,7 @@ fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bo
         return Failure::Final(Reason::UpstreamProtocol);
     }
     if transport::is_alert(&error) {
+        plan.worker.counters.upstream_handshake_failures.inc(identity::Failure::RefusedByPeer);
         return Failure::Final(Reason::UpstreamTls);
     }
     if error.is_body_write_aborted() || error.is_user() {

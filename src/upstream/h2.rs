@@ -18,7 +18,7 @@ use super::pool::{Limits, Open, Pool};
 use super::transport::{self, Dialled};
 use crate::body::Upload;
 use crate::error::Reason;
-use crate::identity::Alpn;
+use crate::identity::{self, Alpn};
 use crate::net::clock;
 use crate::net::io::{Activity, Io};
 use crate::net::stream::Stream;
@@ -205,7 +205,10 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     match tokio::time::timeout(limits.connect_timeout, greeted).await {
         Ok(Ok(())) => {}
         // It agreed to HTTP/2, and then would not speak: to us, that is.
-        Ok(Err(_)) if is_agreed => return Err(Reason::UpstreamTls).inspect_err(failed),
+        Ok(Err(_)) if is_agreed => {
+            worker.counters.upstream_handshake_failures.inc(identity::Failure::RefusedByPeer);
+            return Err(Reason::UpstreamTls).inspect_err(failed);
+        }
         Ok(Err(_)) => return Err(Reason::UpstreamProtocol).inspect_err(failed),
         Err(_) => return Err(Reason::ConnectTimeout).inspect_err(failed),
     }
