@@ -244,7 +244,7 @@ impl App {
             control,
             shared,
         };
-        app.rotate().await;
+        app.first_material().await;
         app.start_admin(admin_socket, health_socket);
         let bound = reload::bind(&config, &[]).map_err(|error| failed("cannot listen", &error))?;
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
@@ -298,7 +298,7 @@ impl App {
                     self.watch_life();
                     self.observe().await;
                 }
-                () = self.rotation.due() => self.rotate().await,
+                read = self.rotation.due() => self.rotate(read),
                 () = shared.alarm.rung() => self.alarmed().await,
                 Some(()) = self.signals.terminate.recv() => return self.stop(true).await,
                 () = self.control.drain.notified() => return self.stop(true).await,

@@ -58,7 +58,7 @@ fn provocation(reason: Reason) -> Provoked {
         Reason::UpstreamIdentity => Test("tests/tls_upstream.rs", "whom_an_endpoint_has_to_be"),
         Reason::NoIdentity => Test("tests/tls_upstream.rs", "mutual_fails_closed"),
         Reason::Handshake => Test("tests/tls_refused.rs", "clients_that_prove_nothing"),
-        Reason::Expired => Test("tests/rotation.rs", "connections_end_with_their_certificates"),
+        Reason::Expired => Test("tests/rotation.rs", "connections_end_with_their_certificate"),
         Reason::Drained => Test("tests/reasons.rs", "an_end_by_force"),
         // Nothing that is known to be sent brings one about, or it would be mended.
         Reason::Panic => Test("src/http/exchange.rs", "a_panic_is_answered_and_counted"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::App;
@@ -25,19 +26,43 @@ const POLL: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(1);
 /// What is refused for the time of day may be right later.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Longest that files are waited for: a file system may hang, and the thread that answers probes must not.
+/// Longest that a start or a reload waits for files: a file system may hang, and the thread that answers probes must not.
 const READING: Duration = Duration::from_secs(5);
+
+const SLOW: &str = "the files of certificates cannot be read within 5 s: does their file system hang?";
+
+type Found = (Material, Vec<Trouble>);
+
+/// A look at the files that is under way.
+struct Reading {
+    task: JoinHandle<Found>,
+    config: Arc<Config>,
+    /// What was live when it began.
+    live: Arc<Material>,
+    since: Instant,
+    /// It was told of.
+    late: bool,
+}
+
+/// One that is over.
+pub struct Read {
+    config: Arc<Config>,
+    live: Arc<Material>,
+    found: Result<Found, String>,
+}
 
 /// The state of the watch.
 pub struct Rotation {
     files: watch::Sender<BTreeSet<PathBuf>>,
     changes: mpsc::Receiver<()>,
+    /// At most one, however long it takes: each has a thread.
+    reading: Option<Reading>,
     /// When to look although no file has changed.
     next: Option<Instant>,
     /// Since when there is something wrong that was not told yet.
     since: Option<Instant>,
     /// What was told of each part, until it is well again.
-    told: HashMap<What, String>,
+    told: BTreeSet<(What, String)>,
     /// The last mark that each certificate was warned of, and its end: another one begins anew.
     warned: HashMap<(What, String), (SystemTime, u8)>,
 }
@@ -48,16 +73,59 @@ impl Rotation {
         let (files, named) = watch::channel(BTreeSet::new());
         let (sender, changes) = mpsc::channel(1);
         tokio::spawn(poll(named, sender));
-        Self { files, changes, next: None, since: None, told: HashMap::new(), warned: HashMap::new() }
+        Self { files, changes, reading: None, next: None, since: None, told: BTreeSet::new(), warned: HashMap::new() }
     }
 
-    /// Waits until the files have to be looked at.
-    pub async fn due(&mut self) {
+    /// Waits until the files have to be looked at; or where that has begun, until it is over, with what they have.
+    pub async fn due(&mut self) -> Option<Read> {
+        if let Some(reading) = &mut self.reading {
+            let end = reading.since + READING;
+            let in_time = if reading.late { None } else { tokio::time::timeout_at(end, &mut reading.task).await.ok() };
+            let found = match in_time {
+                Some(found) => found,
+                None => {
+                    if !std::mem::replace(&mut reading.late, true) {
+                        tracing::warn!(why = SLOW, "identity");
+                    }
+                    (&mut reading.task).await
+                }
+            };
+            let Reading { config, live, .. } = self.reading.take()?;
+            return Some(Read { config, live, found: found.map_err(|error| error.to_string()) });
+        }
         let next = self.next;
         tokio::select! {
             Some(()) = self.changes.recv() => {}
             () = async { tokio::time::sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => {}
             else => std::future::pending().await,
+        }
+        None
+    }
+
+    /// Not while another one is under way.
+    fn read(&mut self, config: Arc<Config>, live: Arc<Material>) {
+        if self.reading.is_some() {
+            return;
+        }
+        let (root, previous) = (config.clone(), live.clone());
+        let read = move || identity::load(root.root(), Some(&previous), SystemTime::now());
+        let task = tokio::task::spawn_blocking(read);
+        self.reading = Some(Reading { task, config, live, since: Instant::now(), late: false });
+    }
+
+    /// Now, for a bounded time. What was under way is dropped: it may be of another configuration.
+    async fn read_now(&mut self, config: Arc<Config>, live: Arc<Material>) -> Result<Found, String> {
+        if let Some(Reading { task, since, .. }) = &mut self.reading {
+            if tokio::time::timeout_at(*since + READING, task).await.is_err() {
+                return Err(SLOW.to_owned());
+            }
+            self.reading = None;
+            self.next = Some(Instant::now());
+        }
+        self.read(config, live);
+        match tokio::time::timeout(READING, self.due()).await {
+            Ok(Some(Read { found, .. })) => found,
+            _ => Err(SLOW.to_owned()),
         }
     }
 }
@@ -98,23 +166,31 @@ fn marks(files: BTreeSet<PathBuf>) -> Vec<(PathBuf, Mark)> {
 
 impl App {
     /// What the files of a configuration have now.
-    pub(super) async fn read_material(&self, config: &Arc<Config>) -> Result<(Material, Vec<Trouble>), String> {
-        let (config, live) = (config.clone(), self.shared.material.load_full());
-        let read = move || identity::load(config.root(), Some(&live), SystemTime::now());
-        match tokio::time::timeout(READING, tokio::task::spawn_blocking(read)).await {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("the files of certificates could not be read within {} s", READING.as_secs())),
+    pub(super) async fn read_material(&mut self, config: &Arc<Config>) -> Result<(Material, Vec<Trouble>), String> {
+        let live = self.shared.material.load_full();
+        self.rotation.read_now(config.clone(), live).await
+    }
+
+    /// The first of all, unless the files take too long: then they are taken when they are there.
+    pub(super) async fn first_material(&mut self) {
+        self.rotate(None);
+        if let Ok(read) = tokio::time::timeout(READING, self.rotation.due()).await {
+            self.rotate(read);
         }
     }
 
-    /// The files have changed, or time has gone by.
-    pub(super) async fn rotate(&mut self) {
-        let config = self.shared.snapshot.load().config.clone();
+    /// The files have changed, or time has gone by: they are read. Or they were.
+    pub(super) fn rotate(&mut self, read: Option<Read>) {
+        let (config, live) = (self.shared.snapshot.load().config.clone(), self.shared.material.load_full());
         self.rotation.next = None;
-        match self.read_material(&config).await {
-            Ok((material, troubles)) => self.take_material(&config, material, &troubles),
-            Err(why) => {
+        match read {
+            None => self.rotation.read(config, live),
+            // There was a reload since.
+            Some(read) if !Arc::ptr_eq(&read.config, &config) || !Arc::ptr_eq(&read.live, &live) => {
+                self.rotation.read(config, live);
+            }
+            Some(Read { found: Ok((material, troubles)), .. }) => self.take_material(&config, material, &troubles),
+            Some(Read { found: Err(why), .. }) => {
                 tracing::warn!(why, "identity");
                 self.rotation.next = Some(Instant::now() + AGAIN);
             }
@@ -158,14 +234,15 @@ impl App {
     /// What lasts for a moment only is not worth a word.
     fn tell_troubles(&mut self, troubles: &[Trouble]) {
         let rotation = &mut self.rotation;
-        rotation.told.retain(|what, _| {
-            let still = troubles.iter().any(|trouble| trouble.what == *what);
-            if !still {
+        let of = |trouble: &Trouble| (trouble.what.clone(), trouble.to_string());
+        for what in rotation.told.iter().map(|(what, _)| what).collect::<BTreeSet<_>>() {
+            if !troubles.iter().any(|trouble| trouble.what == *what) {
                 tracing::info!(of = %what, "files of certificates are well again");
             }
-            still
-        });
-        let is_news = |trouble: &&Trouble| rotation.told.get(&trouble.what) != Some(&trouble.to_string());
+        }
+        let still: BTreeSet<_> = troubles.iter().map(of).collect();
+        rotation.told.retain(|told| still.contains(told));
+        let is_news = |trouble: &&Trouble| !rotation.told.contains(&of(trouble));
         let news: Vec<&Trouble> = troubles.iter().filter(is_news).collect();
         let now = Instant::now();
         let quiet = !news.is_empty() && now.duration_since(*rotation.since.get_or_insert(now)) < QUIET;
@@ -179,10 +256,14 @@ impl App {
         }
         rotation.since = None;
         for trouble in &news {
-            rotation.told.insert(trouble.what.clone(), trouble.to_string());
+            rotation.told.insert(of(trouble));
         }
         for trouble in news {
-            let Trouble { what, key, file, why, serves_on, .. } = trouble;
+            let Trouble { what, key, file, why, serves_on, in_use, .. } = trouble;
+            if *in_use {
+                tracing::warn!(of = %what, key, file, why, "in use all the same");
+                continue;
+            }
             tracing::warn!(of = %what, key, file, why, serves_on, "files of certificates refused");
             self.shared.metrics.process.rotations_refused.inc();
             let cause = Cause { action: "certificates", source: &format!("files of {what}") };
@@ -220,7 +301,7 @@ impl App {
         self.rotation
             .warned
             .retain(|(of, file), _| material.certificates().any(|own| own.what == of && own.file == file));
-        let told: Vec<&str> = self.rotation.told.values().map(String::as_str).collect();
+        let told: Vec<&str> = self.rotation.told.iter().map(|(_, told)| told.as_str()).collect();
         let detail = told.into_iter().chain(short.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
         let expired = material.mesh.as_ref().is_some_and(|mesh| mesh.not_after <= now);
         let status = match (material.is_whole() && !expired, detail.is_empty()) {
@@ -238,3 +319,6 @@ impl App {
         self.health.set(Component::Identity, status, detail);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,10 +32,10 @@ use crate::explain;
 use crate::inbound::{Conn, grant};
 use crate::net::clock;
 use crate::net::io::Activity;
-use crate::net::stream::Stream;
 use crate::policy::split;
 use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target};
 use crate::telemetry::metrics::WorkerCounters;
+use crate::upstream::h1::Freed;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
@@ -490,7 +490,7 @@ enum Answer {
     Body(response::Parts, Incoming),
     /// Not gRPC, where gRPC was asked for.
     Translated(Response<Bytes>),
-    Tunnel(Response<()>, oneshot::Receiver<(Stream, Bytes)>),
+    Tunnel(Response<()>, oneshot::Receiver<Freed>),
 }
 
 /// A path that is not the one that came, where the route rewrites it or it had dot segments.

@@ -1,5 +1,6 @@
 //! After a 101: bytes both ways between the client and the upstream that agreed to the new protocol.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,11 +13,13 @@ use crate::inbound::Conn;
 use crate::inbound::grant::Grant;
 use crate::net::relay::{self, Relayed};
 use crate::net::stream::Stream;
+use crate::upstream::h1::Freed;
+use crate::upstream::transport;
 
 /// The upstream's side of an upgrade.
 pub struct Tunnel {
-    /// The socket, once hyper has let go of it, and what it had read ahead.
-    pub socket: oneshot::Receiver<(Stream, Bytes)>,
+    /// Once hyper has let go of it.
+    pub socket: oneshot::Receiver<Freed>,
     pub exchange: Box<End>,
     pub idle: Duration,
 }
@@ -27,7 +30,7 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
     let Some(tunnel) = conn.upgrade.borrow_mut().take() else { return Reason::None };
     let Tunnel { socket, mut exchange, idle } = tunnel;
     let record = &mut exchange.record;
-    let Ok((mut upstream, ahead)) = socket.await else {
+    let Ok(Freed { stream: mut upstream, ahead, over }) = socket.await else {
         record.reason = Reason::UpstreamReset;
         return Reason::UpstreamReset;
     };
@@ -45,14 +48,22 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
         denied = grant.as_mut().and_then(Grant::denied);
         denied.is_some() || conn.cut().is_some()
     };
-    let end = relay::run(&mut client, &mut upstream, (early, ahead), idle, moved, stop).await;
+    let end = {
+        let relayed = pin!(relay::run(&mut client, &mut upstream, (early, ahead), idle, moved, stop));
+        transport::until(over, relayed).await
+    };
+    if end == Some(relay::End::Reset) {
+        client.break_off();
+        upstream.break_off();
+    }
     conn.worker.counters.upgrades_active.dec();
     record.response_bytes = received;
     record.reason = match end {
-        relay::End::Closed | relay::End::Reset => Reason::None,
-        relay::End::Idle => Reason::IdleTimeout,
-        relay::End::Stopped if denied.is_some() => Reason::Denied,
-        relay::End::Stopped => conn.cut().unwrap_or(Reason::Drained),
+        Some(relay::End::Closed | relay::End::Reset) => Reason::None,
+        Some(relay::End::Idle) => Reason::IdleTimeout,
+        Some(relay::End::Stopped) if denied.is_some() => Reason::Denied,
+        Some(relay::End::Stopped) => conn.cut().unwrap_or(Reason::Drained),
+        None => Reason::Expired,
     };
     record.denied = denied;
     record.reason

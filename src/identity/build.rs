@@ -1,5 +1,7 @@
 //! From the bytes of files to what is used of them; and whether what is new may take the place of what is in use.
 
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,9 +28,20 @@ pub struct Flaw {
 }
 
 /// A file with its content.
+#[derive(Clone)]
 pub struct Text {
     pub named: Named,
     pub bytes: Vec<u8>,
+}
+
+/// Of our own certificate.
+pub const REVOKED: &str = "the certificate is revoked by the `crl`: have another one issued";
+
+/// Some of it is a key, and nothing to show.
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.named.fmt(f)
+    }
 }
 
 type Made = (Product, Vec<Loaded>);
@@ -43,21 +56,57 @@ pub fn digest(texts: &[Text]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-pub fn build(kind: &Kind, max_age: Option<Duration>, texts: &[Text], now: SystemTime) -> Result<Live, Flaw> {
+/// `revoked`: our certificate may be.
+pub fn build(
+    kind: &Kind,
+    max_age: Option<Duration>,
+    texts: &[Text],
+    revoked: bool,
+    now: SystemTime,
+) -> Result<Live, Flaw> {
     let (product, loaded) = match (kind, texts) {
         (Kind::Identity { domain, .. }, [certificate, key, bundle, crl @ ..]) => {
-            identity(domain, max_age, [certificate, key, bundle], crl.first(), now)?
+            identity(domain, max_age, [certificate, key, bundle], crl.first(), revoked, now)?
         }
         (Kind::Server { min, http, .. }, texts) => server(texts, *min, *http, now)?,
         (Kind::Roots { .. }, texts) => roots(texts.first())?,
         (Kind::Identity { .. }, _) => return Err(flaw(0, "files are missing".to_owned())),
     };
-    Ok(Live { product, loaded, digest: digest(texts), since: now })
+    let kept = if matches!(kind, Kind::Identity { .. }) { texts } else { &[] };
+    Ok(Live { product, loaded, digest: digest(texts), texts: kept.into(), since: now })
+}
+
+/// The certificate and the key of an identity.
+pub const PAIR: Range<usize> = 0..2;
+
+/// Puts back what was in use of the files of an identity, as little as the flaw asks for; whether there was any.
+pub fn step_back(texts: &mut [Text], old: &[Text], index: usize) -> bool {
+    const BUNDLE: Range<usize> = 2..3;
+    const CRL: Range<usize> = 3..4;
+    let bad_bundle = || texts.get(2).is_some_and(|bundle| anchors(&bundle.bytes).is_err());
+    let groups: &[Range<usize>] = match index {
+        0 | 1 => &[PAIR],
+        2 if bad_bundle() => &[BUNDLE],
+        // Which of the two does not fit: it is the bundle that says who gets in.
+        2 => &[PAIR, BUNDLE],
+        _ => &[CRL, BUNDLE],
+    };
+    let differs = |group: &&Range<usize>| !same(texts, old, group);
+    let Some(group) = groups.iter().find(differs) else { return false };
+    let (Some(new), Some(old)) = (texts.get_mut(group.clone()), old.get(group.clone())) else { return false };
+    new.clone_from_slice(old);
+    true
+}
+
+pub fn same(texts: &[Text], old: &[Text], group: &Range<usize>) -> bool {
+    group.clone().all(|at| texts.get(at).map(|text| &text.bytes) == old.get(at).map(|text| &text.bytes))
 }
 
 /// A pair that ends before the one in use would be a step back: most likely an old file, or another's.
 pub fn judge(new: &Live, old: &Live, now: SystemTime) -> Result<(), Flaw> {
-    for ((at, new), old) in new.ends().enumerate().zip(old.ends()) {
+    // Anything is better than one that nobody takes.
+    let ends = old.revoked().is_none().then(|| old.ends());
+    for ((at, new), old) in new.ends().enumerate().zip(ends.into_iter().flatten()) {
         if new < old && now < old {
             let why = format!(
                 "it ends at {}, sooner than the one in use, which ends at {}: issue one that lasts longer",
@@ -76,6 +125,7 @@ fn identity(
     max_age: Option<Duration>,
     [certificate, key, bundle]: [&Text; 3],
     crl: Option<&Text>,
+    may_be_revoked: bool,
     now: SystemTime,
 ) -> Result<Made, Flaw> {
     let pair = pair(certificate, key, now)?;
@@ -89,21 +139,22 @@ fn identity(
     let id = verify::spiffe_id(leaf, &[Purpose::Server, Purpose::Client], domain)
         .map_err(|error| flaw(0, format!("{}: {}", failure::certificate(&error), remedy(domain))))?;
     let trust = Arc::new(Trust::new(anchors, crls));
+    let mut revoked = false;
     for purpose in [Purpose::Client, Purpose::Server] {
-        trust.verify(chain, purpose, now).map_err(|error| match error {
-            CertificateError::UnknownIssuer => flaw(
-                2,
-                format!(
+        match trust.verify(chain, purpose, now) {
+            Ok(()) => {}
+            Err(CertificateError::UnknownIssuer) => {
+                let why = format!(
                     "the certificate `{}` does not lead to any anchor in it: add the authority that has issued the \
                      certificate, and its intermediates to the certificate's file",
                     certificate.named.file
-                ),
-            ),
-            CertificateError::Revoked => {
-                flaw(0, "the certificate is revoked by the `crl`: have another one issued".to_owned())
+                );
+                return Err(flaw(2, why));
             }
-            error => flaw(0, format!("{}: have another one issued", failure::certificate(&error))),
-        })?;
+            Err(CertificateError::Revoked) if may_be_revoked => revoked = true,
+            Err(CertificateError::Revoked) => return Err(flaw(0, REVOKED.to_owned())),
+            Err(error) => return Err(flaw(0, format!("{}: have another one issued", failure::certificate(&error)))),
+        }
     }
     let not_after = verify::end_of(chain, now).unwrap_or(pair.not_after);
     let clients = Arc::new(SpiffeVerifier {
@@ -132,7 +183,7 @@ fn identity(
         clients,
     };
     let mut loaded = vec![
-        Loaded { named: certificate.named.clone(), content: pair.content() },
+        Loaded { named: certificate.named.clone(), content: pair.content(revoked) },
         Loaded { named: bundle.named.clone(), content: Content::Bundle(anchor_facts) },
     ];
     loaded.extend(crl.map(|crl| Loaded { named: crl.named.clone(), content: Content::Crl(crl_facts) }));
@@ -162,7 +213,7 @@ fn server(texts: &[Text], min: TlsVersion, http: bool, now: SystemTime) -> Resul
             return Err(flaw(at * 2, why.to_owned()));
         }
         names.add(pair.key.clone(), leaf.dns.iter().map(String::as_str));
-        loaded.push(Loaded { named: certificate.named.clone(), content: pair.content() });
+        loaded.push(Loaded { named: certificate.named.clone(), content: pair.content(false) });
     }
     let config = tls::server(names, min, http).map_err(|error| flaw(0, error.to_string()))?;
     Ok((Product::Server(Arc::new(config)), loaded))
@@ -247,8 +298,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn content(&self) -> Content {
-        Content::Chain { chain: self.facts.clone(), not_before: self.not_before, not_after: self.not_after }
+    fn content(&self, revoked: bool) -> Content {
+        let chain = self.facts.clone();
+        Content::Chain { chain, not_before: self.not_before, not_after: self.not_after, revoked }
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::build::{self, Flaw, Text};
 use super::part::{Kind, Live, Named, Part, Product, Refusal, Spec, What};
@@ -22,6 +22,8 @@ pub struct Trouble {
     pub why: String,
     /// What was there before goes on.
     pub serves_on: bool,
+    /// It was not refused, but ought to be replaced.
+    pub in_use: bool,
     /// The configuration has named the same files before: they have changed, not it.
     pub known: bool,
 }
@@ -34,16 +36,18 @@ pub fn load(root: &Root, previous: Option<&Material>, now: SystemTime) -> (Mater
     for (spec, key) in Spec::all(root) {
         let before = previous.and_then(|previous| previous.parts.iter().find(|part| part.spec == spec));
         let part = part(spec, key, before, root, now, &system);
-        if let Some(Refusal { named, why, .. }) = &part.refused {
-            troubles.push(Trouble {
-                what: part.spec.what.clone(),
-                key: named.key.clone(),
-                file: named.file.clone(),
-                why: why.clone(),
-                serves_on: part.live.is_some(),
-                known: before.is_some(),
-            });
-        }
+        let trouble = |named: &Named, why: &str, in_use| Trouble {
+            what: part.spec.what.clone(),
+            key: named.key.clone(),
+            file: named.file.clone(),
+            why: why.to_owned(),
+            serves_on: part.live.is_some(),
+            in_use,
+            known: before.is_some(),
+        };
+        troubles.extend(part.refused.iter().map(|Refusal { named, why, .. }| trouble(named, why, false)));
+        let revoked = part.live.as_ref().and_then(|live| live.revoked());
+        troubles.extend(revoked.map(|named| trouble(named, build::REVOKED, true)));
         match (part.live.as_ref().map(|live| &live.product), &part.spec.what) {
             (Some(Product::Mesh(mesh)), _) => material.mesh = Some(mesh.clone()),
             (Some(Product::Server(server)), What::Listener(name)) => {
@@ -95,60 +99,96 @@ fn part(
     let named = spec.files(&key);
     let old = before.and_then(|part| part.live.clone());
     let max_age = root.identity.as_ref().map(|identity| identity.max_age.get()).filter(|max_age| !max_age.is_zero());
-    let (live, flaw) = match candidate(&spec, &named, old.as_ref(), max_age, now, system) {
-        Ok(live) => (Some(aged(live, max_age)), None),
-        Err(flaw) => (old.map(|old| aged(old, max_age)), Some(flaw)),
-    };
-    let refused = flaw.map(|(Flaw { index, why }, digest)| {
+    let mut flaws = Flaws::default();
+    let live = candidate(&spec, &named, old.as_ref(), max_age, now, system, &mut flaws).or(old);
+    let Flaws { all: flaws, digest } = flaws;
+    let live = live.map(|live| aged(live, max_age));
+    let refusal = |Flaw { index, why }: Flaw| {
         let nothing = || Named { key: key.clone(), file: String::new() };
         let named = named.get(index).cloned().unwrap_or_else(nothing);
         // The words may have the time in them: the same files are refused for the same reason.
         let same =
             |known: &&Refusal| known.named == named && known.digest == digest && (digest.is_some() || known.why == why);
-        let known = before.and_then(|part| part.refused.as_ref()).filter(same).cloned();
+        let known = before.iter().flat_map(|part| &part.refused).find(same).cloned();
         known.unwrap_or(Refusal { named, why, since: now, digest })
-    });
+    };
+    let refused = flaws.into_iter().map(refusal).collect();
     Part { spec, live, refused }
 }
 
-/// What the files have now: what is in use, or something that may take its place.
+/// Why files are not taken, and what they are, where they could be read.
+#[derive(Default)]
+struct Flaws {
+    all: Vec<Flaw>,
+    digest: Option<[u8; 32]>,
+}
+
+/// What the files have now: what is in use, or something that may take its place. Of an identity, files that are flawed
+/// leave in use what was there of them before; the others count: nobody may get in because a certificate is bad.
 fn candidate(
     spec: &Spec,
     named: &[Named],
     old: Option<&Arc<Live>>,
-    max_age: Option<std::time::Duration>,
+    max_age: Option<Duration>,
     now: SystemTime,
     system: &OnceCell<Arc<Live>>,
-) -> Result<Arc<Live>, (Flaw, Option<[u8; 32]>)> {
+    flaws: &mut Flaws,
+) -> Option<Arc<Live>> {
     if let (Kind::Roots { bundle: None }, Some(known)) = (&spec.kind, old.or(system.get())) {
-        return Ok(known.clone());
+        return Some(known.clone());
     }
-    let read = named.iter().enumerate().map(|(index, named)| {
-        let bytes = files::read(Path::new(&named.file)).map_err(|why| Flaw { index, why })?;
-        Ok(Text { named: named.clone(), bytes })
-    });
-    let texts = read.collect::<Result<Vec<_>, Flaw>>().map_err(|flaw| (flaw, None))?;
-    let digest = build::digest(&texts);
-    if let Some(old) = old.filter(|old| old.digest == digest) {
-        return Ok(old.clone());
+    let before: &[Text] = old.map_or(&[], |old| &old.texts);
+    let mut texts = Vec::new();
+    for (index, named) in named.iter().enumerate() {
+        match files::read(Path::new(&named.file)) {
+            Ok(bytes) => texts.push(Text { named: named.clone(), bytes }),
+            Err(why) => {
+                flaws.all.push(Flaw { index, why });
+                texts.push(before.get(index)?.clone());
+            }
+        }
     }
-    let new = build::build(&spec.kind, max_age, &texts, now).and_then(|new| match old {
-        Some(old) => build::judge(&new, old, now).map(|()| new),
-        None => Ok(new),
-    });
-    let new = Arc::new(new.map_err(|flaw| (flaw, Some(digest)))?);
-    if matches!(spec.kind, Kind::Roots { bundle: None }) {
-        let _ = system.set(new.clone());
+    // A certificate and its key are good for nothing without each other.
+    flaws.digest = flaws.all.is_empty().then(|| build::digest(&texts));
+    if flaws.all.iter().any(|flaw| build::PAIR.contains(&flaw.index)) {
+        build::step_back(&mut texts, before, build::PAIR.start);
     }
-    Ok(new)
+    loop {
+        if let Some(old) = old.filter(|old| old.digest == build::digest(&texts)) {
+            return Some(old.clone());
+        }
+        // Of those that are new, one that is not revoked is asked for. What is in use has no choice.
+        let in_use = old.is_none() || build::same(&texts, before, &build::PAIR);
+        let built = build::build(&spec.kind, max_age, &texts, in_use, now);
+        let judged =
+            built.and_then(|new| old.map_or(Ok(()), |old| build::judge(&new, old, now)).map(|()| Arc::new(new)));
+        match judged {
+            Ok(new) => {
+                if matches!(spec.kind, Kind::Roots { bundle: None }) {
+                    let _ = system.set(new.clone());
+                }
+                return Some(new);
+            }
+            Err(flaw) => {
+                let back = build::step_back(&mut texts, before, flaw.index);
+                if !flaws.all.iter().any(|known| known.index == flaw.index) {
+                    flaws.all.push(flaw);
+                }
+                if !back {
+                    return None;
+                }
+            }
+        }
+    }
 }
 
 /// The age of connections is no matter of the files.
-fn aged(live: Arc<Live>, max_age: Option<std::time::Duration>) -> Arc<Live> {
+fn aged(live: Arc<Live>, max_age: Option<Duration>) -> Arc<Live> {
     match &live.product {
         Product::Mesh(mesh) if mesh.max_age != max_age => {
             let product = Product::Mesh(Arc::new(Mesh { max_age, ..Mesh::clone(mesh) }));
-            Arc::new(Live { product, loaded: live.loaded.clone(), digest: live.digest, since: live.since })
+            let (loaded, texts) = (live.loaded.clone(), live.texts.clone());
+            Arc::new(Live { product, loaded, texts, digest: live.digest, since: live.since })
         }
         _ => live,
     }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use rustls::ServerConfig;
 
+use super::build::Text;
 use super::facts::CertFacts;
 use super::{Mesh, Roots};
 use crate::config::schema::{ListenerTlsMode, Root, ServiceTlsMode, TlsVersion};
@@ -59,8 +60,8 @@ pub struct Part {
     pub spec: Spec,
     /// What is in use.
     pub live: Option<Arc<Live>>,
-    /// What the files have now, where that is not in use.
-    pub refused: Option<Refusal>,
+    /// What the files have now, where that is not in use: one of each file at most.
+    pub refused: Vec<Refusal>,
 }
 
 /// What was made of the files.
@@ -70,6 +71,8 @@ pub struct Live {
     pub loaded: Vec<Loaded>,
     /// SHA-256 of the files.
     pub digest: [u8; 32],
+    /// The files of an identity: each may go on beside what is new of the others.
+    pub texts: Arc<[Text]>,
     pub since: SystemTime,
 }
 
@@ -94,6 +97,8 @@ pub enum Content {
         chain: Vec<CertFacts>,
         not_before: SystemTime,
         not_after: SystemTime,
+        /// By the list that it is used with.
+        revoked: bool,
     },
     Bundle(Vec<CertFacts>),
     Crl(Vec<CrlFacts>),
@@ -174,6 +179,12 @@ impl Live {
             Content::Chain { not_before, not_after, .. } => Some((&loaded.named, not_before, not_after)),
             Content::Bundle(_) | Content::Crl(_) => None,
         })
+    }
+
+    /// Our certificate that is revoked, and in use all the same.
+    pub fn revoked(&self) -> Option<&Named> {
+        let revoked = |loaded: &&Loaded| matches!(loaded.content, Content::Chain { revoked: true, .. });
+        self.loaded.iter().find(revoked).map(|loaded| &loaded.named)
     }
 
     pub fn ends(&self) -> impl Iterator<Item = SystemTime> {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::Material;
+use super::build::REVOKED;
 use super::inspect::Certificate;
 use super::part::{Content, CrlFacts, Loaded, Part};
 use crate::telemetry::rfc3339::Rfc3339;
@@ -33,16 +34,17 @@ fn files(part: &Part, now: SystemTime) -> Vec<Value> {
             file
         })
         .collect();
-    let Some(refused) = &part.refused else { return found };
     let serves =
         if part.live.is_some() { "; what was there before serves on" } else { "; nothing serves in its place" };
-    let problem = format!("refused since {}: {}{serves}", Rfc3339(refused.since), refused.why);
-    let known = found.iter_mut().find(|file| file["key"] == refused.named.key.as_str());
-    match known.and_then(|file| file["problems"].as_array_mut()) {
+    for refused in &part.refused {
+        let problem = format!("refused since {}: {}{serves}", Rfc3339(refused.since), refused.why);
+        let known = found.iter_mut().find(|file| file["key"] == refused.named.key.as_str());
+        match known.and_then(|file| file["problems"].as_array_mut()) {
         Some(problems) => problems.push(problem.into()),
         None => found.push(json!({
             "of": of, "key": refused.named.key, "file": refused.named.file, "certificates": [], "problems": [problem],
         })),
+    }
     }
     found
 }
@@ -52,9 +54,11 @@ fn certificates(content: &Content, now: SystemTime) -> (Vec<Certificate>, Vec<St
         all.iter().map(|facts| Certificate::new(facts.clone(), now)).collect()
     };
     match content {
-        Content::Chain { chain, .. } => {
+        Content::Chain { chain, revoked, .. } => {
             let all = described(chain);
-            let problems = all.iter().enumerate().filter_map(|(index, one)| one.problem(index, now)).collect();
+            let revoked = revoked.then(|| REVOKED.to_owned());
+            let problems = all.iter().enumerate().filter_map(|(index, one)| one.problem(index, now));
+            let problems = problems.chain(revoked).collect();
             (all, problems)
         }
         Content::Bundle(anchors) => {

@@ -48,13 +48,23 @@ impl Idle {
     }
 }
 
+/// A connection that hyper has let go of, after an upgrade.
+#[derive(Debug)]
+pub struct Freed {
+    pub stream: Stream,
+    /// Read ahead.
+    pub ahead: Bytes,
+    /// When what was proven at its start holds no more.
+    pub over: Option<Instant>,
+}
+
 /// What the lender and the driver of one connection know of it.
 struct State {
     uses: Cell<u64>,
     /// Since when unused; `None` while lent.
     unused: Cell<Option<Instant>>,
     /// The socket itself, once hyper has let go of it after an upgrade.
-    upgraded: Cell<Option<oneshot::Sender<(Stream, Bytes)>>>,
+    upgraded: Cell<Option<oneshot::Sender<Freed>>>,
     /// From here on no request is begun on it.
     ends: Option<Instant>,
     /// The peer has sent no byte yet since the request was lent the connection.
@@ -71,7 +81,7 @@ pub struct Lease {
     /// Time that making the connection took.
     pub connecting: Duration,
     /// The socket itself, after an answer 101.
-    pub upgraded: Option<oneshot::Receiver<(Stream, Bytes)>>,
+    pub upgraded: Option<oneshot::Receiver<Freed>>,
 }
 
 /// An unused connection, a new one, or a wait for either.
@@ -194,7 +204,8 @@ async fn drive(
     }
     if let Some(upgraded) = state.upgraded.take() {
         let parts = connection.into_parts();
-        let _ = upgraded.send(parts.io.into_parts(parts.read_buf));
+        let (stream, ahead) = parts.io.into_parts(parts.read_buf);
+        let _ = upgraded.send(Freed { stream, ahead, over });
         return;
     }
     if let Some(since) = state.unused.take() {

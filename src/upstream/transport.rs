@@ -40,7 +40,7 @@ pub async fn dial(pool: &Pool, timeout: Duration, alpn: Alpn, worker: &Worker) -
     let dialled = match connected {
         Ok(socket) if pool.is_secure() => {
             // Rare, and large: not in the future of every connection.
-            let secured = Box::pin(tokio::time::timeout_at(end.into(), secure(pool, socket, alpn, worker)));
+            let secured = Box::pin(tokio::time::timeout_at(end.into(), secure(pool, socket, alpn, end, worker)));
             secured.await.unwrap_or(Err(Reason::ConnectTimeout))
         }
         Ok(socket) => Ok(Dialled { stream: socket.into(), http2: false, lifetime: None }),
@@ -49,7 +49,7 @@ pub async fn dial(pool: &Pool, timeout: Duration, alpn: Alpn, worker: &Worker) -
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
-async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, worker: &Worker) -> Result<Dialled, Reason> {
+async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, end: Instant, worker: &Worker) -> Result<Dialled, Reason> {
     let counters = &worker.counters;
     let failed = |failure: Failure, why: &dyn std::fmt::Display| {
         tracing::debug!(address = %pool.address, failure = failure.name(), %why, "no TLS to the upstream");
@@ -68,7 +68,17 @@ async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, worker: &Worker) -> 
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().unwrap_or_default();
-    let peer = connector.proven(chain, resumed, clock).map_err(|failure| failed(failure, &"the peer's certificate"))?;
+    let peer = match connector.proven(chain, resumed, clock) {
+        Ok(peer) => peer,
+        // What it proved in the earlier handshake holds no more; perhaps it has something better by now.
+        Err(_) if resumed => {
+            pool.prepared.forget();
+            let left = end.saturating_duration_since(now);
+            let socket = dial::connect(pool.address, left).await?;
+            return Box::pin(secure(pool, socket, alpn, end, worker)).await;
+        }
+        Err(failure) => return Err(failed(failure, &"the peer's certificate")),
+    };
     let lifetime = match (&pool.transport, &material.mesh) {
         (Transport::Mutual { .. }, Some(mesh)) => {
             let chance = worker.rng.borrow_mut().random();
@@ -132,6 +142,11 @@ pub async fn until<T>(over: Option<Instant>, connection: impl Future<Output = T>
 }
 
 impl Prepared {
+    /// With all sessions that could be resumed.
+    fn forget(&self) {
+        self.0.take();
+    }
+
     /// `None` where what it takes is not loaded.
     fn get(&self, pool: &Pool, material: &Material) -> Option<Rc<Connector>> {
         let mut known = self.0.borrow_mut();

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config;
+use crate::identity::Failure;
 use crate::identity::testing::{Ask, Ca, HOUR, ID, Issued, Scratch, now};
 use std::process::Command;
 use std::time::Duration;
@@ -262,21 +263,104 @@ fn leaf_alone(files: &Files) -> String {
 fn revocation_lists_are_checked_against_the_own_certificate_as_well() {
     let (files, ca) = (Files::new("crl"), Ca::new("ca"));
     files.bundle(&[&ca]);
-    files.pair(&ca.issue(&Ask { serial: 5, ..Ask::default() }));
+    let pair = ca.issue(&Ask { serial: 5, ..Ask::default() });
+    files.pair(&pair);
     let crl = files.scratch.write("crl.pem", ca.revoke(&[6], HOUR));
     let root = files.root(&format!(", crl: {crl}"));
     let (good, troubles) = load(&root, None, now());
     assert_eq!(troubles, []);
-    for (list, words) in [
-        (ca.revoke(&[5], HOUR), "is revoked"),
-        (Ca::new("ca").revoke(&[6], HOUR), "not signed by the anchor"),
-        ("nothing".to_owned(), "BEGIN X509 CRL"),
-    ] {
+    for (list, words) in
+        [(Ca::new("ca").revoke(&[6], HOUR), "not signed by the anchor"), ("nothing".to_owned(), "BEGIN X509 CRL")]
+    {
         files.scratch.write("crl.pem", list);
         let (material, troubles) = load(&root, Some(&good), now());
         assert!(troubles[0].why.contains(words), "{troubles:?}");
         assert!(troubles[0].serves_on && material.mesh.is_some());
+        // Whatever else is new is taken with the old list.
+        files.pair(&ca.issue(&Ask { serial: 6, until: 2 * HOUR, ..Ask::default() }));
+        let (same, troubles) = load(&root, Some(&good), now());
+        let keys: Vec<&str> = troubles.iter().map(|trouble| trouble.key.as_str()).collect();
+        assert_eq!(keys, ["identity.crl", "identity.certificate"]);
+        assert_eq!(same.generation, good.generation);
+        files.pair(&ca.issue(&Ask { serial: 4, until: 2 * HOUR, ..Ask::default() }));
+        let (next, troubles) = load(&root, Some(&good), now());
+        let [trouble] = troubles.as_slice() else { panic!("{troubles:?}") };
+        assert_eq!((trouble.key.as_str(), next.generation), ("identity.crl", good.generation + 1));
+        let verify = |ca: &Ca, serial| {
+            let peer = ca.issue(&Ask { serial, ..Ask::default() });
+            next.mesh.as_ref().unwrap().client_proven(&[peer.der], true, now())
+        };
+        assert_eq!(verify(&ca, 6).unwrap_err(), Failure::Revoked);
+        assert!(verify(&ca, 5).is_ok());
+        // And once more it is the same.
+        assert_eq!(load(&root, Some(&next), now()).0.generation, next.generation);
+        files.pair(&pair);
     }
+}
+
+#[test]
+fn a_list_with_our_own_certificate_counts_all_the_same() {
+    let (files, ca) = (Files::new("own"), Ca::new("ca"));
+    files.bundle(&[&ca]);
+    files.pair(&ca.issue(&Ask { serial: 5, ..Ask::default() }));
+    let crl = files.scratch.write("crl.pem", ca.revoke(&[], HOUR));
+    let root = files.root(&format!(", crl: {crl}"));
+    let (good, _) = load(&root, None, now());
+    files.scratch.write("crl.pem", ca.revoke(&[5, 6], HOUR));
+    let proven = |material: &Material, serial| {
+        let peer = ca.issue(&Ask { serial, ..Ask::default() });
+        material.mesh.as_ref().unwrap().client_proven(&[peer.der], true, now()).map(drop)
+    };
+    assert_eq!(proven(&good, 6), Ok(()));
+    for previous in [Some(&good), None] {
+        let (material, troubles) = load(&root, previous, now());
+        let [trouble] = troubles.as_slice() else { panic!("{troubles:?}") };
+        assert!(trouble.in_use && trouble.serves_on && trouble.why.contains("is revoked"), "{trouble:?}");
+        assert_eq!(trouble.key, "identity.certificate");
+        assert_eq!((proven(&material, 6), proven(&material, 7)), (Err(Failure::Revoked), Ok(())));
+        let report = crate::identity::report(&material, now()).to_string();
+        assert!(report.contains("is revoked") && !report.contains("refused since"), "{report}");
+    }
+    // One that is not revoked takes its place, however long it lasts.
+    let (revoked, _) = load(&root, Some(&good), now());
+    files.pair(&ca.issue(&Ask { serial: 8, until: HOUR / 2, ..Ask::default() }));
+    let (material, troubles) = load(&root, Some(&revoked), now());
+    assert_eq!((troubles, material.generation), (vec![], revoked.generation + 1));
+}
+
+#[test]
+fn a_refused_pair_keeps_nobody_from_a_new_bundle_and_list() {
+    let (files, ca, other) = (Files::new("apart"), Ca::new("ca"), Ca::new("other"));
+    files.bundle(&[&ca]);
+    files.pair(&ca.issue(&Ask::default()));
+    let crl = files.scratch.write("crl.pem", ca.revoke(&[], HOUR));
+    let root = files.root(&format!(", crl: {crl}"));
+    let (good, _) = load(&root, None, now());
+    files.bundle(&[&ca, &other]);
+    files.scratch.write("crl.pem", ca.revoke(&[6], HOUR));
+    for (issued, key) in [
+        (ca.issue(&Ask { until: HOUR - 60, ..Ask::default() }), "identity.certificate"),
+        (Issued { key: "garbage".to_owned(), ..ca.issue(&Ask::default()) }, "identity.privateKey"),
+        (Ca::new("stranger").issue(&Ask { until: 2 * HOUR, ..Ask::default() }), "identity.trustBundle"),
+    ] {
+        files.pair(&issued);
+        let (material, troubles) = load(&root, Some(&good), now());
+        let [trouble] = troubles.as_slice() else { panic!("{troubles:?}") };
+        assert_eq!((trouble.key.as_str(), trouble.serves_on, trouble.in_use), (key, true, false));
+        let (mesh, old) = (material.mesh.as_ref().unwrap(), good.mesh.as_ref().unwrap());
+        assert_eq!((material.generation, mesh.not_after), (good.generation + 1, old.not_after));
+        let verify = |ca: &Ca, serial| {
+            let peer = ca.issue(&Ask { serial, ..Ask::default() });
+            mesh.client_proven(&[peer.der], true, now()).map(drop)
+        };
+        assert_eq!((verify(&other, 7), verify(&ca, 6)), (Ok(()), Err(Failure::Revoked)));
+        assert_eq!(load(&root, Some(&material), now()).0.generation, material.generation);
+    }
+    // A bundle that would leave the old pair without an anchor has to wait for one that fits.
+    files.bundle(&[&other]);
+    let (material, troubles) = load(&root, Some(&good), now());
+    assert_eq!((troubles.len(), material.generation), (1, good.generation + 1));
+    assert!(material.mesh.unwrap().client_proven(&[other.issue(&Ask::default()).der], true, now()).is_err());
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn the_long_form_says_everything() {
             "protocol": "HTTP/2",
             "producer": "proxy",
             "peer": "192.0.2.1:50123",
+            "identity": "spiffe://test.local/ns/shop/sa/web",
             "requestBytes": 2048,
             "responseBytes": 91,
             "attempts": [
