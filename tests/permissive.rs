@@ -197,16 +197,40 @@ fn tcp_of_three_kinds() {
 #[test]
 fn who_still_speaks_plaintext_is_listed() {
     let ground = Ground::new();
-    let peers = || ground.proxy.admin_json("/peers").to_string();
-    assert!(!peers().contains("plaintext\":{") || !peers().contains("127.0.0.1"), "{}", peers());
+    let peers = |how: &str| ground.proxy.admin_json(&format!("/peers?how={how}"))["peers"].clone();
+    let counted = |how: &str| {
+        let labels = [("listener", "edge"), ("security", how)];
+        ground.proxy.metric("outrigger_downstream_connections_total", &labels)
+    };
+    let kinds = ["mtls", "tls", "plaintext", "passthrough"];
+    assert_eq!(kinds.map(|how| (peers(how).as_array().map(Vec::len), counted(how) as u64)), [(Some(0), 0); 4]);
     Client::of(&ground.mesh.web).alpn(&OURS[1..]).served(ground.proxy.addr());
-    until("ours is listed", SOON, || peers().contains(WEB));
     for _ in 0..3 {
         assert_eq!(get(ground.proxy.addr(), "/").status(), 200);
     }
-    until("plaintext is listed", SOON, || peers().contains("plaintext") && peers().contains("127.0.0.1"));
-    // Nobody is locked out who was not seen.
+    assert_eq!(Client::anonymous().name("own.test").bridge(ground.proxy.addr()).get("/").text(), "own");
+    for (how, connections, identity) in [("mtls", 1, Some(WEB)), ("plaintext", 3, None), ("passthrough", 1, None)] {
+        until(how, SOON, || counted(how) as u64 == connections);
+        let all = peers(how);
+        assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+        let peer = &all[0];
+        assert_eq!((peer["listener"].as_str(), peer["how"].as_str()), (Some("edge"), Some(how)));
+        assert_eq!((peer["identity"].as_str(), peer["connections"].as_u64()), (identity, Some(connections)), "{peer}");
+        assert!(peer["address"].as_str().is_some_and(|address| address.contains("127.0.0.1")), "{peer}");
+    }
+    until("none is open", SOON, || peers("plaintext")[0]["open"] == 0);
+    assert_eq!(counted("tls"), 0.0);
+    // Those that are there when it becomes strict end, unless they have proven who they are.
+    let ours = Client::of(&ground.mesh.web).alpn(&OURS[1..]).bridge(ground.proxy.addr());
+    let (mut stays, mut ends) = (ours.connect(), Conn::connect(ground.proxy.addr()));
+    for conn in [&mut stays, &mut ends] {
+        conn.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+        assert_eq!(conn.response("GET").status(), 200);
+    }
     ground.proxy.reload("mode: permissive", "mode: strict");
+    assert_eq!(show(&ends.read_to_end()), "");
+    stays.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+    assert_eq!(stays.response("GET").status(), 200);
     Client::of(&ground.mesh.web).alpn(&OURS[1..]).served(ground.proxy.addr());
     let answer = show(&send(ground.proxy.addr(), "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"));
     assert!(!answer.contains("200 OK"), "{answer}");

@@ -312,9 +312,8 @@ fn a_flood_of_half_open_handshakes() {
         slowest = slowest.max(ask.elapsed());
     }
     let (_, peak) = proxy.memory();
-    let each = (peak - before) * 1024 / MANY as u64;
-    eprintln!("MEASURED {each} bytes each, {} KiB in all", peak - before);
-    assert!(each < 40 * 1024, "{each} bytes for each half-open handshake");
+    let more = peak - before;
+    assert!(more < 32 * 1024, "{more} KiB for {MANY} half-open handshakes");
     assert!(slowest < Duration::from_secs(2), "the others waited for {slowest:?}");
     until("they are gone", SOON, || proxy.failed("timeout") >= MANY as f64);
     assert!(begin.elapsed() < SOON * 2, "{:?}", begin.elapsed());
