@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run test setup lint bench bench-peers fuzz image clean
+.PHONY: help demo run test conformance setup lint bench bench-peers fuzz image clean
 
 CONFIG ?= config/examples/minimal.yaml
 FUZZ_SECS ?= 30
@@ -31,6 +31,10 @@ test: setup ## every test; installs what they need, by package name
 	else \
 	  (set -x; cargo test --locked --no-fail-fast); \
 	fi
+
+conformance: ## what testssl.sh and sslyze find in our TLS; a few minutes
+	@.ci/setup $(VENV) scanners
+	cargo test --locked --test conformance
 
 setup: ## only install what the tests need
 	@.ci/setup $(VENV)
