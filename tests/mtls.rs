@@ -395,7 +395,7 @@ fn sessions_are_resumed() {
     assert_eq!(resumed, [false, true]);
     assert_eq!(of(&told(&origin.last()), "URI"), Some(WEB));
     // Nobody else's session, and none without a certificate.
-    assert_eq!(Client::anonymous().resuming().refused(proxy.addr()).is_empty(), false);
+    assert!(!Client::anonymous().resuming().refused(proxy.addr()).is_empty());
 
     let text = |path: &std::path::Path| path.display().to_string();
     let (crt, key, ca) = (text(&mesh.web.certificate), text(&mesh.web.key), text(&mesh.pki.bundle()));
