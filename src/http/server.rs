@@ -194,7 +194,8 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
             End::Upgraded(stream, rest)
         }
         Some(Ok(())) => {
-            if conn.unread.get() {
+            // A client of TLS may be saying goodbye; that is a record, and unread it would reset the connection.
+            if conn.unread.get() || conn.tls.get().is_some() {
                 let (stream, _) = connection.into_parts().io.into_parts(Bytes::new());
                 linger(stream).await;
             }
