@@ -8,7 +8,7 @@ use common::h2peer;
 use common::mesh::{MUTUAL, Mesh, PERMISSIVE, STRICT};
 use common::origin::Next;
 use common::pki::Pair;
-use common::tls::{Bridge, Client, TCP};
+use common::tls::{Bridge, Client, Server, TCP};
 use common::{Conn, Message, Origin, Proxy, SOON, Setup, get, send, show, until};
 
 /// The callers of these tests, all of them with good certificates.
@@ -353,6 +353,37 @@ fn plaintext_is_nobody() {
     assert_eq!(conn.response("GET").status(), 403, "whatever it says of itself");
     assert_eq!(origin.connections(), 0);
     assert_eq!(callers.ask(&proxy, "shop/web").status(), 200);
+}
+
+/// TLS that is not ours to read is nobody's as well: what asks for more than an address keeps it out.
+#[test]
+fn tls_that_is_passed_through_is_nobody() {
+    let (callers, origin) = (Callers::new(), Origin::ok());
+    let front = Server::of(&callers.mesh.pki.server(&["app.test"])).front(origin.addr());
+    let own = Client::anonymous().name("app.test").alpn(&["http/1.1"]);
+    for (rules, served) in [
+        ("  - { name: known, allow: [{ from: { identities: [\"*\"] } }] }\n", false),
+        ("  - { name: shop, allow: [{ from: { namespaces: [shop] } }] }\n", false),
+        ("  - { name: reads, allow: [{ to: { paths: [{ prefix: /public }] } }] }\n", false),
+        ("  - { name: near, allow: [{ from: { cidrs: [127.0.0.0/8] } }] }\n", true),
+        ("  - { name: far, allow: [{ from: { cidrs: [10.0.0.0/8] } }] }\n", false),
+        ("  - { name: no-one, deny: [{ from: { cidrs: [127.0.0.1] } }] }\n", false),
+    ] {
+        for tcp in ["", ", protocol: tcp"] {
+            if !tcp.is_empty() && rules.contains("paths") {
+                continue;
+            }
+            let listener = format!("{PERMISSIVE}{tcp}");
+            let setup = Setup { listener: &listener, service: tcp, ..Setup::default() };
+            let proxy = callers.inbound(front.addr(), rules, setup);
+            if served {
+                own.served(proxy.addr());
+            } else {
+                own.refused(proxy.addr());
+            }
+        }
+    }
+    assert_eq!(front.facts().len(), 2, "the application has heard of no other");
 }
 
 #[test]
