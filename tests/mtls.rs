@@ -9,7 +9,7 @@ use common::h2peer::{self, H2Origin};
 use common::mesh::{self, MUTUAL, Mesh, REVIEWS, STRICT, Tap, WEB};
 use common::origin::Next;
 use common::pki::{Leaf, PKCS_ECDSA_P384_SHA384};
-use common::tls::{Client, MARK, Server, TCP, s_client};
+use common::tls::{Bridge, Client, MARK, Server, TCP, s_client};
 use common::{Conn, Message, Origin, Proxy, SOON, Setup, eventually, get, pattern, run, show, until};
 use sha2::{Digest, Sha256};
 
@@ -382,6 +382,34 @@ fn the_protocol_is_agreed_on_by_alpn() {
     conn.write("hello");
     assert_eq!(conn.read_exact(5), b"hello");
     assert_eq!(server.last().offered, [TCP]);
+}
+
+/// What was agreed on is what is spoken; without an agreement the first bytes tell.
+#[test]
+fn nobody_speaks_otherwise_than_agreed() {
+    let (mesh, origin) = (Mesh::new(), Origin::ok());
+    let web = Client::of(&mesh.web);
+    let http =
+        mesh.inbound(origin.addr(), Setup { listener: STRICT, service: ", protocol: http1", ..Setup::default() });
+    let call = |bridge: &Bridge| h2peer::call(bridge.addr(), h2peer::request("GET", "/", &[]), b"", None);
+    let bridge = web.clone().bridge(http.addr());
+    assert_eq!(call(&bridge).expect("an answer").head.status, 200);
+    assert_eq!(bridge.get("/").status(), 200);
+    let asked = origin.seen().len();
+    assert!(call(&web.clone().alpn(&["http/1.1"]).bridge(http.addr())).is_err());
+    let mut conn = web.clone().alpn(&["h2"]).bridge(http.addr()).connect();
+    conn.write(GET);
+    assert!(!show(&conn.read_to_end()).contains("HTTP/1.1 200"));
+    assert_eq!(http.cause_of(|| drop(web.clone().alpn(&[TCP]).refused(http.addr()))), "no_common_protocol");
+    assert_eq!(origin.seen().len(), asked);
+
+    let tcp = mesh
+        .inbound(origin.addr(), Setup { service: ", protocol: tcp", ..Setup { listener: STRICT, ..Setup::default() } });
+    assert_eq!(
+        tcp.cause_of(|| drop(web.clone().alpn(&["h2", "http/1.1", MARK]).refused(tcp.addr()))),
+        "no_common_protocol"
+    );
+    assert_eq!(web.alpn(&[TCP]).bridge(tcp.addr()).get("/").status(), 200);
 }
 
 /// A session that is continued proves the same, and openssl agrees that it is one.

@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::h2raw::{self, Peer};
 use common::mesh::{MUTUAL, Mesh, PERMISSIVE, REVIEWS, STRICT, Tap, WEB};
 use common::pki::{Leaf, Pki};
 use common::tls::{Client, Server, certificates};
@@ -158,6 +159,22 @@ fn every_end_is_announced() {
         until("they are gone", SOON, || far.metric("outrigger_worker_connections_active", &[]) == 0.0);
         assert_eq!(bridge.errors(), [""; 0], "{alpn:?}");
     }
+    // And when the proxy stops, for each protocol.
+    let (one, two) = (Client::of(&mesh.web), Client::of(&mesh.web).alpn(&["h2"]));
+    let (one, two) = (one.bridge(far.addr()), two.bridge(far.addr()));
+    let mut idle = one.connect();
+    idle.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+    assert_eq!(idle.response("GET").status(), 200);
+    let mut peer = Peer::client(two.addr(), &[]);
+    peer.headers(1, &h2raw::request("GET", "/", &[]), true);
+    assert_eq!(peer.answer(1).0, 200);
+    far.signal("TERM");
+    assert_eq!(idle.read_to_end(), b"");
+    peer.wait("a GOAWAY", |frame| frame.kind == h2raw::GOAWAY);
+    drop(peer);
+    let mut far = far;
+    assert!(far.wait_exit(SOON).success());
+    assert_eq!((one.errors(), two.errors()), (Vec::new(), Vec::new()));
 }
 
 /// Names in a certificate are data: they do not become fields of what the application is told.
