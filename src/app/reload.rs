@@ -291,6 +291,7 @@ impl App {
         });
         let listens = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
         self.shared.metrics.connections.retire(&listens);
+        self.shared.metrics.detection.retire(&|(listener, _)| listens(listener));
     }
 }
 
