@@ -20,6 +20,7 @@ use crate::snapshot::{Kind, Snapshot};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::Load;
 use crate::upstream::transport::{self, Dialled};
+use crate::wire::proxy_protocol;
 use crate::wire::spiffe::SpiffeId;
 
 /// Serves the connection to its end. `early` was read from it before; `server_name` is whom a client of TLS asks for.
@@ -84,8 +85,11 @@ async fn proxy(
     let pool = cluster.pick(service, target.subset, &mut *conn.worker.rng.borrow_mut());
     let Some(pool) = pool else { return Reason::NoEndpoint };
     facts.endpoint = Some(pool.address);
+    let opening = service.proxy_protocol.map_or_else(Vec::new, |version| {
+        proxy_protocol::header(version, Some(conn.peer), client.socket().local_addr().ok())
+    });
     let load = Load::new(&pool);
-    let dialled = transport::dial(&pool, service.connect_timeout, Alpn::Tcp, &conn.worker).await;
+    let dialled = transport::dial(&pool, service.connect_timeout, Alpn::Tcp, &conn.worker, &opening).await;
     let Dialled { stream: mut upstream, lifetime, .. } = match dialled {
         Ok(dialled) => dialled,
         Err(reason) => return reason,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 mod security;
+mod sockets;
 mod telemetry;
 
 use indexmap::IndexMap;
@@ -19,6 +20,7 @@ pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
 };
+pub use sockets::{ProxyProtocol, ProxyVersion};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
 
 /// A whole configuration.
@@ -244,6 +246,9 @@ pub struct Service {
     pub endpoints: Endpoints,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTls>,
+    /// Version of the PROXY protocol that each connection to a `tcp` service begins with, ahead of its TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Named parts of the endpoints.
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
@@ -368,6 +373,9 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// Load balancers that say of whom a connection is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Connections at a time; more wait in the kernel's queue.
     #[serde(default = "default_max_connections")]
     #[schemars(range(min = 1))]

@@ -46,6 +46,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
                 config: Arc::new(listener.clone()),
                 name: listener.name.as_str().into(),
                 kind,
+                headed: listener.proxy_protocol.iter().flat_map(schema::ProxyProtocol::blocks).collect(),
                 authorization: authz::numbers(root, &listener.name),
                 first_series,
             }
@@ -144,6 +145,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
         transport: compile_transport(name, service),
+        proxy_protocol: service.proxy_protocol.map(Into::into),
         upstream,
     }
 }

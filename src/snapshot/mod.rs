@@ -20,6 +20,8 @@ use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
+use crate::wire::cidr::Cidr;
+use crate::wire::proxy_protocol;
 use crate::wire::spiffe::{IdPattern, SpiffeId};
 use crate::wire::trace::Formats;
 
@@ -53,6 +55,8 @@ pub struct Service {
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
     pub transport: Transport,
+    /// What its connections begin with (`protocol: tcp` only).
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     pub upstream: Arc<Upstream>,
 }
 
@@ -149,6 +153,8 @@ pub struct Listener {
     pub config: Arc<schema::Listener>,
     pub name: Arc<str>,
     pub kind: Kind,
+    /// Peers that begin with a header of the PROXY protocol.
+    pub headed: Box<[Cidr]>,
     /// The entries of `authorization` that are for it.
     pub authorization: authz::Numbers,
     /// Number of its first series: one for requests without a route, then one for each side.
