@@ -67,6 +67,8 @@ pub enum Reason {
     UpstreamIdentity,
     /// Our own certificate, or the trust anchors, could not be loaded yet.
     NoIdentity,
+    /// A peer that has to begin with a header of the PROXY protocol did not.
+    ProxyHeader,
     /// The handshake of TLS with the client failed.
     Handshake,
     /// The connection has come to the end of what its certificates, or `maxAge`, allow.
@@ -86,7 +88,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
@@ -110,6 +112,7 @@ impl Reason {
         Self::UpstreamTls,
         Self::UpstreamIdentity,
         Self::NoIdentity,
+        Self::ProxyHeader,
         Self::Handshake,
         Self::Expired,
         Self::NotRedirected,
@@ -146,6 +149,7 @@ impl Reason {
             Self::UpstreamTls => "upstream_tls",
             Self::UpstreamIdentity => "upstream_identity",
             Self::NoIdentity => "no_identity",
+            Self::ProxyHeader => "proxy_header",
             Self::Handshake => "handshake",
             Self::Expired => "expired",
             Self::NotRedirected => "not_redirected",
@@ -166,7 +170,7 @@ impl Reason {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NotRedirected | Self::Undetected => StatusCode::FORBIDDEN,
             Self::Denied => StatusCode::FORBIDDEN,
-            Self::BadRequest | Self::Handshake => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::ProxyHeader | Self::Handshake => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -198,7 +202,7 @@ impl Reason {
         match self {
             Self::None | Self::DirectResponse | Self::Redirect => 2,
             Self::ClientReset => 1,
-            Self::BadRequest | Self::Handshake | Self::Panic => 13,
+            Self::BadRequest | Self::ProxyHeader | Self::Handshake | Self::Panic => 13,
             Self::HeadTooLarge | Self::BodyTooLarge => 8,
             Self::Denied | Self::NotRedirected | Self::Undetected => 7,
             Self::Loop => 9,
@@ -247,6 +251,7 @@ impl Reason {
             Self::UpstreamTls => "no TLS connection to the service could be made",
             Self::UpstreamIdentity => "the service has not proven to be who it is expected to be",
             Self::NoIdentity => "the proxy has no certificate or no trust anchors yet",
+            Self::ProxyHeader => "the connection does not begin with a header of the PROXY protocol",
             Self::Handshake => "the TLS handshake failed",
             Self::Expired => "the connection has come to the end of its certificates or its allowed age",
             Self::NotRedirected => "this port of the proxy is for redirected connections only",
@@ -292,6 +297,9 @@ impl Reason {
                 "compare `tls.identities` or `tls.serverName` of the service with its certificate (`outrigger certs show`)"
             }
             Self::NoIdentity => "`/certs` and the component `identity` of `/healthz` show which file is missing or bad",
+            Self::ProxyHeader => {
+                "let the load balancer send the PROXY protocol, or take its address out of `proxyProtocol.from`"
+            }
             Self::Handshake => {
                 "`outrigger_worker_handshake_failures_total` says why; the log tells more at level `debug`"
             }
@@ -335,6 +343,7 @@ impl Reason {
             | Self::UpstreamTls
             | Self::UpstreamIdentity
             | Self::NoIdentity
+            | Self::ProxyHeader
             | Self::Handshake
             | Self::Expired
             | Self::NotRedirected
@@ -369,9 +378,13 @@ impl Reason {
             Self::UpstreamTls => "tls_protocol_error",
             Self::UpstreamIdentity => "tls_certificate_error",
             Self::NoIdentity => "proxy_configuration_error",
-            Self::None | Self::ClientReset | Self::Handshake | Self::Expired | Self::Drained | Self::Panic => {
-                "proxy_internal_error"
-            }
+            Self::None
+            | Self::ClientReset
+            | Self::ProxyHeader
+            | Self::Handshake
+            | Self::Expired
+            | Self::Drained
+            | Self::Panic => "proxy_internal_error",
         }
     }
 }

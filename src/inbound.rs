@@ -3,6 +3,7 @@
 pub mod grant;
 pub mod handshake;
 mod met;
+mod proxy_header;
 mod redirected;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -256,6 +257,17 @@ impl Drop for Busy {
 
 /// Serves a connection on this worker, in a task of its own.
 pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
+    let view = worker.view();
+    let Some(index) = view.snapshot.listener(&accepted.socket.name, accepted.socket.configured) else { return };
+    let Some(listener) = view.snapshot.listeners.get(index) else { return };
+    match proxy_header::is_due(listener, accepted.peer) {
+        true => proxy_header::spawn(worker, stream, accepted, *listener.config.header_timeout),
+        false => begin(worker, stream, accepted),
+    }
+}
+
+/// Once it is known whose the connection is.
+fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
     let Some(index) = view.snapshot.listener(&accepted.socket.name, accepted.socket.configured) else { return };
     if let Err(error) = socket::tune(&stream) {

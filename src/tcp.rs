@@ -1,5 +1,6 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::snapshot::{Kind, Snapshot, Transport};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::{Load, Pool};
 use crate::upstream::transport::{self, Dialled};
+use crate::wire::proxy_protocol;
 use crate::wire::spiffe::SpiffeId;
 use crate::worker::View;
 
@@ -50,6 +52,7 @@ pub struct Plan {
     side: usize,
     pool: Rc<Pool>,
     connect_timeout: Duration,
+    proxy_protocol: Option<proxy_protocol::Version>,
     grant: Box<Grant>,
     load: Load,
 }
@@ -77,19 +80,22 @@ impl Plan {
         if let Some(entry) = grant.denied() {
             return Err((Reason::Denied, Some(entry)));
         }
-        let (pool, connect_timeout) = {
-            let service = snapshot.services.get(target.service).ok_or(no(Reason::NoEndpoint))?;
-            (conn.pick(&view, index, target).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout)
-        };
+        let service = snapshot.services.get(target.service).ok_or(no(Reason::NoEndpoint))?;
+        let proxy_protocol = service.proxy_protocol;
+        let (pool, connect_timeout) =
+            (conn.pick(&view, index, target).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
         let load = Load::new(&pool);
-        Ok(Self { view, route: route_index, side, pool, connect_timeout, grant, load })
+        Ok(Self { view, route: route_index, side, pool, connect_timeout, proxy_protocol, grant, load })
     }
 
-    pub async fn dial(&self, conn: &Conn, is_tls: bool) -> Result<Dialled, Reason> {
+    /// `to` is what the client connected to.
+    pub async fn dial(&self, conn: &Conn, to: Option<SocketAddr>, is_tls: bool) -> Result<Dialled, Reason> {
+        let header = |version| proxy_protocol::header(version, Some(conn.peer), to);
+        let opening = self.proxy_protocol.map_or_else(Vec::new, header);
         match is_tls && matches!(self.pool.transport, Transport::Simple { .. }) {
             // The application does what we would do for it.
-            true => transport::dial_plain(&self.pool, self.connect_timeout, &conn.worker).await,
-            false => transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker).await,
+            true => transport::dial_plain(&self.pool, self.connect_timeout, &conn.worker, &opening).await,
+            false => transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker, &opening).await,
         }
     }
 }
@@ -121,7 +127,7 @@ struct Facts {
     denied: Option<Arc<str>>,
     server_name: Option<Box<str>>,
     side: Option<usize>,
-    endpoint: Option<std::net::SocketAddr>,
+    endpoint: Option<SocketAddr>,
     count: Relayed,
 }
 
@@ -143,7 +149,10 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
     facts.endpoint = Some(plan.pool.address);
     let (dialled, spoken) = match raced {
         Some((upstream, spoken)) => (Ok(upstream), spoken),
-        None => (plan.dial(conn, is_tls).await, Bytes::new()),
+        None => {
+            let to = conn.original.or(client.socket().local_addr().ok());
+            (plan.dial(conn, to, is_tls).await, Bytes::new())
+        }
     };
     let Dialled { stream: mut upstream, lifetime, .. } = match dialled {
         Ok(dialled) => dialled,

@@ -16,6 +16,7 @@ mod problem;
 mod reach;
 pub mod schema;
 mod secrets;
+mod sockets;
 pub mod source;
 mod storable;
 mod substitute;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 mod interception;
 mod security;
+mod sockets;
 mod telemetry;
 
 use indexmap::IndexMap;
@@ -21,6 +22,7 @@ pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
 };
+pub use sockets::{ProxyProtocol, ProxyVersion};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
 
 /// A whole configuration.
@@ -255,6 +257,9 @@ pub struct Service {
     pub endpoints: Endpoints,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTls>,
+    /// Version of the PROXY protocol that each connection to a `tcp` service begins with, ahead of its TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Named parts of the endpoints.
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
@@ -392,6 +397,9 @@ pub struct Listener {
     /// From the first byte of a redirected connection to the verdict what it speaks.
     #[serde(default = "default_detection_timeout")]
     pub detection_timeout: Duration,
+    /// Load balancers that say of whom a connection is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Connections at a time; more wait in the kernel's queue.
     #[serde(default = "default_max_connections")]
     #[schemars(range(min = 1))]

@@ -52,6 +52,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
                 name: listener.name.as_str().into(),
                 kind,
                 authorization: authz::numbers(root, listener),
+                headed: listener.proxy_protocol.iter().flat_map(schema::ProxyProtocol::blocks).collect(),
                 first_series,
             }
         })
@@ -163,6 +164,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         connect_timeout: *root.defaults.connect_timeout,
         transport: compile_transport(name, service),
         original: false,
+        proxy_protocol: service.proxy_protocol.map(Into::into),
         upstream,
     }
 }
@@ -375,6 +377,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,
         transport: Transport::Plain,
+        proxy_protocol: None,
         original: true,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), Arc::from([]))),
     }

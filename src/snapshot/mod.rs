@@ -21,6 +21,8 @@ use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
+use crate::wire::cidr::Cidr;
+use crate::wire::proxy_protocol;
 use crate::wire::spiffe::{IdPattern, SpiffeId};
 use crate::wire::trace::Formats;
 
@@ -58,6 +60,8 @@ pub struct Service {
     pub transport: Transport,
     /// It has no endpoints of its own: whatever comes for it goes where it was going.
     pub original: bool,
+    /// What its connections begin with (`protocol: tcp` only).
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     pub upstream: Arc<Upstream>,
 }
 
@@ -156,6 +160,8 @@ pub struct Listener {
     pub config: Arc<schema::Listener>,
     pub name: Arc<str>,
     pub kind: Kind,
+    /// Peers that begin with a header of the PROXY protocol.
+    pub headed: Box<[Cidr]>,
     /// The entries of `authorization` that are for it.
     pub authorization: authz::Numbers,
     /// Number of its first series: one for requests without a route, then one for each side.

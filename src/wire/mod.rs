@@ -17,6 +17,7 @@ pub mod head;
 pub mod hop;
 pub mod path;
 pub mod peer;
+pub mod proxy_protocol;
 pub mod proxy_status;
 pub mod spiffe;
 pub mod trace;

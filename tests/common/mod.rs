@@ -8,6 +8,7 @@ pub mod conn;
 pub mod grpc;
 pub mod h2peer;
 pub mod h2raw;
+pub mod haproxy;
 pub mod load;
 pub mod mesh;
 pub mod nginx;
