@@ -4,6 +4,7 @@
 // Every test file is a crate of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod capture;
 pub mod conn;
 pub mod grpc;
 pub mod h2peer;
@@ -13,6 +14,7 @@ pub mod mesh;
 pub mod nginx;
 pub mod origin;
 pub mod pki;
+pub mod pods;
 pub mod proxy;
 pub mod tell;
 pub mod tls;
