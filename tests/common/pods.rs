@@ -6,9 +6,9 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Uid, geteuid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_res_uid};
@@ -59,6 +59,12 @@ pub struct Sidecar<'a> {
 
 /// A program in a pod, ended when dropped.
 pub struct Running(pub Child);
+
+/// An application that keeps what each connection says, from its first byte to its end, and answers the first of it.
+pub struct Ear {
+    _origin: Origin,
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+}
 
 impl Net {
     /// None where this machine does not let us, which it says.
@@ -223,7 +229,11 @@ impl Pod {
 
     /// What a program of the application prints; it has to succeed.
     pub fn run(&self, program: &str, args: &[&str]) -> String {
-        let output = self.command(APP, program, args).output().expect("start the tool");
+        self.run_as(APP, program, args)
+    }
+
+    pub fn run_as(&self, uid: u32, program: &str, args: &[&str]) -> String {
+        let output = self.command(uid, program, args).output().expect("start the tool");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program} {args:?}: {}\n{text}\n{errors}", output.status);
@@ -323,17 +333,13 @@ impl Sidecar<'_> {
     /// Waits until a page of the admin address holds this text, and returns the page.
     pub fn await_page(&self, path: &str, part: &str) -> String {
         self.ask(|proxy| {
-            let mut page = String::new();
-            let found = |page: &mut String| {
-                *page = proxy.admin("GET", path).text();
-                page.contains(part).then(|| page.clone())
-            };
-            let end = std::time::Instant::now() + SOON;
+            let end = Instant::now() + SOON;
             loop {
-                if let Some(page) = found(&mut page) {
+                let page = proxy.admin("GET", path).text();
+                if page.contains(part) {
                     return page;
                 }
-                assert!(std::time::Instant::now() < end, "`{part}` is not on {path}: {page}\n{}", proxy.stderr_text());
+                assert!(Instant::now() < end, "`{part}` is not on {path}: {page}\n{}", proxy.stderr_text());
                 std::thread::sleep(Duration::from_millis(10));
             }
         })
@@ -347,6 +353,47 @@ impl Sidecar<'_> {
 
     pub fn stderr(&self) -> String {
         self.proxy.stderr_text()
+    }
+}
+
+impl Ear {
+    pub fn on(listener: TcpListener, reply: &'static str) -> Self {
+        let heard = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
+        let kept = Arc::clone(&heard);
+        let origin = Origin::raw_on(listener, move |mut conn, _| {
+            let number = {
+                let mut kept = kept.lock().expect("heard");
+                kept.push(Vec::new());
+                kept.len() - 1
+            };
+            let mut answered = false;
+            loop {
+                let some = conn.read_some();
+                if some.is_empty() {
+                    return;
+                }
+                kept.lock().expect("heard")[number].extend_from_slice(&some);
+                if !answered {
+                    answered = true;
+                    conn.try_write(reply);
+                }
+            }
+        });
+        Self { _origin: origin, heard }
+    }
+
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        self.heard.lock().expect("heard").clone()
+    }
+
+    /// Waits until a connection has said this, and no more.
+    pub fn await_heard(&self, bytes: &[u8]) {
+        let end = Instant::now() + SOON;
+        while !self.heard().iter().any(|said| said == bytes) {
+            let all: Vec<_> = self.heard().iter().map(|said| super::show(said)).collect();
+            assert!(Instant::now() < end, "nobody said {}; but {all:#?}", super::show(bytes));
+            std::thread::sleep(Duration::from_millis(4));
+        }
     }
 }
 
