@@ -110,8 +110,12 @@ pub fn compile(root: &schema::Root) -> Vec<Entry> {
     root.authorization.iter().map(entry).collect()
 }
 
-/// The entries that are for a listener.
-pub fn numbers(root: &schema::Root, listener: &str) -> Numbers {
+/// The entries that are for a listener. What goes out of the application is for its other end to judge.
+pub fn numbers(root: &schema::Root, listener: &schema::Listener) -> Numbers {
+    if listener.mode == schema::Mode::Outbound {
+        return Numbers::default();
+    }
+    let listener = &listener.name;
     let all = root.authorization.iter().enumerate();
     let applies = |entry: &schema::Authorization| {
         entry.mode != schema::RuleMode::Off

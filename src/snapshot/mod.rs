@@ -7,6 +7,7 @@ pub mod authz;
 mod compile;
 pub mod hosts;
 pub mod matcher;
+pub mod redirected;
 pub mod route;
 pub mod upstream;
 
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub trace: Formats,
     /// Labels by series number; see `Listener::series`.
     pub sides: Vec<SideLabels>,
+    /// By their addresses.
+    pub endpoints: redirected::Endpoints,
     /// What of a request this configuration looks at.
     pub looked: Arc<Looked>,
 }
@@ -53,6 +56,8 @@ pub struct Service {
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
     pub transport: Transport,
+    /// It has no endpoints of its own: whatever comes for it goes where it was going.
+    pub original: bool,
     pub upstream: Arc<Upstream>,
 }
 
@@ -161,6 +166,8 @@ pub enum Kind {
     Http { table: Box<route::RouteTable>, fallback: Box<route::RouteTable> },
     /// Routes, by the name that a client of TLS asks for.
     Tcp(hosts::Hosts<Option<usize>>),
+    Inbound(Box<redirected::Ports>),
+    Outbound(Box<redirected::Outbound>),
 }
 
 /// What the series of a side are labelled with, besides the listener.

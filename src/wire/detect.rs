@@ -15,6 +15,21 @@ pub enum Verdict {
     More,
 }
 
+/// What a server says before its client has said anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerSpeaks {
+    /// A greeting: the client waits for it.
+    Opaque,
+    /// A complaint of a server of HTTP/1 about a client that says nothing.
+    Http1,
+    /// The settings that a server of HTTP/2 may send at once (RFC 9113, section 3.4).
+    Http2,
+    /// A complaint of a server of TLS about such a client.
+    TlsAlert,
+    /// Too few bytes to tell.
+    More,
+}
+
 /// The connection preface of HTTP/2 (RFC 9113, section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -36,6 +51,43 @@ pub fn detect(bytes: &[u8]) -> Verdict {
         [0x16] | [0x16, 3] => Verdict::More,
         [0x16, 3, 0..=4, ..] => Verdict::Tls,
         _ => http1(bytes),
+    }
+}
+
+/// Bytes of a server that are looked at, at most: the header of a frame of HTTP/2.
+pub const SPOKEN_MAX: usize = 9;
+
+/// Decides on all bytes that a server has sent while its client was silent. Only `Opaque` shows that the protocol has
+/// the server speak first: servers of HTTP and of TLS do it, too, where nobody waits for them.
+pub fn spoken_first(bytes: &[u8]) -> ServerSpeaks {
+    const STATUS: &[u8] = b"HTTP/1.";
+    if bytes.starts_with(STATUS) {
+        return ServerSpeaks::Http1;
+    }
+    match bytes {
+        [0x15, 3, 0..=4, ..] => ServerSpeaks::TlsAlert,
+        _ if STATUS.starts_with(bytes) || [0x15, 3].starts_with(bytes) => ServerSpeaks::More,
+        _ => settings(bytes),
+    }
+}
+
+/// The header of a frame of settings: its length, its type, no flags, and the stream 0.
+fn settings(bytes: &[u8]) -> ServerSpeaks {
+    const SETTING: usize = 6;
+    const REST: &[u8] = &[4, 0, 0, 0, 0, 0];
+    let (length, rest) = bytes.split_at(bytes.len().min(3));
+    let fits = match length {
+        // No frame is longer than 2^14 before both have agreed on more.
+        &[0, high, low] => usize::from(u16::from_be_bytes([high, low])) % SETTING == 0 && high <= 0x40,
+        [0, high] => *high <= 0x40,
+        [] | [0] => true,
+        _ => false,
+    };
+    match rest.get(..REST.len()) {
+        _ if !fits => ServerSpeaks::Opaque,
+        Some(REST) => ServerSpeaks::Http2,
+        None if REST.starts_with(rest) => ServerSpeaks::More,
+        Some(_) | None => ServerSpeaks::Opaque,
     }
 }
 
