@@ -86,7 +86,7 @@ fn strict_permissive_off() {
     let sides = Sides::new("");
     let _apps = [net.b.app("0.0.0.0:8080", "reviews"), net.b.app("0.0.0.0:8081", "admin")];
     let _caller = sides.caller(&net.a);
-    net.b.intercept(false, &[]);
+    net.b.intercept(&[]);
     let in_turn = [
         // Listener, plaintext to 8080, plaintext to 8081, mTLS to 8080
         (", tls: { mode: strict }", false, false, true),

@@ -237,7 +237,7 @@ fn what_is_not_ours_is_not_touched() {
     let a = &net.a;
     let ear = Ear::on(net.node.listen("0.0.0.0:9000"), "hi");
     let other = Ear::on(net.node.listen("0.0.0.0:9002"), "hi");
-    a.intercept(false, &[9002]);
+    a.intercept(&["--exclude-outbound-ports", "9002"]);
     let sidecar = a.uncaptured(&KNOWN);
     let hello = |mut conn: Conn, ear: &Ear, said: &str| {
         conn.write(said);

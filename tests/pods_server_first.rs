@@ -162,7 +162,7 @@ fn what_rules_look_at_is_http_or_nothing() {
     let Some(net) = Net::new() else { return };
     let _banner = server(net.b.listen("0.0.0.0:2525"), SMTP);
     let ear = Ear::on(net.b.listen("0.0.0.0:8080"), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-    net.b.intercept(false, &[]);
+    net.b.intercept(&[]);
     let rule = "authorization:\n  - { name: reads, allow: [{ to: { methods: [GET] } }] }\n";
     let called = net.b.uncaptured(&Keys { top: rule, ..Keys::default() });
     // Who speaks first is refused, and so is what is not HTTP.
@@ -191,7 +191,7 @@ fn what_rules_look_at_is_http_or_nothing() {
 fn routes_look_at_http_or_nothing() {
     let Some(net) = Net::new() else { return };
     let _banner = server(net.node.listen("0.0.0.0:2525"), SMTP);
-    net.a.intercept(false, &[]);
+    net.a.intercept(&[]);
     let config = |more: &str| {
         format!(
             "services:\n  mail: {{ hosts: [mail], addresses: [10.96.0.25], port: 2525, endpoints: {{ static: [\"10.9.0.1:2525\"] }}{more} }}\n\

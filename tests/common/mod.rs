@@ -4,7 +4,6 @@
 // Every test file is a crate of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
 
-pub mod capture;
 pub mod conn;
 pub mod grpc;
 pub mod h2peer;

@@ -69,10 +69,8 @@ pub struct Ear {
 impl Net {
     /// None where this machine does not let us, which it says.
     pub fn new() -> Option<Self> {
-        static LACK: LazyLock<Option<&str>> = LazyLock::new(lack);
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        if let Some(why) = *LACK {
-            eprintln!("SKIPPED: pods are network namespaces, and {why}");
+        if !are_allowed() {
             return None;
         }
         sweep();
@@ -121,6 +119,15 @@ impl Drop for Net {
 
 fn addresses(pod: &Pod, device: &str) -> String {
     format!("addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\n", pod.v4, pod.v6)
+}
+
+/// Whether this machine lets us have pods; says why not.
+pub fn are_allowed() -> bool {
+    static LACK: LazyLock<Option<&str>> = LazyLock::new(lack);
+    if let Some(why) = *LACK {
+        eprintln!("SKIPPED: pods are network namespaces, and {why}");
+    }
+    LACK.is_none()
 }
 
 /// Why there can be no pods here.
@@ -250,25 +257,20 @@ impl Pod {
         self.enter(ROOT, || fed("nft", &["-f", "-"], rules));
     }
 
-    pub fn tproxy_routes(&self) {
-        for family in ["-4", "-6"] {
-            let batch = "rule add fwmark 1337 lookup 133\nroute add local default dev lo table 133\n";
-            fed("ip", &["-n", &self.name, family, "-batch", "-"], batch);
-        }
-    }
-
     fn ip(&self, batch: &str) {
         fed("ip", &["-n", &self.name, "-batch", "-"], batch);
     }
 
-    /// Has the kernel redirect what goes out and what comes in, with these ports left alone.
-    pub fn intercept(&self, tproxy: bool, excluded: &[u16]) {
-        super::capture::apply(self, tproxy, excluded);
+    /// Has the kernel redirect what goes out and what comes in, as these flags of `outrigger intercept` say.
+    pub fn intercept(&self, flags: &[&str]) {
+        let netns = self.netns();
+        let told = super::tell::outrigger(&[&["intercept", "apply", "--netns", &netns], flags].concat());
+        assert_eq!(told.code, 0, "{told:?}");
     }
 
     /// A sidecar of ordinary rules, ready.
     pub fn sidecar(&self, keys: &Keys<'_>) -> Sidecar<'_> {
-        self.intercept(keys.tproxy, &[]);
+        self.intercept(if keys.tproxy { &["--mode", "tproxy"] } else { &[] });
         self.uncaptured(keys)
     }
 
