@@ -157,6 +157,13 @@ fn the_first_connection_waits_for_nothing() {
     panic!("5 ms and more at the median of {EACH}: direct, through one sidecar, through two: {tried:?}");
 }
 
+/// The server's first word does not come, and the client's ends it.
+fn refused(mut conn: Conn, what: &str) {
+    assert!(conn.is_quiet(Duration::from_millis(200)), "{what}: something came");
+    conn.write("EHLO client.test\r\n");
+    assert_eq!(show(&conn.read_to_end()), "", "{what}");
+}
+
 #[test]
 fn what_rules_look_at_is_http_or_nothing() {
     let Some(net) = Net::new() else { return };
@@ -165,9 +172,7 @@ fn what_rules_look_at_is_http_or_nothing() {
     net.b.intercept(&[]);
     let rule = "authorization:\n  - { name: reads, allow: [{ to: { methods: [GET] } }] }\n";
     let called = net.b.uncaptured(&Keys { top: rule, ..Keys::default() });
-    // Who speaks first is refused, and so is what is not HTTP.
-    let mut conn = net.node.connect("10.9.0.3:2525");
-    assert_eq!(show(&conn.read_to_end()), "");
+    refused(net.node.connect("10.9.0.3:2525"), "inbound");
     for said in [&b"\x01 opaque"[..], b"*1\r\n$4\r\nPING\r\n", &Client::anonymous().name("x.test").hello()] {
         let mut conn = net.node.connect("10.9.0.3:8080");
         conn.write(said);
@@ -206,7 +211,7 @@ fn routes_look_at_http_or_nothing() {
             if passes {
                 play(&mut conn, SMTP, C);
             } else {
-                assert_eq!(show(&conn.read_to_end()), "", "{address} `{more}`");
+                refused(conn, &format!("{address} `{more}`"));
             }
         }
         let denied = if passes { 0.0 } else { 2.0 };
