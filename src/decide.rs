@@ -176,6 +176,9 @@ pub fn ruled<'s>(
 
 /// What authorization says of a connection of which nothing but its other end is known.
 pub fn authorize_connection(snapshot: &Snapshot, listener: &Listener, caller: &Caller<'_>) -> Ruling {
+    if matches!(&listener.kind, Kind::Inbound(ports) if ports.of(caller.port).undetected) {
+        return authz::judge_undetected(&snapshot.authorization, &listener.authorization, caller);
+    }
     authz::judge_connection(&snapshot.authorization, &listener.authorization, caller)
 }
 
@@ -229,7 +232,7 @@ pub fn decide_relayed<'s>(
     listener: &'s Listener,
     server_name: Option<&str>,
     caller: Caller<'_>,
-    draw: impl FnOnce() -> u32,
+    draw: impl Fn() -> u32,
 ) -> Result<(&'s Route, usize, Target), Reason> {
     let route = match &listener.kind {
         Kind::Inbound(ports) => ports.of(caller.port).rule.route,
@@ -237,9 +240,10 @@ pub fn decide_relayed<'s>(
             match relayed(snapshot, outbound, server_name, caller.to) {
                 Some(route) => route,
                 // Nothing has its address; perhaps something has its name.
-                None => match decide_passthrough(snapshot, listener, server_name, caller, draw) {
+                None => match decide_passthrough(snapshot, listener, server_name, caller, &draw) {
                     Some(decided) => return Ok(decided),
-                    None => return Err(Reason::UnknownDestination),
+                    None if outbound.deny => return Err(Reason::UnknownDestination),
+                    None => outbound.passthrough.route,
                 },
             }
         }

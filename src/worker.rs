@@ -417,6 +417,7 @@ impl Worker {
                 }
             });
         }
+        self.clusters.borrow().values().for_each(|cluster| cluster.forget_unused());
         let sum = |value: fn(&PoolReport) -> u64| reports.iter().map(value).sum::<u64>().cast_signed();
         self.counters.upstream_connections_idle.set(sum(|report| report.idle));
         self.counters.pool_pending.set(sum(|report| report.pending));

@@ -35,7 +35,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
     for route in &root.routes {
-        routes.push(compile_route(route, &names, &root.defaults, &mut sides));
+        routes.push(compile_route(route, routes.len(), &names, &root.defaults, &mut sides));
     }
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
@@ -189,6 +189,7 @@ fn compile_transport(name: &str, service: &schema::Service) -> Transport {
 
 fn compile_route(
     route: &schema::Route,
+    index: usize,
     names: &Names<'_>,
     defaults: &schema::Defaults,
     sides: &mut Vec<SideLabels>,
@@ -197,6 +198,7 @@ fn compile_route(
     let action = compile_action(route, names);
     let first_side = push_sides(&name, &action, names, sides);
     Route {
+        index,
         name,
         action,
         first_side,
@@ -335,13 +337,14 @@ fn compile_implicit(
         if by_host {
             implicit.push((config.hosts.clone(), routes.len()));
         }
-        routes.push(implied(name, action, first_side, root));
+        routes.push(implied(routes.len(), name, action, first_side, root));
     }
     implicit
 }
 
-fn implied(name: Arc<str>, action: Action, first_side: usize, root: &schema::Root) -> Route {
+fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root: &schema::Root) -> Route {
     Route {
+        index,
         name,
         action,
         first_side,
@@ -406,7 +409,7 @@ fn compile_originals(
         });
         let first_side = push_sides(&name, &action, names, sides);
         // Whoever sent it has a timeout, and perhaps a longer one.
-        routes.push(Route { timeout: None, ..implied(name, action, first_side, root) });
+        routes.push(Route { timeout: None, ..implied(routes.len(), name, action, first_side, root) });
         routes.len() - 1
     };
     for port in root.listeners.iter().flat_map(|listener| listener.ports.keys()).filter_map(|port| port.parse().ok()) {

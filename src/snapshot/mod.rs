@@ -86,6 +86,8 @@ pub struct Subset {
 
 #[derive(Debug)]
 pub struct Route {
+    /// Its own number.
+    pub index: usize,
     pub name: Arc<str>,
     pub action: Action,
     /// Number of its first side over all routes.
@@ -179,6 +181,16 @@ pub struct SideLabels {
     pub route: Arc<str>,
     pub service: Arc<str>,
     pub subset: Arc<str>,
+}
+
+impl Listener {
+    /// What a client that connects to this port has to do about TLS.
+    pub fn tls_mode(&self, port: u16) -> schema::ListenerTlsMode {
+        match &self.kind {
+            Kind::Inbound(ports) => ports.of(port).tls,
+            _ => self.config.tls.as_ref().map_or(schema::ListenerTlsMode::Off, |tls| tls.mode),
+        }
+    }
 }
 
 impl Snapshot {

@@ -118,8 +118,9 @@ impl Outbound {
         Some(written.unwrap_or(Found { route: known.rule.route, rule: &known.rule }))
     }
 
-    pub fn has_host(&self, facts: &Facts<'_>) -> bool {
-        self.table.find(facts).or_else(|| self.fallback.find(facts)).is_some()
+    /// Whether anything may be for a host, in lower case.
+    pub fn knows(&self, host: &str) -> bool {
+        self.table.knows(host) || self.fallback.knows(host)
     }
 }
 

@@ -190,7 +190,7 @@ mod tests {
         see(&"ü".repeat(200));
         let seen = &unknown.known[&address(1)];
         let names: Vec<_> = seen.names.iter().map(|(name, _)| &**name).collect();
-        assert_eq!(names[..3], ["d", "a", "e"], "b and c have made room");
+        assert_eq!(names[..3], ["a", "d", "e"], "b and c have made room");
         assert_eq!((names[3].len(), seen.names_forgotten), (252, 2), "and none is cut within a letter");
     }
 
@@ -201,8 +201,8 @@ mod tests {
         let at = |second| start + Duration::from_secs(second);
         one.see(address(1), Some("b.test"), "http1", true, at(10));
         one.see(address(2), None, "opaque", false, at(5));
-        other.see(address(1), Some("a.test"), "tls", false, at(20));
         other.see(address(1), Some("b.test"), "tls", true, at(15));
+        other.see(address(1), Some("a.test"), "tls", false, at(20));
         let told = report(vec![one.all(), other.all()], (at(30), UNIX_EPOCH + Duration::from_secs(60)));
         let first = json!({
             "destination": "0.0.0.1:443", "names": ["a.test", "b.test"], "namesForgotten": 0, "protocol": "tls",

@@ -49,6 +49,15 @@ pub async fn dial(pool: &Pool, timeout: Duration, alpn: Alpn, worker: &Worker) -
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
+/// The same without TLS, whatever the service says.
+pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker) -> Result<Dialled, Reason> {
+    let counters = &worker.counters;
+    counters.upstream_connects.inc();
+    let connected = dial::connect(pool.address, timeout).await;
+    let dialled = connected.map(|socket| Dialled { stream: socket.into(), http2: false, lifetime: None });
+    dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
+}
+
 async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, end: Instant, worker: &Worker) -> Result<Dialled, Reason> {
     let counters = &worker.counters;
     let failed = |failure: Failure, why: &dyn std::fmt::Display| {
