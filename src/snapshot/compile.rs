@@ -425,7 +425,8 @@ fn compile_originals(
 
 fn compile_ports(listener: &schema::Listener, root: &schema::Root, originals: &Originals) -> Ports {
     let numbers = authz::numbers(root, listener);
-    let entries: Vec<&schema::Authorization> = numbers.iter().filter_map(|number| root.authorization.get(*number)).collect();
+    let entries: Vec<&schema::Authorization> =
+        numbers.iter().filter_map(|number| root.authorization.get(*number)).collect();
     // What asks for the head of a request can say nothing of what has none.
     let about_http = |port: Option<u16>| {
         entries.iter().any(|entry| {

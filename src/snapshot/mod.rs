@@ -171,7 +171,10 @@ pub struct Listener {
 #[derive(Debug)]
 pub enum Kind {
     /// Written routes, then those that the `hosts` of services imply.
-    Http { table: Box<route::RouteTable>, fallback: Box<route::RouteTable> },
+    Http {
+        table: Box<route::RouteTable>,
+        fallback: Box<route::RouteTable>,
+    },
     /// Routes, by the name that a client of TLS asks for.
     Tcp(hosts::Hosts<Option<usize>>),
     Inbound(Box<redirected::Ports>),

@@ -171,7 +171,8 @@ pub fn services(
             leads(*route, index, false) || written.hosts.iter().any(|host| hosts.iter().any(|own| fits(host, own)))
         };
         let http = !is_tcp && written.iter().any(|route| of_it(&route));
-        let relayed = written.iter().find(|(route, written)| is_tcp && written.hosts.is_empty() && leads(*route, index, true));
+        let relayed =
+            written.iter().find(|(route, written)| is_tcp && written.hosts.is_empty() && leads(*route, index, true));
         use crate::config::schema::{Protocol, Undetected};
         let by_default = match service.protocol {
             Protocol::Http1 | Protocol::Http2 => false,

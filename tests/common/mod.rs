@@ -14,6 +14,7 @@ pub mod mesh;
 pub mod nginx;
 pub mod origin;
 pub mod pki;
+pub mod pods;
 pub mod proxy;
 pub mod tell;
 pub mod tls;
