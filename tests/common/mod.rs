@@ -10,6 +10,7 @@ pub mod h2peer;
 pub mod h2raw;
 pub mod load;
 pub mod mesh;
+pub mod netns;
 pub mod nginx;
 pub mod origin;
 pub mod pki;
