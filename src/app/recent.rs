@@ -1,13 +1,24 @@
-//! What the workers remember of recent exchanges and of who has connected, put together.
+//! What the workers remember of recent exchanges, of who has connected, and of destinations, put together.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::admin::question::Reply;
+use crate::policy::learned::TTL;
+use crate::snapshot::Snapshot;
+use crate::telemetry::learned;
 use crate::telemetry::peers::{self, How};
 use crate::telemetry::recent::{Filter, Kept};
-use crate::telemetry::shadow;
+use crate::telemetry::{shadow, unknown};
 use crate::worker::Shared;
+
+/// Name of the listener that the ports of the application are written under.
+const INBOUND: &str = "inbound";
 
 /// The exchange with this id; the newest, where several had it.
 pub async fn why(shared: &Shared, id: String) -> Reply {
@@ -81,4 +92,33 @@ pub async fn shadow(shared: &Shared) -> Reply {
 pub async fn peers(shared: &Shared, how: Option<How>) -> Reply {
     let workers = shared.ask(|worker| worker.peers.borrow().all()).await;
     (StatusCode::OK, peers::report(workers, how))
+}
+
+pub async fn unknown(shared: &Shared) -> Reply {
+    let workers = shared.ask(|worker| worker.unknown.borrow().all()).await;
+    (StatusCode::OK, unknown::report(workers, (Instant::now(), SystemTime::now())))
+}
+
+pub async fn learned(shared: &Shared, yaml: bool) -> Reply {
+    let now = (Instant::now(), SystemTime::now());
+    let workers = shared.ask(move |worker| worker.learned.borrow().entries(now.0)).await;
+    let value = match yaml {
+        true => {
+            let services = by_address(&shared.snapshot.load());
+            learned::yaml(workers, INBOUND, |address| services.get(&address).cloned()).into()
+        }
+        false => learned::report(workers, TTL, now),
+    };
+    (StatusCode::OK, value)
+}
+
+/// Of several services with one endpoint, the first.
+fn by_address(snapshot: &Snapshot) -> HashMap<SocketAddr, Arc<str>> {
+    let mut all = HashMap::new();
+    for service in &snapshot.services {
+        for endpoint in service.upstream.endpoints().borrow().iter() {
+            all.entry(endpoint.address).or_insert_with(|| service.name.clone());
+        }
+    }
+    all
 }

@@ -382,5 +382,6 @@ fn parameter(number: usize) -> String {
 
 fn with_kind(listener: &Listener, config: Arc<crate::config::schema::Listener>, kind: Kind) -> Listener {
     let authorization = listener.authorization.clone();
-    Listener { config, name: listener.name.clone(), kind, authorization, first_series: listener.first_series }
+    let (name, headed) = (listener.name.clone(), listener.headed.clone());
+    Listener { config, name, kind, headed, authorization, first_series: listener.first_series }
 }

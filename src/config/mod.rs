@@ -9,12 +9,14 @@ pub mod diff;
 pub mod digest;
 mod excerpt;
 mod format;
+mod interception;
 pub mod lint;
 mod merge;
 mod problem;
 mod reach;
 pub mod schema;
 mod secrets;
+mod sockets;
 pub mod source;
 mod storable;
 mod substitute;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 pub use problem::{Place, Problem, Report, RuleId, Severity};
-pub use reach::is_tcp as is_tcp_listener;
+pub use reach::{applies, is_tcp as is_tcp_listener};
 pub use secrets::{REDACTED, is_secret, is_secret_attribute};
 pub use storable::Storable;
 pub use substitute::Env;
@@ -170,6 +172,11 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
     // Its form was checked with all others.
     let identity = full.identity.as_deref().and_then(|id| SpiffeId::parse(id).ok());
     Some(ResolvedEndpoint { address, labels: full.labels, zone: full.zone, weight: full.weight, identity })
+}
+
+/// An address, and its port where it has one.
+pub fn address(text: &str) -> Option<(std::net::IpAddr, Option<u16>)> {
+    format::endpoint_address(text).ok()
 }
 
 /// The JSON Schema of a configuration, for editors.

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+mod interception;
 mod security;
+mod sockets;
 mod telemetry;
 
 use indexmap::IndexMap;
@@ -15,10 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Duration, Pattern, Size};
 
+pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
 };
+pub use sockets::{ProxyProtocol, ProxyVersion};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
 
 /// A whole configuration.
@@ -235,6 +239,15 @@ pub struct Service {
     #[serde(default)]
     #[schemars(extend("items" = { "type": "string", "format": "host" }))]
     pub hosts: Vec<String>,
+    /// Virtual addresses of it, such as a ClusterIP, for redirected traffic: `ip`, at the service's `port` (at any where
+    /// it has none), or `ip:port`.
+    #[serde(default)]
+    #[schemars(extend("items" = { "type": "string", "format": "endpointAddress" }))]
+    pub addresses: Vec<String>,
+    /// What becomes of redirected traffic for it that is not HTTP. `deny` where absent and an HTTP route is for the
+    /// service, else `allow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undetected: Option<Undetected>,
     /// Port of endpoints that are written without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -244,6 +257,9 @@ pub struct Service {
     pub endpoints: Endpoints,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTls>,
+    /// Version of the PROXY protocol that each connection to a `tcp` service begins with, ahead of its TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Named parts of the endpoints.
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
@@ -368,6 +384,22 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// How redirected connections are handed over.
+    #[serde(default)]
+    pub transparent: Transparent,
+    /// What is known of the application's ports (`mode: inbound`); of all others, nothing.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "port" }))]
+    pub ports: IndexMap<String, Port>,
+    /// What becomes of destinations that no service has (`mode: outbound`).
+    #[serde(default)]
+    pub unknown_destinations: UnknownDestinations,
+    /// From the first byte of a redirected connection to the verdict what it speaks.
+    #[serde(default = "default_detection_timeout")]
+    pub detection_timeout: Duration,
+    /// Load balancers that say of whom a connection is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Connections at a time; more wait in the kernel's queue.
     #[serde(default = "default_max_connections")]
     #[schemars(range(min = 1))]
@@ -395,13 +427,6 @@ pub struct Listener {
     /// Answer a client that has closed its sending side after a whole request; `false` aborts the request.
     #[serde(default = "yes")]
     pub half_close: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Mode {
-    /// In front of a service; nothing is redirected.
-    Proxy,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -725,6 +750,10 @@ fn default_probe_interval() -> Duration {
 
 fn default_max_connections() -> u32 {
     16384
+}
+
+fn default_detection_timeout() -> Duration {
+    Duration::from_secs(2)
 }
 
 fn default_header_timeout() -> Duration {

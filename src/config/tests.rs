@@ -10,6 +10,7 @@ use super::*;
 mod authorization;
 mod reference;
 mod secrets;
+mod sockets;
 mod tcp;
 mod tls;
 

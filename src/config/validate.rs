@@ -15,7 +15,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, reach, resolve, tls};
+use super::{ResolvedEndpoint, authorization, interception, reach, resolve, sockets, tls};
 
 /// Headers that frame the message or belong to one hop: ours to write.
 const OURS: [&str; 10] = [
@@ -51,13 +51,18 @@ pub fn validate(mut view: View<'_>, whole: bool) {
     for (name, service) in &root.services {
         let path = format!("services{}", step(name));
         view.service(&path, service);
+        sockets::service(&mut view, &path, service);
         tls::service(&mut view, &path, service);
+        interception::service(&mut view, &path, service);
     }
     view.service_hosts();
+    interception::addresses(&mut view);
     for (index, listener) in root.listeners.iter().enumerate() {
         let path = view.listener_path(index);
         view.listener(&path, listener);
+        sockets::listener(&mut view, &path, listener);
         tls::listener(&mut view, &path, listener);
+        interception::listener(&mut view, &path, listener);
     }
     for (index, route) in root.routes.iter().enumerate() {
         view.route(&view.route_path(index), route);

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -46,6 +47,14 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Attempts that failed since the last success.
     pub failures: u64,
+}
+
+/// Counts how often any list of endpoints has changed.
+static VERSION: AtomicU64 = AtomicU64::new(0);
+
+/// As long as it stays, so do the endpoints of all services.
+pub fn version() -> u64 {
+    VERSION.load(Ordering::Acquire)
 }
 
 /// Looks for endpoints until it is dropped.
@@ -138,6 +147,7 @@ impl Publisher {
             }
             changed
         });
+        VERSION.fetch_add(1, Ordering::AcqRel);
         self.status.send_replace(Status { last_success: Some(SystemTime::now()), ..Status::default() });
     }
 

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod clock;
 pub mod dial;
+pub mod first_request;
 pub mod io;
 pub mod lifetime;
 pub mod relay;

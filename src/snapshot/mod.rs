@@ -7,6 +7,7 @@ pub mod authz;
 mod compile;
 pub mod hosts;
 pub mod matcher;
+pub mod redirected;
 pub mod route;
 pub mod upstream;
 
@@ -20,6 +21,8 @@ use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
+use crate::wire::cidr::Cidr;
+use crate::wire::proxy_protocol;
 use crate::wire::spiffe::{IdPattern, SpiffeId};
 use crate::wire::trace::Formats;
 
@@ -40,6 +43,8 @@ pub struct Snapshot {
     pub trace: Formats,
     /// Labels by series number; see `Listener::series`.
     pub sides: Vec<SideLabels>,
+    /// By their addresses.
+    pub endpoints: redirected::Endpoints,
     /// What of a request this configuration looks at.
     pub looked: Arc<Looked>,
 }
@@ -53,6 +58,10 @@ pub struct Service {
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
     pub transport: Transport,
+    /// It has no endpoints of its own: whatever comes for it goes where it was going.
+    pub original: bool,
+    /// What its connections begin with (`protocol: tcp` only).
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     pub upstream: Arc<Upstream>,
 }
 
@@ -81,6 +90,8 @@ pub struct Subset {
 
 #[derive(Debug)]
 pub struct Route {
+    /// Its own number.
+    pub index: usize,
     pub name: Arc<str>,
     pub action: Action,
     /// Number of its first side over all routes.
@@ -149,6 +160,8 @@ pub struct Listener {
     pub config: Arc<schema::Listener>,
     pub name: Arc<str>,
     pub kind: Kind,
+    /// Peers that begin with a header of the PROXY protocol.
+    pub headed: Box<[Cidr]>,
     /// The entries of `authorization` that are for it.
     pub authorization: authz::Numbers,
     /// Number of its first series: one for requests without a route, then one for each side.
@@ -158,9 +171,14 @@ pub struct Listener {
 #[derive(Debug)]
 pub enum Kind {
     /// Written routes, then those that the `hosts` of services imply.
-    Http { table: Box<route::RouteTable>, fallback: Box<route::RouteTable> },
+    Http {
+        table: Box<route::RouteTable>,
+        fallback: Box<route::RouteTable>,
+    },
     /// Routes, by the name that a client of TLS asks for.
     Tcp(hosts::Hosts<Option<usize>>),
+    Inbound(Box<redirected::Ports>),
+    Outbound(Box<redirected::Outbound>),
 }
 
 /// What the series of a side are labelled with, besides the listener.
@@ -169,6 +187,16 @@ pub struct SideLabels {
     pub route: Arc<str>,
     pub service: Arc<str>,
     pub subset: Arc<str>,
+}
+
+impl Listener {
+    /// What a client that connects to this port has to do about TLS.
+    pub fn tls_mode(&self, port: u16) -> schema::ListenerTlsMode {
+        match &self.kind {
+            Kind::Inbound(ports) => ports.of(port).tls,
+            _ => self.config.tls.as_ref().map_or(schema::ListenerTlsMode::Off, |tls| tls.mode),
+        }
+    }
 }
 
 impl Snapshot {

@@ -71,12 +71,20 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         Reason::NoRoute | Reason::BodyTooLarge => Outcome::Refused,
         // Without a route, these are the client's doing; with one, the route may have caused them.
         Reason::BadRequest | Reason::Unsupported if routed => Outcome::Refused,
-        Reason::BadRequest | Reason::Unsupported | Reason::HeadTooLarge | Reason::HeaderTimeout | Reason::Handshake => {
-            Outcome::Fine
-        }
+        Reason::BadRequest
+        | Reason::Unsupported
+        | Reason::HeadTooLarge
+        | Reason::HeaderTimeout
+        | Reason::ProxyHeader
+        | Reason::Handshake => Outcome::Fine,
         // What the configuration says in so many words is no accident. If a denial counted, whoever is shut out could
         // have the reload that does so taken back.
-        Reason::DirectResponse | Reason::Redirect | Reason::Denied => Outcome::Fine,
+        Reason::DirectResponse
+        | Reason::Redirect
+        | Reason::Denied
+        | Reason::NotRedirected
+        | Reason::UnknownDestination
+        | Reason::Undetected => Outcome::Fine,
         // The answer may have been an error before the client left.
         Reason::None | Reason::ClientReset if status < 500 => Outcome::Fine,
         Reason::None
@@ -94,6 +102,7 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::UpstreamIdentity
         | Reason::NoIdentity
         | Reason::Expired
+        | Reason::Loop
         | Reason::Drained
         | Reason::Panic => Outcome::Error,
     }

@@ -147,7 +147,7 @@ pub(super) async fn adopt(pool: &Rc<Pool>, dialled: Dialled, open: Open, limits:
 pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
     let begun = Instant::now();
     let open = Open::new(pool);
-    let dialled = transport::dial(pool, limits.connect_timeout, Alpn::Http1, worker).await?;
+    let dialled = transport::dial(pool, limits.connect_timeout, Alpn::Http1, worker, &[]).await?;
     lend(pool, dialled, open, limits, begun, worker).await
 }
 

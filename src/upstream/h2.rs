@@ -173,7 +173,7 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     let open = Open::new(pool);
     let failed = |reason: &Reason| worker.counters.upstream_connect_failures.inc(*reason);
     let alpn = if limits.http1_will_do { Alpn::Either } else { Alpn::Http2 };
-    let dialled = transport::dial(pool, limits.connect_timeout, alpn, worker).await?;
+    let dialled = transport::dial(pool, limits.connect_timeout, alpn, worker, &[]).await?;
     if matches!(dialled.stream, Stream::Tls(_)) && limits.http1_will_do && !dialled.http2 {
         h1::adopt(pool, dialled, open, limits, worker).await;
         return Err(Reason::UpstreamProtocol);

@@ -31,16 +31,23 @@ pub struct Dialled {
 #[derive(Default)]
 pub struct Prepared(RefCell<Option<(u64, Rc<Connector>)>>);
 
-/// Connects, within `timeout` from the first packet to the end of the handshake.
-pub async fn dial(pool: &Pool, timeout: Duration, alpn: Alpn, worker: &Worker) -> Result<Dialled, Reason> {
+/// Connects, within `timeout` from the first packet to the end of the handshake. `opening` is sent ahead of everything.
+pub async fn dial(
+    pool: &Pool,
+    timeout: Duration,
+    alpn: Alpn,
+    worker: &Worker,
+    opening: &[u8],
+) -> Result<Dialled, Reason> {
     let counters = &worker.counters;
     counters.upstream_connects.inc();
     let end = Instant::now() + timeout;
-    let connected = dial::connect(pool.address, timeout).await;
+    let connected = connect(pool, timeout, opening).await;
     let dialled = match connected {
         Ok(socket) if pool.is_secure() => {
             // Rare, and large: not in the future of every connection.
-            let secured = Box::pin(tokio::time::timeout_at(end.into(), secure(pool, socket, alpn, end, worker)));
+            let secured =
+                Box::pin(tokio::time::timeout_at(end.into(), secure(pool, socket, (alpn, opening), end, worker)));
             secured.await.unwrap_or(Err(Reason::ConnectTimeout))
         }
         Ok(socket) => Ok(Dialled { stream: socket.into(), http2: false, lifetime: None }),
@@ -49,7 +56,31 @@ pub async fn dial(pool: &Pool, timeout: Duration, alpn: Alpn, worker: &Worker) -
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
-async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, end: Instant, worker: &Worker) -> Result<Dialled, Reason> {
+/// The same without TLS, whatever the service says.
+pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening: &[u8]) -> Result<Dialled, Reason> {
+    let counters = &worker.counters;
+    counters.upstream_connects.inc();
+    let connected = connect(pool, timeout, opening).await;
+    let dialled = connected.map(|socket| Dialled { stream: socket.into(), http2: false, lifetime: None });
+    dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
+}
+
+async fn connect(pool: &Pool, timeout: Duration, opening: &[u8]) -> Result<TcpStream, Reason> {
+    let socket = dial::connect(pool.address, timeout).await?;
+    // A new connection has room for so few bytes.
+    match opening.is_empty() || socket.try_write(opening).is_ok_and(|written| written == opening.len()) {
+        true => Ok(socket),
+        false => Err(Reason::ConnectFailed),
+    }
+}
+
+async fn secure(
+    pool: &Pool,
+    socket: TcpStream,
+    (alpn, opening): (Alpn, &[u8]),
+    end: Instant,
+    worker: &Worker,
+) -> Result<Dialled, Reason> {
     let counters = &worker.counters;
     let failed = |failure: Failure, why: &dyn std::fmt::Display| {
         tracing::debug!(address = %pool.address, failure = failure.name(), %why, "no TLS to the upstream");
@@ -74,8 +105,8 @@ async fn secure(pool: &Pool, socket: TcpStream, alpn: Alpn, end: Instant, worker
         Err(_) if resumed => {
             pool.prepared.forget();
             let left = end.saturating_duration_since(now);
-            let socket = dial::connect(pool.address, left).await?;
-            return Box::pin(secure(pool, socket, alpn, end, worker)).await;
+            let socket = connect(pool, left, opening).await?;
+            return Box::pin(secure(pool, socket, (alpn, opening), end, worker)).await;
         }
         Err(failure) => return Err(failed(failure, &"the peer's certificate")),
     };
