@@ -106,7 +106,7 @@ async fn proxy(
     };
     // Pinned here: a future that is handed on by value has a place in each that it passes through.
     let end = {
-        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
+        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_pauses, moved, stop));
         transport::until(over, relayed).await
     };
     drop(load);
