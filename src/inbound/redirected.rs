@@ -167,7 +167,8 @@ async fn begin(
         }
     }
     let Stream::Plain(socket) = stream else { return Err(Reason::Handshake) };
-    let begun = Box::pin(handshake::run(conn, socket, target.tls, config, handshake::Takes::of(target.protocol))).await?;
+    let begun =
+        Box::pin(handshake::run(conn, socket, target.tls, config, handshake::Takes::of(target.protocol))).await?;
     Ok(match begun {
         Begun::Plaintext(stream, early) => Opening::Stream(stream, early, None),
         Begun::Secure(stream, agreed) => Opening::Stream(stream, Bytes::new(), agreed),
@@ -345,9 +346,7 @@ async fn server_name(stream: &mut Stream, early: &mut BytesMut) -> Option<Box<st
 fn knows(conn: &Conn, name: &str) -> bool {
     let (view, index) = conn.view();
     match view.snapshot.listeners.get(index).map(|listener| &listener.kind) {
-        Some(Kind::Outbound(outbound)) => {
-            outbound.knows(name) || outbound.names.of(name).any(|route| route.is_some())
-        }
+        Some(Kind::Outbound(outbound)) => outbound.knows(name) || outbound.names.of(name).any(|route| route.is_some()),
         _ => false,
     }
 }
@@ -388,12 +387,7 @@ enum Spoke {
 /// Waits for the first byte of the client, and, where that may be, of the server at the same time.
 ///
 /// `holds`: the client may be about to begin TLS with us.
-async fn who_speaks(
-    conn: &Rc<Conn>,
-    stream: &mut Stream,
-    target: &Target,
-    holds: bool,
-) -> Result<Spoke, Reason> {
+async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: bool) -> Result<Spoke, Reason> {
     let known = learned(conn, target);
     let may_race = target.undetected && !target.deny && matches!(known, None | Some(Spoken::ServerFirst));
     let idle = *conn.worker.view().snapshot.config.root().defaults.tcp_idle_timeout;
