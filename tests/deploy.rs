@@ -9,7 +9,11 @@ use std::process::Command;
 use common::{TempDir, run, tool};
 use serde_json::{Value, json};
 
-const MANIFESTS: [&str; 2] = ["standalone.yaml", "sidecar.yaml"];
+const MANIFESTS: [&str; 3] = ["standalone.yaml", "sidecar.yaml", "transparent.yaml"];
+/// The one whose pod has its traffic captured.
+const TRANSPARENT: &str = "transparent.yaml";
+/// What captures it, as user 0.
+const RULES: &str = "intercept";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -87,6 +91,29 @@ fn the_sidecar_is_a_native_one() {
 }
 
 #[test]
+fn traffic_is_captured_before_the_sidecar_starts_and_comes_to_it() {
+    let pod = pod(TRANSPARENT);
+    let first: Vec<&Value> = containers(&pod, "initContainers").iter().map(|container| &container["name"]).collect();
+    assert_eq!(first, [RULES, "outrigger"]);
+    let (_, proxy) = proxy(&pod);
+    let rules = &containers(&pod, "initContainers")[0];
+    assert!(rules.get("restartPolicy").is_none(), "it ends");
+    assert_eq!(rules["args"], json!(["intercept", "apply"]));
+    assert_eq!(rules["image"], proxy["image"]);
+    // Where the rules lead without further flags, and whom they exempt.
+    assert_eq!(proxy["securityContext"]["runAsUser"], 1337);
+    let config: Value = serde_yaml::from_str(&config(TRANSPARENT)).expect("YAML of the configuration");
+    for (mode, port) in [("inbound", 15006), ("outbound", 15001)] {
+        let listeners = config["listeners"].as_array().expect("listeners");
+        let listener = listeners.iter().find(|listener| listener["mode"] == mode).expect(mode);
+        assert!(
+            listener["address"].as_str().is_some_and(|address| address.ends_with(&format!(":{port}"))),
+            "{listener}"
+        );
+    }
+}
+
+#[test]
 fn probes_ask_the_health_address() {
     for name in MANIFESTS {
         let (_, proxy) = proxy(&pod(name));
@@ -122,10 +149,15 @@ fn containers_are_confined() {
         for container in all {
             let context = &container["securityContext"];
             let at = format!("{name}: {}", container["name"]);
-            assert_eq!(context["runAsNonRoot"], true, "{at}");
+            let rules = name == TRANSPARENT && container["name"] == RULES;
+            assert_eq!(context["runAsNonRoot"], !rules, "{at}");
             assert_eq!(context["readOnlyRootFilesystem"], true, "{at}");
             assert_eq!(context["allowPrivilegeEscalation"], false, "{at}");
-            assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }), "{at}");
+            let mut capabilities = json!({ "drop": ["ALL"] });
+            if rules {
+                capabilities["add"] = json!(["NET_ADMIN"]);
+            }
+            assert_eq!(context["capabilities"], capabilities, "{at}");
             assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{at}");
             assert!(container["resources"]["requests"]["cpu"].is_string(), "{at}");
             assert!(container["resources"]["limits"]["memory"].is_string(), "{at}");
@@ -169,6 +201,12 @@ fn the_service_leads_to_the_listener() {
         assert_eq!(service["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"], "{name}");
         let target = &service["spec"]["ports"][0]["targetPort"];
         let (_, proxy) = proxy(&pod(name));
+        if name == TRANSPARENT {
+            let pod = pod(name);
+            let application = containers(&pod, "containers")[0]["ports"][0]["name"].clone();
+            assert_eq!(*target, application, "{name}: captured on the way to the application");
+            continue;
+        }
         let ports = proxy["ports"].as_array().expect("ports");
         let port = ports.iter().find(|port| port["name"] == *target).expect("the port that the Service names");
         let config: Value = serde_yaml::from_str(&config(name)).expect("YAML of the configuration");
