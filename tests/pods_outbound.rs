@@ -19,7 +19,7 @@ services:
         - { address: "[fd09::3]:8082", labels: { version: v2 } }
     subsets: { v1: { labels: { version: v1 } }, v2: { labels: { version: v2 } } }
   details: { addresses: ["10.96.0.13:81"], endpoints: { static: ["10.9.0.3:8083"] } }
-  pods: { endpoints: { static: ["10.9.0.3:8081", "10.9.0.3:8083", "[fd09::3]:8082"] } }
+  pods: { endpoints: { static: ["10.9.0.3:8084", "10.9.0.3:8085", "[fd09::3]:8086"] } }
   secure: { protocol: tcp, endpoints: { static: ["10.9.0.3:8443"] } }
 routes:
   - { name: canary, hosts: [reviews], match: [{ headers: { x-env: { exact: canary } } }], to: reviews/v2 }
@@ -100,12 +100,14 @@ fn an_unknown_address_is_known_by_name() {
 #[test]
 fn a_pod_is_reached_itself() {
     let Some(net) = Net::new() else { return };
-    let (a, _apps) = (&net.a, apps(&net.b));
+    let _pods = [(net.b.at(8084), "0"), (net.b.at(8085), "1"), (net.b.at6(8086), "2")]
+        .map(|(address, name)| net.b.app(address, name));
+    let a = &net.a;
     let sidecar = a.sidecar(&KNOWN);
     for _ in 0..10 {
-        assert_eq!(a.get("10.9.0.3:8083", "pods").text(), "details");
-        assert_eq!(a.get("10.9.0.3:8081", "10.9.0.3").text(), "v1");
-        assert_eq!(a.get("[fd09::3]:8082", "x").text(), "v2");
+        assert_eq!(a.get("10.9.0.3:8084", "pods").text(), "0");
+        assert_eq!(a.get("10.9.0.3:8085", "10.9.0.3").text(), "1");
+        assert_eq!(a.get("[fd09::3]:8086", "x").text(), "2");
     }
     let page = sidecar.ask(|proxy| proxy.admin("GET", "/unknown").text());
     assert!(!page.contains("10.9.0.3"), "all of them belong to services: {page}");
@@ -213,10 +215,13 @@ fn our_own_ports_are_no_way_in() {
         refused(a.connect(address), &address.to_string());
         sidecar.await_counted("loop", n as f64 + 1.0);
     }
+    // To the listener itself the kernel has nothing to rewrite.
     for (n, address) in [a.at(15006), a.at6(15006)].into_iter().enumerate() {
         refused(net.node.connect(address), &format!("{address} from outside"));
-        sidecar.await_counted("loop", n as f64 + 5.0);
+        sidecar.await_counted("not_redirected", n as f64 + 5.0);
     }
+    refused(net.node.connect(a.at(15001)), "another listener from outside");
+    sidecar.await_counted("loop", 5.0);
     assert_eq!(sidecar.ask(|proxy| proxy.probe("/readyz")), Some(200));
 }
 
@@ -259,9 +264,9 @@ fn what_is_not_ours_is_not_touched() {
 fn an_application_calls_itself() {
     let Some(net) = Net::new() else { return };
     let a = &net.a;
-    let (_v4, _v6) = (a.app("10.9.0.2:8080", "self"), a.app("[::]:8080", "self6"));
+    let _apps = [a.app("10.9.0.2:8080", "self"), a.app("[fd09::2]:8080", "self6"), a.app("[::1]:8080", "loopback")];
     let _sidecar = a.sidecar(&KNOWN);
     assert_eq!(a.get(a.at(8080), "self").text(), "self");
     assert_eq!(a.get(a.at6(8080), "self").text(), "self6");
-    assert_eq!(a.get("[::1]:8080", "self").text(), "self6");
+    assert_eq!(a.get("[::1]:8080", "self").text(), "loopback");
 }

@@ -304,7 +304,8 @@ impl Exchange {
         let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
         let client = if original.is_some() { Version::HTTP_11 } else { parts.version };
         let version = upstream_version(service.protocol, client, only_http1, pool);
-        if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. }) {
+        if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. })
+        {
             // The application at the other end may know no other.
             parts.headers.insert(forwarded::ORIGINAL_VERSION, HeaderValue::from_static("1.1"));
         }

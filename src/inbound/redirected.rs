@@ -151,7 +151,8 @@ async fn begin(
         }
     }
     let Stream::Plain(socket) = stream else { return Err(Reason::Handshake) };
-    let begun = Box::pin(handshake::run(conn, socket, target.tls, config, handshake::Takes::of(target.protocol))).await?;
+    let begun =
+        Box::pin(handshake::run(conn, socket, target.tls, config, handshake::Takes::of(target.protocol))).await?;
     Ok(match begun {
         Begun::Plaintext(stream, early) => Opening::Stream(stream, early, None),
         Begun::Secure(stream, agreed) => Opening::Stream(stream, Bytes::new(), agreed),
@@ -328,9 +329,7 @@ async fn server_name(stream: &mut Stream, early: &mut BytesMut) -> Option<Box<st
 fn knows(conn: &Conn, name: &str) -> bool {
     let (view, index) = conn.view();
     match view.snapshot.listeners.get(index).map(|listener| &listener.kind) {
-        Some(Kind::Outbound(outbound)) => {
-            outbound.knows(name) || outbound.names.of(name).any(|route| route.is_some())
-        }
+        Some(Kind::Outbound(outbound)) => outbound.knows(name) || outbound.names.of(name).any(|route| route.is_some()),
         _ => false,
     }
 }
