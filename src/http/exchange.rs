@@ -380,7 +380,7 @@ impl Exchange {
             }
             Ok(Answer::Tunnel(response, socket)) => {
                 let conn = self.0.record.conn.clone();
-                *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, idle: route.tcp_idle });
+                *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, pauses: route.tcp_pauses });
                 response.map(|()| Tracked::plain(Source::Empty))
             }
             Err(reason) => self.fail(reason),

@@ -1,6 +1,7 @@
 //! What the kernel would not do, in words, and what helps.
 
 use std::fmt::{self, Display};
+use std::io;
 
 use rustix::io::Errno;
 
@@ -9,6 +10,7 @@ use super::{TABLE, text};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
+    pub errno: Option<Errno>,
     pub message: String,
     /// Lines of their own.
     pub remedy: String,
@@ -25,7 +27,7 @@ pub enum Step<'a> {
 }
 
 const CAPABILITY: &str = "\
-needs the capability NET_ADMIN in the namespace of the network, and no other. In a pod, the container that runs it:
+this needs the capability NET_ADMIN in the namespace of the network, and no other. In a pod, the container that runs it:
   securityContext:
     runAsUser: 0
     runAsNonRoot: false
@@ -37,8 +39,12 @@ const OTHERWISE: &str = "where the kernel cannot be changed: `outrigger intercep
                          rules for iptables-restore, of which the legacy variant does without nf_tables";
 
 impl Failure {
-    pub fn new(what: impl Display, why: impl Display) -> Self {
-        Self { message: format!("{what}: {why}"), remedy: String::new() }
+    fn new(what: impl Display, why: impl Display) -> Self {
+        Self { errno: None, message: format!("{what}: {why}"), remedy: String::new() }
+    }
+
+    fn of(what: impl Display, errno: Errno) -> Self {
+        Self { errno: Some(errno), ..Self::new(what, io::Error::from(errno)) }
     }
 
     fn with(mut self, remedy: impl Into<String>) -> Self {
@@ -54,13 +60,13 @@ impl Display for Failure {
     }
 }
 
-pub fn entering(what: String, errno: Errno) -> Failure {
-    let failure = Failure::new(what, errno);
-    match errno {
-        Errno::PERM => {
-            failure.with("entering one needs the capabilities SYS_ADMIN and NET_ADMIN, that is: root of the node")
-        }
-        Errno::INVAL => {
+pub fn entering(what: String, error: io::Error) -> Failure {
+    let failure = Failure::new(what, &error);
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => failure.with(
+            "another's namespace needs SYS_ADMIN in addition, and one that is named as a process's SYS_PTRACE: be root of the node",
+        ),
+        io::ErrorKind::InvalidInput => {
             failure.with("it is no network namespace: name a file like /run/netns/NAME or /proc/PID/ns/net")
         }
         _ => failure,
@@ -68,7 +74,7 @@ pub fn entering(what: String, errno: Errno) -> Failure {
 }
 
 pub fn netfilter(step: Step<'_>, errno: Errno) -> Failure {
-    let failure = Failure::new(subject(step), errno);
+    let failure = Failure::of(subject(step), errno);
     let missing = matches!(
         errno,
         Errno::NOENT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT | Errno::NOPROTOOPT
@@ -85,13 +91,16 @@ pub fn netfilter(step: Step<'_>, errno: Errno) -> Failure {
         (_, Errno::AGAIN) => {
             failure.with("the kernel did not answer in time; nothing is certain: `outrigger intercept verify`")
         }
+        (_, Errno::INTR) => {
+            failure.with("the rules kept changing while they were looked at: somebody else is at work on them")
+        }
         (_, Errno::NOMEM | Errno::NOBUFS | Errno::MSGSIZE) => failure.with("name fewer and larger ranges and blocks"),
         _ => failure,
     }
 }
 
 pub fn routing(what: impl Display, errno: Errno) -> Failure {
-    let failure = Failure::new(what, errno);
+    let failure = Failure::of(what, errno);
     match errno {
         Errno::PERM => failure.with(CAPABILITY),
         Errno::ACCESS | Errno::AFNOSUPPORT | Errno::NODEV => {

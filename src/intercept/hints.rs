@@ -30,7 +30,22 @@ pub fn all(kernel: &mut Kernel, settings: &Settings) -> Result<Vec<String>, Fail
             "iptables-legacy has a table nat here, which may come first: `iptables-legacy-save -t nat`".to_owned(),
         );
     }
+    if settings.tproxy() && looks_for_a_way_back() {
+        hints.push(
+            "the kernel looks for the way back of marked packets, and drops what tproxy marks (IPv4): \
+             `sysctl -w net.ipv4.conf.all.src_valid_mark=0`, and of each interface"
+                .to_owned(),
+        );
+    }
     Ok(hints)
+}
+
+/// Whether an interface has `src_valid_mark`. For what our routes lead here by its mark, even its source is then an
+/// address of this machine, and nobody else may have that.
+fn looks_for_a_way_back() -> bool {
+    let interfaces = fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let mut values = interfaces.map(|interface| fs::read_to_string(interface.path().join("src_valid_mark")));
+    values.any(|value| value.is_ok_and(|value| value.trim() == "1"))
 }
 
 /// Tables of others with a chain at one of our hooks that is asked before ours, or perhaps.

@@ -15,11 +15,13 @@ pub mod text;
 mod verify;
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub use failure::Failure;
+use settings::Family;
 pub use settings::Settings;
 pub use verify::{Findings, verify};
 
@@ -35,29 +37,29 @@ pub const ROUTE_TABLE: u32 = 133;
 /// From now on, this thread and what it starts see the network of `path`, like `/run/netns/NAME` or `/proc/PID/ns/net`.
 pub fn enter(path: &Path) -> Result<(), Failure> {
     let what = || format!("the network namespace `{}` cannot be entered", path.display());
-    let file = File::open(path).map_err(|error| Failure::new(what(), error))?;
-    let network = Some(LinkNameSpaceType::Network);
-    move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), network)
-        .map_err(|errno| failure::entering(what(), errno))
+    let file = File::open(path).map_err(|error| failure::entering(what(), error))?;
+    let moved = move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
+    moved.map_err(|errno| failure::entering(what(), errno.into()))
 }
 
 /// Puts the rules in place, in one transaction that replaces what was there; answers what to know about it.
 pub fn apply(settings: &Settings) -> Result<Vec<String>, Failure> {
     let chains = rules::chains(settings);
     let mut kernel = kernel::Kernel::open()?;
-    // The routes first: a packet must not be marked before there is a way for it.
-    if settings.tproxy() {
-        routing::add(settings.families())?;
-    }
+    let wanted = |family: &Family| settings.tproxy() && settings.families().contains(family);
+    let (routed, others): (Vec<Family>, Vec<Family>) = [Family::V4, Family::V6].into_iter().partition(wanted);
+    // The routes come first and go last: a packet must not be marked while there is no way for it.
+    routing::add(&routed)?;
     kernel.replace(&chains)?;
-    if !settings.tproxy() {
-        routing::remove()?;
-    }
+    routing::remove(&others)?;
     hints::all(&mut kernel, settings)
 }
 
 /// Removes the rules and the routes, whether they are there or not.
 pub fn remove() -> Result<(), Failure> {
     kernel::Kernel::open()?.remove()?;
-    routing::remove()
+    routing::remove(&[Family::V4, Family::V6])
 }
+
+#[cfg(test)]
+mod tests;

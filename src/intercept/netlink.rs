@@ -1,6 +1,5 @@
 //! Netlink: messages of attributes to the kernel, and what it says to them. Numbers are from its headers, `netlink.h`.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -19,6 +18,8 @@ pub const APPEND: u16 = 0x800;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const HEADER: usize = 16;
+/// Flag of a message: what the dump is of has changed meanwhile.
+const INTERRUPTED: u16 = 0x10;
 /// Longest that the kernel is given; it answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// More than the kernel puts into one datagram of a dump.
@@ -54,13 +55,14 @@ impl Socket {
                 Err(Errno::NOBUFS) => continue,
                 received => received.map_err(lost)?,
             };
-            for (kind, number, content) in datagram(&self.buffer[..length.min(BUFFER)]) {
+            for Message { kind, flags, number, content } in datagram(&self.buffer[..length.min(BUFFER)]) {
                 // Both begin with an error; `DONE` has one if the dump broke off.
                 let errno = content.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
                 match kind {
                     ERROR | DONE if errno != 0 => {
                         return Err(Refused { message: number, errno: Errno::from_raw_os_error(-errno) });
                     }
+                    _ if kind != ERROR && flags & INTERRUPTED != 0 => return Err(lost(Errno::INTR)),
                     DONE => return Ok(()),
                     ERROR if number == last => return Ok(()),
                     ERROR => {}
@@ -71,21 +73,22 @@ impl Socket {
     }
 }
 
-impl From<Refused> for io::Error {
-    fn from(refused: Refused) -> Self {
-        refused.errno.into()
-    }
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    number: u32,
+    content: &'a [u8],
 }
 
-/// Kind, number and content of each message.
-fn datagram(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+fn datagram(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let header: &[u8; HEADER] = bytes.first_chunk()?;
-        let [l0, l1, l2, l3, k0, k1, _, _, n0, n1, n2, n3, ..] = *header;
+        let [l0, l1, l2, l3, k0, k1, f0, f1, n0, n1, n2, n3, ..] = *header;
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let content = bytes.get(HEADER..length)?;
         bytes = bytes.get(aligned(length)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]), u32::from_ne_bytes([n0, n1, n2, n3]), content))
+        let [kind, flags] = [[k0, k1], [f0, f1]].map(u16::from_ne_bytes);
+        Some(Message { kind, flags, number: u32::from_ne_bytes([n0, n1, n2, n3]), content })
     })
 }
 
@@ -169,7 +172,7 @@ mod tests {
         fn messages_come_back(all in prop::collection::vec((any::<u16>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..40)), 0..9)) {
             let mut bytes = Vec::new();
             all.iter().for_each(|(kind, number, content)| message(&mut bytes, *kind, REQUEST, *number, content));
-            let back: Vec<_> = datagram(&bytes).map(|(kind, number, content)| (kind, number, content.to_vec())).collect();
+            let back: Vec<_> = datagram(&bytes).map(|m| (m.kind, m.number, m.content.to_vec())).collect();
             prop_assert_eq!(back, all);
         }
 

@@ -49,9 +49,10 @@ pub fn add(families: &[Family]) -> Result<(), Failure> {
     Ok(())
 }
 
-pub fn remove() -> Result<(), Failure> {
+/// Of these families; they may be gone already.
+pub fn remove(families: &[Family]) -> Result<(), Failure> {
     let mut socket = open()?;
-    for family in [Family::V4, Family::V6] {
+    for family in families.iter().copied() {
         for (kind, content) in [(DELETE_RULE, rule_of(family)), (DELETE_ROUTE, route_of(family))] {
             for _ in 0..COPIES {
                 match ask(&mut socket, kind, 0, &content) {

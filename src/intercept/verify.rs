@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rustix::io::Errno;
+
 use super::encode::{self, Expression};
 use super::failure::Failure;
 use super::kernel::{INET, Kernel, List, is_ours};
 use super::netlink::{find, number, text};
-use super::rules::{Chain, Rule, chains};
+use super::rules::{Chain, chains};
 use super::settings::{Family, Settings};
 use super::{ROUTE_TABLE, TABLE, hints, routing, text as words};
 
@@ -36,7 +38,20 @@ struct FoundRule {
     expressions: Vec<Expression>,
 }
 
+/// Looks again if what it looks at has changed meanwhile.
 pub fn verify(settings: &Settings) -> Result<Findings, Failure> {
+    const TIMES: usize = 10;
+    let mut seen = look(settings);
+    for _ in 1..TIMES {
+        match &seen {
+            Err(failure) if failure.errno == Some(Errno::INTR) => seen = look(settings),
+            _ => break,
+        }
+    }
+    seen
+}
+
+fn look(settings: &Settings) -> Result<Findings, Failure> {
     let mut kernel = Kernel::open()?;
     let mut differences = Vec::new();
     match table(&mut kernel)? {
@@ -117,25 +132,26 @@ fn compare(wanted: &[Chain], found: &mut BTreeMap<String, Found>, differences: &
     differences.extend(found.keys().map(|name| format!("chain {name}: not ours")));
 }
 
-/// Each rule that is wanted takes one that is the same out of those found; what is left over on either side is told.
+/// Each rule that is wanted takes one that is the same out of those found, if possible behind the one before; what is
+/// left over on either side is told.
 fn rules(chain: &Chain, found: Vec<FoundRule>, differences: &mut Vec<String>) {
-    let expressions = |rule: &Rule| encode::read(&encode::expressions(rule));
     let mut found: Vec<(usize, FoundRule)> = found.into_iter().enumerate().collect();
-    let mut places = Vec::new();
+    let mut places: Vec<usize> = Vec::new();
     for rule in &chain.rules {
-        let wanted = expressions(rule);
-        match found.iter().position(|(_, there)| there.expressions == wanted) {
+        let wanted = encode::read(&encode::expressions(rule));
+        let behind = |place| places.last().is_none_or(|last| place > *last);
+        let same = |there: &FoundRule| there.expressions == wanted;
+        let next = found.iter().position(|(place, there)| behind(*place) && same(there));
+        match next.or_else(|| found.iter().position(|(_, there)| same(there))) {
             Some(n) => places.push(found.remove(n).0),
-            None => differences.push(format!(
-                "chain {}: there is no `{}` ({})",
-                chain.name,
-                words::nft_rule(rule),
-                rule.why
-            )),
+            None => {
+                let text = words::nft_rule(rule);
+                differences.push(format!("chain {}: there is no `{text}` ({})", chain.name, rule.why));
+            }
         }
     }
     for (_, FoundRule { handle, expressions }) in found {
-        let names: Vec<&str> = expressions.iter().map(|expression| &*expression.name).collect();
+        let names: Vec<&str> = expressions.iter().map(|expression| expression.name.as_str()).collect();
         let what = names.join(" ");
         differences.push(format!("chain {}: the rule with handle {handle} is not ours ({what})", chain.name));
     }

@@ -11,6 +11,7 @@ pub mod h2raw;
 pub mod haproxy;
 pub mod load;
 pub mod mesh;
+pub mod netns;
 pub mod nginx;
 pub mod origin;
 pub mod pki;
