@@ -217,6 +217,7 @@ fn our_own_ports_are_no_way_in() {
     }
     // To the listener itself the kernel has nothing to rewrite.
     for (n, address) in [a.at(15006), a.at6(15006)].into_iter().enumerate() {
+        // The kernel led it to where it was going.
         refused(net.node.connect(address), &format!("{address} from outside"));
         sidecar.await_counted("not_redirected", n as f64 + 5.0);
     }

@@ -444,6 +444,10 @@ impl Exchange {
         self.0.lease = Lease::None;
         let record = &mut self.0.record;
         record.reason = reason;
+        if let (Reason::ConnectFailed, Some(to)) = (reason, record.conn.original) {
+            // Nobody is there to speak anything.
+            record.conn.worker.learned.borrow_mut().forget(record.conn.socket.mode == Mode::Inbound, to);
+        }
         let response = reply::error(
             reason,
             &Asker {
