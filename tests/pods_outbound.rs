@@ -213,7 +213,6 @@ fn our_own_ports_are_no_way_in() {
         refused(a.connect(address), &address.to_string());
         sidecar.await_counted("loop", n as f64 + 1.0);
     }
-    // To the listener itself the kernel has nothing to rewrite.
     for (n, address) in [a.at(15006), a.at6(15006)].into_iter().enumerate() {
         // The kernel led it to where it was going.
         refused(net.node.connect(address), &format!("{address} from outside"));
