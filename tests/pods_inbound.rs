@@ -231,7 +231,7 @@ fn tproxy_keeps_the_clients_address() {
     let _caller = sides.caller(&net.a);
     let inbound =
         ", tls: { mode: permissive }, ports: { 8082: { application: loopback }, 8083: { application: loopback } }";
-    let _called = b.sidecar(&Keys { tproxy: true, ..sides.keys(inbound) });
+    let called = b.sidecar(&Keys { tproxy: true, ..sides.keys(inbound) });
     assert_eq!(net.node.get(b.at(8080), "x").text(), "10.9.0.1");
     assert_eq!(net.node.get(b.at6(8081), "x").text(), "fd09::1");
     assert_eq!(net.a.get("10.96.0.20:8080", "reviews").text(), "10.9.0.2", "over mTLS, too");
@@ -242,6 +242,8 @@ fn tproxy_keeps_the_clients_address() {
     assert_eq!(conn.line().map(|line| show(&line)), Some("220 10.9.0.1\\r\\n".to_owned()), "who speaks first");
     drop(conn);
     until("both ends are let go", SOON, || greeting.open() == 0);
+    let page = called.await_page("/peers", WEB);
+    assert!(page.contains("10.9.0.1") && page.contains("fd09::1"), "all of it went through the sidecar: {page}");
     // What the pod itself calls is not disturbed by the marks of the rules.
     let ear = Ear::on(net.node.listen("0.0.0.0:9000"), "hi");
     let mut conn = b.connect(net.node.at(9000));

@@ -83,8 +83,9 @@ fn they_pass_without_being_named() {
             play(&mut net.a.connect("10.96.0.25:2525"), talk, C);
             called.await_page("/peers", "shop/sa/web");
         }
+        // By IPv6 none is a service's, so there both have had to find out.
         for sidecar in [&caller, &called] {
-            let page = sidecar.await_page("/learned", &net.b.at(port).to_string());
+            let page = sidecar.await_page("/learned", &net.b.at6(port).to_string());
             let yaml = sidecar.ask(|proxy| proxy.admin("GET", "/learned?format=yaml").text());
             assert!(yaml.contains("tcp"), "{yaml}\n{page}");
         }
