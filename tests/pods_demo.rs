@@ -45,7 +45,7 @@ fn once() {
         "GET greeting:       hello",
         "mtls  spiffe://demo.local/ns/shop/sa/web  from 10.9.0.2",
         "curl: (",
-        "10.9.0.3:6379",
+        "protocol: tcp # opaque",
     ] {
         assert!(text.contains(part), "`{part}` is missing in {all}");
     }

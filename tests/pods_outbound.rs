@@ -105,7 +105,7 @@ fn a_pod_is_reached_itself() {
     for _ in 0..10 {
         assert_eq!(a.get("10.9.0.3:8083", "pods").text(), "details");
         assert_eq!(a.get("10.9.0.3:8081", "10.9.0.3").text(), "v1");
-        assert_eq!(a.get("[fd09::3]:8082", "x").text(), "v2");
+        assert_eq!(a.get("[fd09::3]:8082", "x").text(), "v2", "whatever a split says");
     }
     let page = sidecar.ask(|proxy| proxy.admin("GET", "/unknown").text());
     assert!(!page.contains("10.9.0.3"), "all of them belong to services: {page}");
@@ -218,6 +218,8 @@ fn our_own_ports_are_no_way_in() {
         refused(net.node.connect(address), &format!("{address} from outside"));
         sidecar.await_counted("not_redirected", n as f64 + 5.0);
     }
+    refused(net.node.connect(a.at(15001)), "another listener from outside");
+    sidecar.await_counted("loop", 5.0);
     assert_eq!(sidecar.ask(|proxy| proxy.probe("/readyz")), Some(200));
 }
 
@@ -260,9 +262,9 @@ fn what_is_not_ours_is_not_touched() {
 fn an_application_calls_itself() {
     let Some(net) = Net::new() else { return };
     let a = &net.a;
-    let (_v4, _v6) = (a.app("10.9.0.2:8080", "self"), a.app("[::]:8080", "self6"));
+    let _apps = [a.app("10.9.0.2:8080", "self"), a.app("[fd09::2]:8080", "self6"), a.app("[::1]:8080", "loopback")];
     let _sidecar = a.sidecar(&KNOWN);
     assert_eq!(a.get(a.at(8080), "self").text(), "self");
     assert_eq!(a.get(a.at6(8080), "self").text(), "self6");
-    assert_eq!(a.get("[::1]:8080", "self").text(), "self6");
+    assert_eq!(a.get("[::1]:8080", "self").text(), "loopback");
 }

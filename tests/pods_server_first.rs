@@ -83,8 +83,9 @@ fn they_pass_without_being_named() {
             play(&mut net.a.connect("10.96.0.25:2525"), talk, C);
             called.await_page("/peers", "shop/sa/web");
         }
+        // By IPv6 none is a service's, so there both have had to find out.
         for sidecar in [&caller, &called] {
-            let page = sidecar.await_page("/learned", &net.b.at(port).to_string());
+            let page = sidecar.await_page("/learned", &net.b.at6(port).to_string());
             let yaml = sidecar.ask(|proxy| proxy.admin("GET", "/learned?format=yaml").text());
             assert!(yaml.contains("tcp"), "{yaml}\n{page}");
         }
@@ -118,6 +119,13 @@ fn redis_is_served() {
     assert!(bulk.ends_with("100\n"), "{bulk}");
 }
 
+fn banner(listener: TcpListener) -> Origin {
+    Origin::raw_on(listener, |mut conn, _| {
+        conn.try_write("220 mail.test ESMTP ready\r\n");
+        conn.read_to_end();
+    })
+}
+
 /// From the connect to the first byte of a banner, at the median of fresh destinations.
 fn first_byte(pod: &Pod, uid: u32, targets: &[SocketAddr]) -> Duration {
     let once = |target: &SocketAddr| {
@@ -143,7 +151,7 @@ fn the_first_connection_waits_for_nothing() {
         let ports: Vec<u16> = (0..EACH).map(|n| 2000 + round * 100 + n).collect();
         let _banners: Vec<Origin> = [&net.node, &net.b]
             .into_iter()
-            .flat_map(|pod| ports.iter().map(|port| server(pod.listen(format!("0.0.0.0:{port}")), SMTP)))
+            .flat_map(|pod| ports.iter().map(|port| banner(pod.listen(format!("0.0.0.0:{port}")))))
             .collect();
         let at = |pod: &Pod| ports.iter().map(|port| pod.at(*port)).collect::<Vec<_>>();
         let direct = first_byte(&net.a, PROXY, &at(&net.node));
@@ -225,10 +233,11 @@ fn what_begins_and_stops() {
     let Some(net) = Net::new() else { return };
     let hello = Client::anonymous().name("secure.test").alpn(&["h2"]).hello();
     let (far, near) = (Ear::on(net.node.listen("0.0.0.0:9000"), ""), Ear::on(net.b.listen("0.0.0.0:9000"), ""));
-    let keys = Keys { inbound: ", detectionTimeout: 300ms", outbound: ", detectionTimeout: 300ms", ..Keys::default() };
+    const BRIEF: &str = ", detectionTimeout: 300ms, headerTimeout: 600ms";
+    let keys = Keys { inbound: BRIEF, outbound: BRIEF, ..Keys::default() };
     let (_a, b) = (net.a.sidecar(&keys), net.b.sidecar(&keys));
     let cuts = (1..PREFACE.len()).map(|cut| &PREFACE[..cut]);
-    let begun: [&[u8]; 5] = [b"G", b"\x16", &hello[..5], &hello[..hello.len() / 2], b"GET / HTT"];
+    let begun: [&[u8]; 4] = [b"G", b"\x16", &hello[..5], &hello[..hello.len() / 2]];
     let all: Vec<&[u8]> = cuts.chain(begun).collect();
     // Outbound to somebody unknown, and inbound to an application: what will not be whole passes as it is.
     for (pod, target, ear) in [(&net.a, net.node.at(9000), &far), (&net.node, net.b.at(9000), &near)] {
@@ -254,6 +263,13 @@ fn what_begins_and_stops() {
             assert_eq!(show(&conn.read_to_end()), "", "{}", show(bytes));
         }
     }
+    // What is HTTP by now has until `headerTimeout`: then it passes to whom nobody knows, and an application is spared it.
+    let mut conn = net.a.connect(net.node.at(9000));
+    conn.write("GET / HTT");
+    far.await_heard(b"GET / HTT");
+    let mut conn = net.node.connect(net.b.at(9000));
+    conn.write("GET / HTT");
+    assert_eq!(conn.head().status(), 408);
     assert_eq!(b.ask(|proxy| proxy.probe("/readyz")), Some(200));
 }
 
