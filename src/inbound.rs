@@ -148,9 +148,9 @@ impl Conn {
             match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
                 Some(index) => {
                     let listener = newest.snapshot.listeners.get(index);
-                    self.strict.set(listener.is_some_and(|listener| {
-                        listener.tls_mode(self.port()) == ListenerTlsMode::Strict
-                    }));
+                    self.strict.set(
+                        listener.is_some_and(|listener| listener.tls_mode(self.port()) == ListenerTlsMode::Strict),
+                    );
                     *known = (newest, index);
                 }
                 None => self.orphaned.set(true),

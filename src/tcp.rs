@@ -182,7 +182,7 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
     };
     // Pinned here: a future that is handed on by value has a place in each that it passes through.
     let end = {
-        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
+        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_pauses, moved, stop));
         transport::until(over, relayed).await
     };
     drop(load);

@@ -1,6 +1,5 @@
 //! What the workers remember of recent exchanges, of who has connected, and of destinations, put together.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -10,15 +9,13 @@ use serde_json::{Value, json};
 
 use crate::admin::question::Reply;
 use crate::policy::learned::TTL;
-use crate::snapshot::Snapshot;
+use crate::snapshot::redirected::Destination;
+use crate::snapshot::{Kind, Snapshot};
 use crate::telemetry::learned;
 use crate::telemetry::peers::{self, How};
 use crate::telemetry::recent::{Filter, Kept};
 use crate::telemetry::{shadow, unknown};
 use crate::worker::Shared;
-
-/// Name of the listener that the ports of the application are written under.
-const INBOUND: &str = "inbound";
 
 /// The exchange with this id; the newest, where several had it.
 pub async fn why(shared: &Shared, id: String) -> Reply {
@@ -104,21 +101,28 @@ pub async fn learned(shared: &Shared, yaml: bool) -> Reply {
     let workers = shared.ask(move |worker| worker.learned.borrow().entries(now.0)).await;
     let value = match yaml {
         true => {
-            let services = by_address(&shared.snapshot.load());
-            learned::yaml(workers, INBOUND, |address| services.get(&address).cloned()).into()
+            let snapshot = shared.snapshot.load();
+            learned::yaml(workers, inbound(&snapshot), |address| service(&snapshot, address)).into()
         }
         false => learned::report(workers, TTL, now),
     };
     (StatusCode::OK, value)
 }
 
-/// Of several services with one endpoint, the first.
-fn by_address(snapshot: &Snapshot) -> HashMap<SocketAddr, Arc<str>> {
-    let mut all = HashMap::new();
-    for service in &snapshot.services {
-        for endpoint in service.upstream.endpoints().borrow().iter() {
-            all.entry(endpoint.address).or_insert_with(|| service.name.clone());
-        }
-    }
-    all
+/// Name of the listener that the ports of the application belong to.
+fn inbound(snapshot: &Snapshot) -> &str {
+    let mut listeners = snapshot.listeners.iter();
+    listeners.find(|one| matches!(one.kind, Kind::Inbound(_))).map_or("inbound", |listener| &listener.name)
+}
+
+/// The service that an outbound listener takes a destination for.
+fn service(snapshot: &Snapshot, address: SocketAddr) -> Option<Arc<str>> {
+    let mut found = snapshot.listeners.iter().filter_map(|listener| match &listener.kind {
+        Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(address)) {
+            Destination::Service(service, _) => snapshot.services.get(service),
+            Destination::Unknown => None,
+        },
+        Kind::Http { .. } | Kind::Tcp(_) | Kind::Inbound(_) => None,
+    });
+    found.next().map(|service| service.name.clone())
 }

@@ -220,6 +220,8 @@ pub struct Defaults {
     pub stream_idle_timeout: Duration,
     /// No byte either way on a TCP connection or an upgraded one (WebSocket).
     pub tcp_idle_timeout: Duration,
+    /// The same where one side has finished: below the 60s after which a kernel that translates addresses forgets it.
+    pub tcp_half_close_timeout: Duration,
     /// Retries are not supported by this version: only `{ attempts: 0 }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<NoRetry>,
@@ -721,6 +723,7 @@ impl Default for Defaults {
             connect_timeout: Duration::from_secs(1),
             stream_idle_timeout: Duration::from_secs(300),
             tcp_idle_timeout: Duration::from_secs(3600),
+            tcp_half_close_timeout: Duration::from_secs(50),
             retry: None,
         }
     }

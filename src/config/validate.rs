@@ -151,6 +151,7 @@ impl View<'_> {
         self.positive("defaults.connectTimeout", root.defaults.connect_timeout);
         self.positive("defaults.streamIdleTimeout", root.defaults.stream_idle_timeout);
         self.positive("defaults.tcpIdleTimeout", root.defaults.tcp_idle_timeout);
+        self.positive("defaults.tcpHalfCloseTimeout", root.defaults.tcp_half_close_timeout);
         if self.tree.get("listeners").is_none_or(|listeners| listeners.seq().is_empty() && !listeners.is_null())
             || self.tree.get("listeners").is_some_and(Node::is_null)
         {

@@ -304,7 +304,8 @@ impl Exchange {
         let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
         let client = if original.is_some() { Version::HTTP_11 } else { parts.version };
         let version = upstream_version(service.protocol, client, only_http1, pool);
-        if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. }) {
+        if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. })
+        {
             // The application at the other end may know no other.
             parts.headers.insert(forwarded::ORIGINAL_VERSION, HeaderValue::from_static("1.1"));
         }
@@ -379,7 +380,7 @@ impl Exchange {
             }
             Ok(Answer::Tunnel(response, socket)) => {
                 let conn = self.0.record.conn.clone();
-                *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, idle: route.tcp_idle });
+                *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, pauses: route.tcp_pauses });
                 response.map(|()| Tracked::plain(Source::Empty))
             }
             Err(reason) => self.fail(reason),
@@ -443,6 +444,10 @@ impl Exchange {
         self.0.lease = Lease::None;
         let record = &mut self.0.record;
         record.reason = reason;
+        if let (Reason::ConnectFailed, Some(to)) = (reason, record.conn.original) {
+            // Nobody is there to speak anything.
+            record.conn.worker.learned.borrow_mut().forget(record.conn.socket.mode == Mode::Inbound, to);
+        }
         let response = reply::error(
             reason,
             &Asker {

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::Conn;
 use super::handshake::{self, Begun, Spoken as Agreed};
+use super::met::Met;
 use crate::config::schema::{self, ListenerTlsMode, PortProtocol, Protocol};
 use crate::error::Reason;
 use crate::http;
@@ -25,6 +26,7 @@ use crate::snapshot::Kind;
 use crate::snapshot::redirected::Destination;
 use crate::tcp::{self, First, Plan, Raced};
 use crate::telemetry::detection::Outcome;
+use crate::telemetry::peers::How;
 use crate::upstream::transport::Dialled;
 use crate::wire::client_hello::{self, Parsed};
 use crate::wire::detect::{self, ServerSpeaks, Verdict};
@@ -34,6 +36,10 @@ use crate::wire::first_request as wire_first;
 const GRACE: Duration = Duration::from_millis(1);
 /// The longest ClientHello that is looked into.
 const HELLO_MAX: usize = 16 * 1024;
+/// Who has never come in plaintext may be about to begin TLS, however soon the server speaks: a client of the mesh does it
+/// as soon as it is connected.
+const HOLD_STRANGER: Duration = Duration::from_millis(100);
+const HOLD_KNOWN: Duration = Duration::from_millis(3);
 const CHUNK: usize = 4096;
 
 /// What is known of the destination before a byte has come.
@@ -112,10 +118,20 @@ pub async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener
         return Reason::Loop;
     }
     let Some(target) = Target::new(conn, to) else { return Reason::NoRoute };
-    let (stream, early, agreed) = match begin(conn, socket, config, &target).await {
-        Ok(Opening::Stream(stream, early, agreed)) => (stream, early, agreed),
-        Ok(Opening::Relay(stream, first)) => return Box::pin(tcp::run(conn, stream, first)).await,
+    let opening = match begin(conn, socket, config, &target).await {
+        Ok(opening) => opening,
         Err(reason) => return reason,
+    };
+    // Who calls the application; what goes out is its own.
+    let how = match &opening {
+        Opening::Relay(_, first) if first.is_tls => How::Passthrough,
+        _ if conn.peer_certificate().is_some() => How::Mutual,
+        _ => How::Plaintext,
+    };
+    let _met = target.inbound.then(|| Met::new(conn, how));
+    let (stream, early, agreed) = match opening {
+        Opening::Stream(stream, early, agreed) => (stream, early, agreed),
+        Opening::Relay(stream, first) => return Box::pin(tcp::run(conn, stream, first)).await,
     };
     let agreed = match (agreed, target.protocol) {
         (Some(Agreed::Tcp), _) if !target.undetected => return undetected(conn),
@@ -146,12 +162,13 @@ async fn begin(
     let mut stream = Stream::from(socket);
     // In plaintext the server may have the first word.
     if target.tls == ListenerTlsMode::Permissive && target.protocol != PortProtocol::Http {
-        if let Spoke::Server(raced) = who_speaks(conn, &mut stream, target).await? {
+        if let Spoke::Server(raced) = who_speaks(conn, &mut stream, target, true).await? {
             return Ok(Opening::Relay(stream, First { raced: Some(raced), ..First::default() }));
         }
     }
     let Stream::Plain(socket) = stream else { return Err(Reason::Handshake) };
-    let begun = Box::pin(handshake::run(conn, socket, target.tls, config, handshake::Takes::of(target.protocol))).await?;
+    let begun =
+        Box::pin(handshake::run(conn, socket, target.tls, config, handshake::Takes::of(target.protocol))).await?;
     Ok(match begun {
         Begun::Plaintext(stream, early) => Opening::Stream(stream, early, None),
         Begun::Secure(stream, agreed) => Opening::Stream(stream, Bytes::new(), agreed),
@@ -174,7 +191,7 @@ async fn detected(
 ) -> Reason {
     let mut early = BytesMut::from(&*early);
     if early.is_empty() {
-        match who_speaks(conn, &mut stream, target).await {
+        match who_speaks(conn, &mut stream, target, false).await {
             Ok(Spoke::Client) => {}
             Ok(Spoke::Server(raced)) => {
                 tell_unknown(conn, target, None, Spoken::ServerFirst);
@@ -234,7 +251,8 @@ async fn first_bytes(
         return Ok(Protocols::Http);
     }
     if http {
-        let asked = tokio::time::timeout(*config.header_timeout, asked_for(stream, early, spoken, config)).await;
+        // Whoever takes longer is not asked for what only we want to know.
+        let asked = tokio::time::timeout(*config.detection_timeout, asked_for(stream, early, spoken, config)).await;
         let host = asked.unwrap_or_default();
         if host.as_deref().is_some_and(|host| knows(conn, host)) {
             return Ok(Protocols::Http);
@@ -328,9 +346,7 @@ async fn server_name(stream: &mut Stream, early: &mut BytesMut) -> Option<Box<st
 fn knows(conn: &Conn, name: &str) -> bool {
     let (view, index) = conn.view();
     match view.snapshot.listeners.get(index).map(|listener| &listener.kind) {
-        Some(Kind::Outbound(outbound)) => {
-            outbound.knows(name) || outbound.names.of(name).any(|route| route.is_some())
-        }
+        Some(Kind::Outbound(outbound)) => outbound.knows(name) || outbound.names.of(name).any(|route| route.is_some()),
         _ => false,
     }
 }
@@ -369,7 +385,9 @@ enum Spoke {
 }
 
 /// Waits for the first byte of the client, and, where that may be, of the server at the same time.
-async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target) -> Result<Spoke, Reason> {
+///
+/// `holds`: the client may be about to begin TLS with us.
+async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: bool) -> Result<Spoke, Reason> {
     let known = learned(conn, target);
     let may_race = target.undetected && !target.deny && matches!(known, None | Some(Spoken::ServerFirst));
     let idle = *conn.worker.view().snapshot.config.root().defaults.tcp_idle_timeout;
@@ -388,6 +406,18 @@ async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target) -> Re
             client = &mut client => return client.unwrap_or(Err(Reason::IdleTimeout)).map(|()| Spoke::Client),
             raced = server => match raced {
                 Ok(Some(raced)) => {
+                    if holds {
+                        let (peer, listener) = (conn.peer.ip().to_canonical(), &conn.socket.name);
+                        let known = conn.worker.peers.borrow().knows(peer, How::Plaintext, listener);
+                        let hold = tokio::time::sleep(if known { HOLD_KNOWN } else { HOLD_STRANGER });
+                        tokio::select! {
+                            biased;
+                            client = &mut client => {
+                                return client.unwrap_or(Err(Reason::IdleTimeout)).map(|()| Spoke::Client);
+                            }
+                            () = hold => {}
+                        }
+                    }
                     ended(conn, if known.is_some() { Outcome::Learned } else { Outcome::ServerFirst });
                     return Ok(Spoke::Server(raced));
                 }

@@ -8,5 +8,6 @@ pub mod io;
 pub mod lifetime;
 pub mod relay;
 pub mod socket;
+pub mod splice;
 pub mod stream;
 pub mod tokio_io;

@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::blast::Looked;
 use crate::config::{Config, schema};
+use crate::net::relay::Pauses;
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
 use crate::wire::cidr::Cidr;
@@ -101,7 +102,7 @@ pub struct Route {
     /// The route says so itself: it then binds streams too, up to the head of the answer.
     pub timeout_is_own: bool,
     pub stream_idle: Duration,
-    pub tcp_idle: Duration,
+    pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,

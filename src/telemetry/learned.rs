@@ -179,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_has_these_words() {
+        use crate::config::schema::{PortProtocol, Protocol};
+        for spoken in Spoken::ALL {
+            let port: PortProtocol = serde_json::from_value(port_protocol(spoken).into()).expect("of a port");
+            let service: Protocol = serde_json::from_value(service_protocol(spoken).into()).expect("of a service");
+            assert!(port != PortProtocol::Auto && service != Protocol::Auto, "{spoken:?}");
+        }
+    }
+
+    #[test]
     fn as_configuration_it_is_what_one_would_write() {
         let service = |address: SocketAddr| match address.port() {
             3306 => Some("db".into()),

@@ -100,7 +100,7 @@ impl Cluster {
         set.pools.get(index).cloned()
     }
 
-    /// The endpoint that was asked for by its address, where it may be chosen; else as `pick`.
+    /// The endpoint that was asked for by its address, whatever a split says; else as `pick`.
     pub fn pick_at(
         &self,
         service: &Service,
@@ -109,13 +109,7 @@ impl Cluster {
         rng: &mut impl Rng,
     ) -> Option<Rc<Pool>> {
         let picked = self.pick(service, subset, rng);
-        let sets = self.sets.borrow();
-        let set = match subset {
-            None => Some(&sets.all),
-            Some(index) => sets.subsets.get(index),
-        };
-        let has = |pool: &Rc<Pool>| set.is_some_and(|set| set.pools.iter().any(|known| Rc::ptr_eq(known, pool)));
-        self.pools.borrow().get(&address).filter(|pool| has(pool)).cloned().or(picked)
+        self.pools.borrow().get(&address).cloned().or(picked)
     }
 
     /// Connections to where a redirected one was going. Beyond a number of destinations they are not kept.

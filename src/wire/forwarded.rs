@@ -27,9 +27,8 @@ pub const ORIGINAL_VERSION: HeaderName = HeaderName::from_static("x-outrigger-or
 
 /// Counts us. An error where that is one too many.
 pub fn count_hop(headers: &mut HeaderMap) -> Result<(), Reason> {
-    const COUNTS: [&str; HOPS_MAX] = [
-        "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19", "20",
-    ];
+    const COUNTS: [&str; HOPS_MAX] =
+        ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19", "20"];
     let came = headers.get(HOPS).and_then(|value| value.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0);
     let next = COUNTS.get(came).ok_or(Reason::Loop)?;
     headers.insert(HOPS, HeaderValue::from_static(next));
