@@ -94,11 +94,11 @@ impl Net {
         listen(&self.pod, PROXY, (addresses.any, INBOUND).into(), original("inbound"));
     }
 
-    fn from_pod(&self, user: u32, to: IpAddr, port: u16) -> String {
+    fn dial_out(&self, user: u32, to: IpAddr, port: u16) -> String {
         dial(&self.pod, user, user, (to, port).into())
     }
 
-    fn from_outside(&self, to: IpAddr, port: u16) -> String {
+    fn dial_in(&self, to: IpAddr, port: u16) -> String {
         dial(&self.outside, ROOT, ROOT, (to, port).into())
     }
 }
@@ -179,20 +179,20 @@ fn answer(stream: std::io::Result<TcpStream>) -> String {
 /// Expects what is captured from the pod, and what is not.
 fn assert_captured(net: &Net, Addresses { pod, outside, other, loopback, .. }: Addresses) {
     let captured = |to, port| format!("outbound to={} from={pod}", SocketAddr::from((to, port)));
-    assert_eq!(net.from_pod(APP, outside, 8080), captured(outside, 8080));
-    assert_eq!(net.from_pod(APP, other, 9), captured(other, 9), "even if nobody is there");
-    assert_eq!(net.from_pod(PROXY, outside, 8080), format!("outside from={pod}"), "the proxy itself");
-    assert_eq!(net.from_pod(APP, loopback, 9000), format!("app from={loopback}"), "loopback");
-    assert_eq!(net.from_pod(APP, pod, 9000), format!("app from={pod}"), "the pod's own address");
+    assert_eq!(net.dial_out(APP, outside, 8080), captured(outside, 8080));
+    assert_eq!(net.dial_out(APP, other, 9), captured(other, 9), "even if nobody is there");
+    assert_eq!(net.dial_out(PROXY, outside, 8080), format!("outside from={pod}"), "the proxy itself");
+    assert_eq!(net.dial_out(APP, loopback, 9000), format!("app from={loopback}"), "loopback");
+    assert_eq!(net.dial_out(APP, pod, 9000), format!("app from={pod}"), "the pod's own address");
     let inbound = |port| format!("inbound to={} from={outside}", SocketAddr::from((pod, port)));
-    assert_eq!(net.from_outside(pod, 9000), inbound(9000));
-    assert_eq!(net.from_outside(pod, 9), inbound(9));
-    assert_eq!(net.from_outside(pod, 15020), format!("app from={outside}"), "health");
+    assert_eq!(net.dial_in(pod, 9000), inbound(9000));
+    assert_eq!(net.dial_in(pod, 9), inbound(9));
+    assert_eq!(net.dial_in(pod, 15020), format!("app from={outside}"), "health");
 }
 
 fn assert_free(net: &Net, Addresses { pod, outside, .. }: Addresses) {
-    assert_eq!(net.from_pod(APP, outside, 8080), format!("outside from={pod}"));
-    assert_eq!(net.from_outside(pod, 9000), format!("app from={outside}"));
+    assert_eq!(net.dial_out(APP, outside, 8080), format!("outside from={pod}"));
+    assert_eq!(net.dial_in(pod, 9000), format!("app from={outside}"));
 }
 
 #[test]
@@ -252,16 +252,16 @@ fn exclusions_are_left_alone() {
     ]);
     for addresses @ Addresses { pod, outside, other, .. } in [V4, V6] {
         net.serve(addresses);
-        assert_eq!(net.from_pod(APP, outside, 5555), format!("outside from={pod}"), "a port");
-        assert_eq!(net.from_pod(APP, other, 8080), format!("outside from={pod}"), "an address");
-        assert_eq!(net.from_outside(pod, 5556), format!("app from={outside}"), "a port, inbound");
+        assert_eq!(net.dial_out(APP, outside, 5555), format!("outside from={pod}"), "a port");
+        assert_eq!(net.dial_out(APP, other, 8080), format!("outside from={pod}"), "an address");
+        assert_eq!(net.dial_in(pod, 5556), format!("app from={outside}"), "a port, inbound");
         for (user, group) in [(1001, 1001), (1002, 1), (APP, 2000), (APP, 1338)] {
             let said = dial(&net.pod, user, group, (outside, 8080).into());
             assert_eq!(said, format!("outside from={pod}"), "user {user}, group {group}");
         }
         let captured = format!("outbound to={} from={pod}", SocketAddr::from((outside, 8080)));
-        assert_eq!(net.from_pod(APP, outside, 8080), captured);
-        assert!(net.from_outside(pod, 9000).starts_with("inbound"));
+        assert_eq!(net.dial_out(APP, outside, 8080), captured);
+        assert!(net.dial_in(pod, 9000).starts_with("inbound"));
     }
 }
 
@@ -276,11 +276,11 @@ fn inclusions_are_all_that_is_captured() {
     ]);
     for addresses @ Addresses { pod, outside, other, .. } in [V4, V6] {
         net.serve(addresses);
-        assert!(net.from_pod(APP, outside, 5555).starts_with("outbound"), "by port");
-        assert!(net.from_pod(APP, other, 8080).starts_with("outbound"), "by address");
-        assert_eq!(net.from_pod(APP, outside, 8080), format!("outside from={pod}"), "neither");
-        assert!(net.from_outside(pod, 9000).starts_with("inbound"));
-        assert_eq!(net.from_outside(pod, 5556), format!("app from={outside}"));
+        assert!(net.dial_out(APP, outside, 5555).starts_with("outbound"), "by port");
+        assert!(net.dial_out(APP, other, 8080).starts_with("outbound"), "by address");
+        assert_eq!(net.dial_out(APP, outside, 8080), format!("outside from={pod}"), "neither");
+        assert!(net.dial_in(pod, 9000).starts_with("inbound"));
+        assert_eq!(net.dial_in(pod, 5556), format!("app from={outside}"));
     }
 }
 
@@ -325,7 +325,7 @@ fn dns_is_captured_if_asked_for() {
             let length = socket.recv(&mut buffer).expect("an answer");
             String::from_utf8_lossy(&buffer[..length]).into_owned()
         });
-        (udp, net.from_pod(user, addresses.outside, 53).split(' ').next().unwrap_or_default().to_owned())
+        (udp, net.dial_out(user, addresses.outside, 53).split(' ').next().unwrap_or_default().to_owned())
     };
     let both = |name: &str| (name.to_owned(), name.to_owned());
     net.intercept(&["apply", "--exclude-outbound-ports=53"]);
@@ -358,7 +358,7 @@ fn tproxy_keeps_the_clients_address() {
     assert_transparent(&net);
     net.intercept(&["remove"]);
     for Addresses { pod, outside, .. } in [V4, V6] {
-        assert_eq!(net.from_outside(pod, 9000), format!("app from={outside}"));
+        assert_eq!(net.dial_in(pod, 9000), format!("app from={outside}"));
     }
 }
 
@@ -398,14 +398,14 @@ fn assert_transparent(net: &Net) {
         for port in [9000, 9001, 9100, 9000] {
             let app = if port == 9001 { "refused".to_owned() } else { format!("app from={outside}") };
             let to = SocketAddr::from((pod, port));
-            assert_eq!(net.from_outside(pod, port), format!("inbound to={to} from={outside}: {app}"));
+            assert_eq!(net.dial_in(pod, port), format!("inbound to={to} from={outside}: {app}"));
         }
-        assert_eq!(net.from_outside(pod, 5556), format!("app from={outside}"), "a port that is left alone");
-        assert_eq!(net.from_outside(pod, 15020), format!("app from={outside}"), "health");
+        assert_eq!(net.dial_in(pod, 5556), format!("app from={outside}"), "a port that is left alone");
+        assert_eq!(net.dial_in(pod, 15020), format!("app from={outside}"), "health");
         // The other direction is redirected as ever, and answers find back.
         let to = SocketAddr::from((outside, 8080));
-        assert_eq!(net.from_pod(APP, outside, 8080), format!("outbound to={to} from={pod}"));
-        assert_eq!(net.from_pod(PROXY, outside, 8080), format!("outside from={pod}"));
-        assert_eq!(net.from_pod(APP, pod, 9000), format!("app from={pod}"), "within the pod");
+        assert_eq!(net.dial_out(APP, outside, 8080), format!("outbound to={to} from={pod}"));
+        assert_eq!(net.dial_out(PROXY, outside, 8080), format!("outside from={pod}"));
+        assert_eq!(net.dial_out(APP, pod, 9000), format!("app from={pod}"), "within the pod");
     }
 }
