@@ -90,7 +90,7 @@ async fn proxy(
     });
     let load = Load::new(&pool);
     let dialled = transport::dial(&pool, service.connect_timeout, Alpn::Tcp, &conn.worker, &opening).await;
-    let Dialled { stream: mut upstream, lifetime, .. } = match dialled {
+    let Dialled { stream: mut upstream, lifetime, port: _port, .. } = match dialled {
         Ok(dialled) => dialled,
         Err(reason) => return reason,
     };

@@ -25,6 +25,7 @@ use crate::drain::{Drain, Phase};
 use crate::identity::Material;
 use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
+use crate::net::ports;
 use crate::policy::authz::Ruling;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
@@ -404,6 +405,9 @@ impl Worker {
                     });
                 }
             });
+        }
+        if self.index == 0 {
+            self.shared.metrics.process.set_source_ports(ports::used_ratio());
         }
         let sum = |value: fn(&PoolReport) -> u64| reports.iter().map(value).sum::<u64>().cast_signed();
         self.counters.upstream_connections_idle.set(sum(|report| report.idle));

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod dial;
 pub mod io;
 pub mod lifetime;
+pub mod ports;
 pub mod relay;
 pub mod socket;
 pub mod stream;

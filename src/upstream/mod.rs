@@ -112,7 +112,7 @@ impl Cluster {
             let transport = self.transport.borrow().of(endpoint.identity.as_ref());
             // Connections that proved something else, or nothing, are not used for what now has to be proven.
             let same = old.remove(&endpoint.address).and_then(|pool| {
-                let same = pool.transport == transport;
+                let same = pool.transport == transport && *pool.alternatives == *endpoint.alternatives;
                 if !same {
                     pool.retire();
                 }
@@ -121,7 +121,7 @@ impl Cluster {
             let shared =
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
-            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint.address, transport, prepared)));
+            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint, transport, prepared)));
         }
         old.values().for_each(|pool| pool.retire());
         let set = |wanted: &BTreeMap<String, String>| {
