@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run test conformance setup lint bench bench-peers fuzz image clean
+.PHONY: help demo demo-pod run test conformance setup lint bench bench-peers fuzz image clean
 
 CONFIG ?= config/examples/minimal.yaml
 FUZZ_SECS ?= 30
@@ -20,6 +20,10 @@ help:
 
 demo: ## two sidecars with mTLS between them, and two versions of a service; Ctrl-C ends it
 	cargo run --release --locked -- demo
+
+demo-pod: ## two pods (network namespaces; root), whose programs know of no proxy, and what their sidecars see; ARGS=--once
+	cargo build --release --locked
+	deploy/demo/pod.sh $(ARGS)
 
 run: ## the proxy alone; CONFIG=file or directory
 	cargo run --release --locked -- run --config $(CONFIG)

@@ -26,6 +26,7 @@ use crate::admin::health::{Component, Health, Status};
 use crate::admin::question::{Change, Reply};
 use crate::admin::routes::{Admin, Surface};
 use crate::admin::{probe, server};
+use crate::config::schema::Mode;
 use crate::config::{self, Config, Report};
 use crate::drain::Phase;
 use crate::net::accept::Socket;
@@ -320,7 +321,8 @@ impl App {
         self.enter(Phase::LameDuck, "not ready any more; still accepting");
         let mut forced = lame_duck && self.pause(tokio::time::sleep(timeout / LAME_DUCK_SHARE)).await;
         // In this order: a worker that sees the phase waits for its accept loops, which take what is in the queue.
-        self.sockets.iter().for_each(|socket| socket.close());
+        let stays = |socket: &&Arc<Socket>| socket.mode == Mode::Outbound;
+        self.sockets.iter().filter(|socket| !stays(socket)).for_each(|socket| socket.close());
         self.enter(Phase::Closing, "no new connections; finishing what is in flight");
         let threads = std::mem::take(&mut self.threads);
         let over = |threads: &[JoinHandle<()>]| threads.iter().all(JoinHandle::is_finished);

@@ -1,6 +1,8 @@
 //! What happens to a request, from its head and the snapshot alone: pure, so that the data path, `explain` and the
 //! tests cannot disagree. Randomness is an argument.
 
+use std::net::SocketAddr;
+
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderValue, Version, request};
 
@@ -11,7 +13,8 @@ use crate::policy::guard::{Bound, Judgement};
 use crate::policy::split;
 use crate::snapshot::authz;
 use crate::snapshot::matcher::Facts;
-use crate::snapshot::route::{PathRule, Rule};
+use crate::snapshot::redirected::{Destination, Outbound};
+use crate::snapshot::route::{Found, PathRule, Rule};
 use crate::snapshot::{Action, Forward, Kind, Listener, Route, Snapshot, Target};
 use crate::wire::grpc;
 use crate::wire::head::{self, Authority};
@@ -143,12 +146,23 @@ pub fn ruled<'s>(
 ) -> Result<Decision<'s>, Refusal> {
     let denied = ruling.denied;
     let none = || Refusal { reason: if denied.is_some() { Reason::Denied } else { Reason::NoRoute }, denied };
-    let Kind::Http { table, fallback } = &listener.kind else { return Err(none()) };
-    let found = table.find(facts).or_else(|| fallback.find(facts)).ok_or_else(none)?;
+    let always = |rule: &'s Rule| Some(Found { route: rule.route, rule });
+    let (found, unknown) = match &listener.kind {
+        Kind::Http { table, fallback } => (table.find(facts).or_else(|| fallback.find(facts)), false),
+        Kind::Inbound(ports) => (always(&ports.of(facts.caller.port).rule), false),
+        Kind::Outbound(outbound) => match outbound.find(snapshot, facts) {
+            Some(found) => (Some(found), false),
+            None => (always(&outbound.passthrough), outbound.deny),
+        },
+        Kind::Tcp(_) => (None, false),
+    };
+    let found = found.ok_or_else(none)?;
     let route = snapshot.routes.get(found.route).ok_or_else(none)?;
     let mut decision = Decision { route, rule: found.rule, verdict: Verdict::Answer, ruling, would_refuse_body: None };
     if denied.is_some() {
         decision.verdict = Verdict::Refuse(Reason::Denied);
+    } else if unknown {
+        decision.verdict = Verdict::Refuse(Reason::UnknownDestination);
     } else if let Action::Forward(forward) = &route.action {
         let body = body(route.max_body, facts);
         decision.verdict = match body {
@@ -162,6 +176,9 @@ pub fn ruled<'s>(
 
 /// What authorization says of a connection of which nothing but its other end is known.
 pub fn authorize_connection(snapshot: &Snapshot, listener: &Listener, caller: &Caller<'_>) -> Ruling {
+    if matches!(&listener.kind, Kind::Inbound(ports) if ports.of(caller.port).undetected) {
+        return authz::judge_undetected(&snapshot.authorization, &listener.authorization, caller);
+    }
     authz::judge_connection(&snapshot.authorization, &listener.authorization, caller)
 }
 
@@ -200,9 +217,58 @@ pub fn decide_passthrough<'s>(
     // What may be asked for inside is not ours to see: authorization is that of the connection.
     let facts = understood.facts(snapshot, &parts, caller);
     let decision = ruled(snapshot, listener, &facts, Ruling::default(), draw).ok()?;
+    if matches!(&listener.kind, Kind::Outbound(outbound) if decision.rule.route == outbound.passthrough.route) {
+        return None;
+    }
     match decision.verdict {
         Verdict::Forward { target, side, .. } => Some((decision.route, side, target)),
         Verdict::Answer | Verdict::Refuse(_) => None,
+    }
+}
+
+/// Decides about a redirected connection that is relayed. What comes in goes to the application.
+pub fn decide_relayed<'s>(
+    snapshot: &'s Snapshot,
+    listener: &'s Listener,
+    server_name: Option<&str>,
+    caller: Caller<'_>,
+    draw: impl Fn() -> u32,
+) -> Result<(&'s Route, usize, Target), Reason> {
+    let route = match &listener.kind {
+        Kind::Inbound(ports) => ports.of(caller.port).rule.route,
+        Kind::Outbound(outbound) => {
+            match relayed(snapshot, outbound, server_name, caller.to) {
+                Some(route) => route,
+                // Nothing has its address; perhaps something has its name.
+                None => match decide_passthrough(snapshot, listener, server_name, caller, &draw) {
+                    Some(decided) => return Ok(decided),
+                    None if outbound.deny => return Err(Reason::UnknownDestination),
+                    None => outbound.passthrough.route,
+                },
+            }
+        }
+        Kind::Http { .. } | Kind::Tcp(_) => return Err(Reason::NoRoute),
+    };
+    let route = snapshot.routes.get(route).ok_or(Reason::NoRoute)?;
+    let Action::Forward(forward) = &route.action else { return Err(Reason::NoRoute) };
+    let (side, _) = chance(forward, draw);
+    Ok((route, side, *forward.targets.get(side).ok_or(Reason::NoEndpoint)?))
+}
+
+/// The route by the address, or by the name where that is for a tcp service.
+fn relayed(
+    snapshot: &Snapshot,
+    outbound: &Outbound,
+    server_name: Option<&str>,
+    to: Option<SocketAddr>,
+) -> Option<usize> {
+    let by_name = server_name.and_then(|name| outbound.names.of(name).find_map(|route| *route));
+    match outbound.destination(snapshot, to) {
+        Destination::Service(service, _) => {
+            let known = outbound.services.get(service)?;
+            Some(known.relayed.unwrap_or(known.rule.route))
+        }
+        Destination::Unknown => by_name,
     }
 }
 

@@ -73,6 +73,14 @@ pub enum Reason {
     Handshake,
     /// The connection has come to the end of what its certificates, or `maxAge`, allow.
     Expired,
+    /// Connected to a redirected listener by its own address.
+    NotRedirected,
+    /// Would lead back to us, or has come through too many proxies.
+    Loop,
+    /// No service has the destination, and `unknownDestinations` is `deny`.
+    UnknownDestination,
+    /// Not HTTP, where rules look at requests.
+    Undetected,
     /// Stopped by force at the end of the drain time.
     Drained,
     /// A fault of ours, caught.
@@ -80,7 +88,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
@@ -107,6 +115,10 @@ impl Reason {
         Self::ProxyHeader,
         Self::Handshake,
         Self::Expired,
+        Self::NotRedirected,
+        Self::Loop,
+        Self::UnknownDestination,
+        Self::Undetected,
         Self::Drained,
         Self::Panic,
     ];
@@ -140,6 +152,10 @@ impl Reason {
             Self::ProxyHeader => "proxy_header",
             Self::Handshake => "handshake",
             Self::Expired => "expired",
+            Self::NotRedirected => "not_redirected",
+            Self::Loop => "loop",
+            Self::UnknownDestination => "unknown_destination",
+            Self::Undetected => "undetected",
             Self::Drained => "drained",
             Self::Panic => "panic",
         }
@@ -151,6 +167,8 @@ impl Reason {
             Self::None | Self::DirectResponse => StatusCode::OK,
             Self::Redirect => StatusCode::FOUND,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NotRedirected | Self::Undetected => StatusCode::FORBIDDEN,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BadRequest | Self::ProxyHeader | Self::Handshake => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -165,6 +183,7 @@ impl Reason {
             Self::UpstreamReset
             | Self::UpstreamProtocol
             | Self::UpgradeMismatch
+            | Self::UnknownDestination
             | Self::UpstreamTls
             | Self::UpstreamIdentity => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -185,7 +204,8 @@ impl Reason {
             Self::ClientReset => 1,
             Self::BadRequest | Self::ProxyHeader | Self::Handshake | Self::Panic => 13,
             Self::HeadTooLarge | Self::BodyTooLarge => 8,
-            Self::Denied => 7,
+            Self::Denied | Self::NotRedirected | Self::Undetected => 7,
+            Self::Loop => 9,
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout => 4,
             Self::NoEndpoint
@@ -200,6 +220,7 @@ impl Reason {
             | Self::UpstreamIdentity
             | Self::NoIdentity
             | Self::Expired
+            | Self::UnknownDestination
             | Self::Drained => 14,
         }
     }
@@ -233,6 +254,10 @@ impl Reason {
             Self::ProxyHeader => "the connection does not begin with a header of the PROXY protocol",
             Self::Handshake => "the TLS handshake failed",
             Self::Expired => "the connection has come to the end of its certificates or its allowed age",
+            Self::NotRedirected => "this port of the proxy is for redirected connections only",
+            Self::Loop => "this would lead back to the proxy, or has come through too many",
+            Self::UnknownDestination => "no service has this destination, and unknown ones are denied",
+            Self::Undetected => "this is not HTTP, and rules here look at requests",
             Self::Drained => "the proxy is stopping",
             Self::Panic => "a fault in the proxy, which it has survived",
         }
@@ -279,6 +304,14 @@ impl Reason {
                 "`outrigger_worker_handshake_failures_total` says why; the log tells more at level `debug`"
             }
             Self::Expired => "let clients end their streams when they are asked to, or raise `maxAge` of `identity`",
+            Self::NotRedirected => {
+                "connect to the application's own port; `outrigger intercept verify` tells whether the rules are in place"
+            }
+            Self::Loop => "look for an endpoint that is a proxy's own address, or for routes that lead in a circle",
+            Self::UnknownDestination => {
+                "`/unknown` lists such destinations: give a service their `addresses` or `hosts`, or allow them"
+            }
+            Self::Undetected => "say `protocol: tcp`, or `undetected: allow`, where that is meant",
             Self::Drained => "raise `drainTimeout`, or let clients end their streams when they are asked to",
             Self::Panic => "please report it, with the lines of the log around it",
         }
@@ -313,6 +346,10 @@ impl Reason {
             | Self::ProxyHeader
             | Self::Handshake
             | Self::Expired
+            | Self::NotRedirected
+            | Self::Loop
+            | Self::UnknownDestination
+            | Self::Undetected
             | Self::Drained
             | Self::Panic => Producer::Proxy,
         }
@@ -322,7 +359,9 @@ impl Reason {
     pub const fn proxy_error(self) -> &'static str {
         match self {
             Self::NoRoute => "destination_not_found",
-            Self::Denied => "http_request_denied",
+            Self::Denied | Self::NotRedirected | Self::Undetected => "http_request_denied",
+            Self::Loop => "proxy_loop_detected",
+            Self::UnknownDestination => "destination_ip_prohibited",
             Self::NoEndpoint => "destination_unavailable",
             Self::Overflow => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",

@@ -4,9 +4,10 @@ pub mod grant;
 pub mod handshake;
 mod met;
 mod proxy_header;
+mod redirected;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
-use crate::config::schema::{self, ListenerTlsMode};
+use crate::config::schema::{self, ListenerTlsMode, Mode};
 use crate::drain::Phase;
 use crate::error::Reason;
 use crate::net::accept::{Accepted, Socket};
@@ -25,15 +26,18 @@ use crate::net::io::Activity;
 use crate::net::lifetime::Lifetime;
 use crate::net::socket;
 use crate::policy::caller::Caller;
-use crate::snapshot::Kind;
+use crate::snapshot::redirected::Destination;
+use crate::snapshot::{Kind, Target};
+use crate::tcp::First;
 use crate::telemetry::peers::How;
+use crate::upstream::pool::Pool;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
 use crate::wire::xfcc;
 use crate::worker::{Place, View, Worker};
 use crate::{http, tcp};
 
-use handshake::Begun;
+use handshake::{Begun, Takes};
 use met::Met;
 
 /// A downstream connection, and what its requests share.
@@ -41,6 +45,8 @@ pub struct Conn {
     pub worker: Rc<Worker>,
     pub peer: SocketAddr,
     pub socket: Arc<Socket>,
+    /// Where it was going before the kernel redirected it, in canonical form.
+    pub original: Option<SocketAddr>,
     /// Set before the first request; empty for plaintext and for what is passed through.
     pub tls: OnceCell<Tls>,
     /// Where what was proven holds for a time only.
@@ -99,12 +105,38 @@ impl Conn {
 
     /// What rules may look at.
     pub fn caller(&self) -> Caller<'_> {
-        Caller::new(self.peer.ip(), self.identity(), self.port())
+        Caller::new(self.peer.ip(), self.identity(), self.port()).on_its_way(self.original)
     }
 
-    /// The port that was connected to.
+    /// The port that was connected to, whoever answers there.
     pub fn port(&self) -> u16 {
-        self.socket.address.port()
+        self.original.unwrap_or(self.socket.address).port()
+    }
+
+    /// An endpoint of where a decision leads. Where the decision is that it goes where it was going, there.
+    pub fn pick(&self, view: &View, listener: usize, target: Target) -> Option<Rc<Pool>> {
+        let snapshot = &view.snapshot;
+        let (service, cluster) = (snapshot.services.get(target.service)?, view.clusters.get(target.service)?);
+        let rng = &mut *self.worker.rng.borrow_mut();
+        let Some(to) = self.original else { return cluster.pick(service, target.subset, rng) };
+        match &snapshot.listeners.get(listener)?.kind {
+            Kind::Inbound(ports) if ports.of(to.port()).loopback => {
+                let loopback: IpAddr = match to {
+                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                Some(cluster.original(SocketAddr::new(loopback, to.port())))
+            }
+            _ if service.original => Some(cluster.original(to)),
+            Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(to)) {
+                // Whoever asks for one endpoint means that one.
+                Destination::Service(known, Some(endpoint)) if known == target.service => {
+                    cluster.pick_at(service, target.subset, endpoint, rng)
+                }
+                _ => cluster.pick(service, target.subset, rng),
+            },
+            _ => cluster.pick(service, target.subset, rng),
+        }
     }
 
     /// The view that a new request begins with, and its listener there. A connection outlives its listener: it keeps
@@ -115,9 +147,10 @@ impl Conn {
         if newest.snapshot.generation != known.0.snapshot.generation {
             match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
                 Some(index) => {
-                    let config = newest.snapshot.listeners.get(index).map(|listener| &listener.config);
-                    let tls = config.and_then(|config| config.tls.as_ref());
-                    self.strict.set(tls.is_some_and(|tls| tls.mode == ListenerTlsMode::Strict));
+                    let listener = newest.snapshot.listeners.get(index);
+                    self.strict.set(listener.is_some_and(|listener| {
+                        listener.tls_mode(self.port()) == ListenerTlsMode::Strict
+                    }));
                     *known = (newest, index);
                 }
                 None => self.orphaned.set(true),
@@ -131,7 +164,7 @@ impl Conn {
         self.orphaned.get()
             || self.is_unproven()
             || self.socket.is_closed()
-            || self.worker.shared.drain.phase() >= Phase::LameDuck
+            || self.phase() >= Phase::LameDuck
             || self.is_aged()
     }
 
@@ -155,7 +188,16 @@ impl Conn {
 
     /// Nothing new is begun.
     pub fn is_closed(&self) -> bool {
-        self.worker.shared.drain.phase() >= Phase::Closing
+        self.phase() >= Phase::Closing
+    }
+
+    /// Of the drain, as far as it is about this connection: what the application asks for is served for as long as the
+    /// application may stop by itself.
+    fn phase(&self) -> Phase {
+        match self.worker.shared.drain.phase() {
+            Phase::LameDuck | Phase::Closing if self.socket.mode == Mode::Outbound => Phase::Running,
+            phase => phase,
+        }
     }
 
     /// Why it has to end now, though nobody can be asked to: a relay.
@@ -231,8 +273,11 @@ fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     if let Err(error) = socket::tune(&stream) {
         tracing::debug!(%error, "socket options");
     }
+    let Some(listener) = view.snapshot.listeners.get(index) else { return };
+    let config = listener.config.clone();
     let conn = Rc::new(Conn {
         peer: accepted.peer,
+        original: config.mode.is_redirected().then(|| redirected::original(&stream, &config)).flatten(),
         tls: OnceCell::new(),
         lifetime: OnceCell::new(),
         xfcc: OnceCell::new(),
@@ -250,14 +295,15 @@ fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     });
     conn.activity.idle.set(*view.snapshot.config.root().defaults.stream_idle_timeout);
     let held = (accepted.permit, accepted.load);
-    let Some(listener) = view.snapshot.listeners.get(index) else { return };
-    let config = listener.config.clone();
     let (is_tcp, by_name) = match &listener.kind {
         Kind::Tcp(routes) => (true, routes.has_names()),
-        Kind::Http { .. } => (false, false),
+        Kind::Http { .. } | Kind::Inbound(_) | Kind::Outbound(_) => (false, false),
     };
     tokio::task::spawn_local(async move {
-        let reason = serve(&conn, stream, &config, is_tcp, by_name).await;
+        let reason = match config.mode.is_redirected() {
+            true => Box::pin(redirected::serve(&conn, stream, &config)).await,
+            false => serve(&conn, stream, &config, is_tcp, by_name).await,
+        };
         // A tunnel that was agreed to but never entered, for the client had left: it holds the connection itself.
         drop(conn.upgrade.take());
         conn.worker.counters.connections_closed.inc(reason);
@@ -268,11 +314,12 @@ fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
 /// `by_name`: routes go by the name that a client of TLS asks for.
 async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is_tcp: bool, by_name: bool) -> Reason {
     let mode = config.tls.as_ref().map_or(ListenerTlsMode::Off, |tls| tls.mode);
+    let takes = if is_tcp { Takes::Tcp } else { Takes::Http };
     let begun = if mode == ListenerTlsMode::Off && !by_name {
         Begun::Plaintext(socket.into(), Bytes::new())
     } else {
         // Over before the first request, and large: not in the task of every connection.
-        match Box::pin(handshake::run(conn, socket, mode, config, is_tcp)).await {
+        match Box::pin(handshake::run(conn, socket, mode, config, takes)).await {
             Ok(begun) => begun,
             Err(reason) => return reason,
         }
@@ -291,11 +338,14 @@ async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener, is
         Begun::Secure(stream, spoken) => {
             (stream, Bytes::new(), spoken, conn.tls.get().and_then(|tls| tls.server_name.clone()))
         }
-        Begun::Passthrough(stream, early, name) => return Box::pin(tcp::run(conn, stream, early, name)).await,
+        Begun::Passthrough(stream, early, server_name) => {
+            let first = First { early, server_name, is_tls: true, raced: None };
+            return Box::pin(tcp::run(conn, stream, first)).await;
+        }
     };
     match is_tcp {
         // Large; connections of HTTP, of which there may be many that are idle, do not pay for it.
-        true => Box::pin(tcp::run(conn, stream, early, server_name)).await,
+        true => Box::pin(tcp::run(conn, stream, First { early, server_name, ..First::default() })).await,
         false => http::server::run(conn, stream, early, spoken, config).await,
     }
 }

@@ -6,6 +6,7 @@
 //! - [`config`], [`identity`], [`telemetry`]: what we were told, who we are, and what we tell
 //! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`explain`], [`blast`], [`body`], [`upstream`],
 //!   [`state`]: the machinery
+//! - [`intercept`]: rules in the kernel that bring a pod's traffic here
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
 //! - [`app`], [`runtime`], [`drain`], [`demo`]: the process
@@ -26,6 +27,7 @@ pub mod explain;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+pub mod intercept;
 pub mod net;
 pub mod policy;
 pub mod runtime;

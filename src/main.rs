@@ -46,6 +46,8 @@ enum Command {
     Diff(cli::diff::Diff),
     /// Make certificates for development; tell what is in certificates
     Certs(cli::certs::Certs),
+    /// The rules of the kernel that bring a pod's traffic to the proxy: apply, print, verify, remove
+    Intercept(Box<cli::intercept::Intercept>),
     /// Run two proxies with mTLS between them, and an embedded service in two versions, to try things out
     Demo(Demo),
     /// Print the JSON Schema of the configuration, for editors
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Config(config) => cli::config::run(config),
         Command::Diff(diff) => cli::diff::run(diff),
         Command::Certs(certs) => cli::certs::run(certs),
+        Command::Intercept(intercept) => cli::intercept::run(*intercept),
         Command::Demo(demo) => outrigger::demo::run(demo.files, demo.beside),
         Command::Schema => {
             cli::print(&format!("{:#}\n", outrigger::config::json_schema()));

@@ -1,10 +1,11 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -16,22 +17,98 @@ use crate::inbound::grant::Grant;
 use crate::net::relay::{self, End, Relayed};
 use crate::net::stream::Stream;
 use crate::policy::split;
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Kind, Snapshot, Transport};
 use crate::telemetry::access::Entry;
-use crate::upstream::pool::Load;
+use crate::upstream::pool::{Load, Pool};
 use crate::upstream::transport::{self, Dialled};
 use crate::wire::proxy_protocol;
 use crate::wire::spiffe::SpiffeId;
+use crate::worker::View;
 
-/// Serves the connection to its end. `early` was read from it before; `server_name` is whom a client of TLS asks for.
-pub async fn run(conn: &Rc<Conn>, client: Stream, early: Bytes, server_name: Option<Box<str>>) -> Reason {
+/// What is known of a connection before it is relayed.
+#[derive(Default)]
+pub struct First {
+    /// Read from the client before.
+    pub early: Bytes,
+    /// Whom a client of TLS asks for.
+    pub server_name: Option<Box<str>>,
+    /// The client has begun TLS that is not ours to end.
+    pub is_tls: bool,
+    /// Made while the client was silent.
+    pub raced: Option<Raced>,
+}
+
+/// A connection to the upstream on which the upstream has spoken first.
+pub struct Raced {
+    pub plan: Plan,
+    pub upstream: Dialled,
+    pub spoken: Bytes,
+}
+
+/// Where a connection leads, and by what leave.
+pub struct Plan {
+    view: Rc<View>,
+    route: usize,
+    side: usize,
+    pool: Rc<Pool>,
+    connect_timeout: Duration,
+    proxy_protocol: Option<proxy_protocol::Version>,
+    grant: Box<Grant>,
+    load: Load,
+}
+
+impl Plan {
+    /// Decides, and asks for leave; or tells why not, and which entry of `authorization` denies it.
+    pub fn new(conn: &Rc<Conn>, server_name: Option<&str>) -> Result<Self, (Reason, Option<Arc<str>>)> {
+        let (view, index) = conn.view();
+        let snapshot = &view.snapshot;
+        let no = |reason| (reason, None);
+        let listener = snapshot.listeners.get(index).ok_or(no(Reason::NoRoute))?;
+        let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
+        let (route, side, target) = match &listener.kind {
+            Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, server_name, draw).ok_or(Reason::NoRoute),
+            Kind::Http { .. } => {
+                decide::decide_passthrough(snapshot, listener, server_name, conn.caller(), draw).ok_or(Reason::NoRoute)
+            }
+            Kind::Inbound(_) | Kind::Outbound(_) => {
+                decide::decide_relayed(snapshot, listener, server_name, conn.caller(), draw)
+            }
+        }
+        .map_err(no)?;
+        let (route_index, side) = (route.index, route.first_side + side);
+        let mut grant = Grant::of_connection(conn, &route.name);
+        if let Some(entry) = grant.denied() {
+            return Err((Reason::Denied, Some(entry)));
+        }
+        let service = snapshot.services.get(target.service).ok_or(no(Reason::NoEndpoint))?;
+        let proxy_protocol = service.proxy_protocol;
+        let (pool, connect_timeout) =
+            (conn.pick(&view, index, target).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
+        let load = Load::new(&pool);
+        Ok(Self { view, route: route_index, side, pool, connect_timeout, proxy_protocol, grant, load })
+    }
+
+    /// `to` is what the client connected to.
+    pub async fn dial(&self, conn: &Conn, to: Option<SocketAddr>, is_tls: bool) -> Result<Dialled, Reason> {
+        let header = |version| proxy_protocol::header(version, Some(conn.peer), to);
+        let opening = self.proxy_protocol.map_or_else(Vec::new, header);
+        match is_tls && matches!(self.pool.transport, Transport::Simple { .. }) {
+            // The application does what we would do for it.
+            true => transport::dial_plain(&self.pool, self.connect_timeout, &conn.worker, &opening).await,
+            false => transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker, &opening).await,
+        }
+    }
+}
+
+/// Serves the connection to its end.
+pub async fn run(conn: &Rc<Conn>, client: Stream, first: First) -> Reason {
     let start = Instant::now();
     let (view, listener) = conn.view();
     let counters = &conn.worker.counters;
     counters.tcp_connections.inc();
     counters.tcp_active.inc();
     let mut facts = Facts::default();
-    let reason = proxy(conn, client, early, server_name, &mut facts).await;
+    let reason = proxy(conn, client, first, &mut facts).await;
     counters.tcp_active.dec();
     let now = Instant::now();
     let wanted = {
@@ -50,50 +127,45 @@ struct Facts {
     denied: Option<Arc<str>>,
     server_name: Option<Box<str>>,
     side: Option<usize>,
-    endpoint: Option<std::net::SocketAddr>,
+    endpoint: Option<SocketAddr>,
     count: Relayed,
 }
 
-async fn proxy(
-    conn: &Rc<Conn>,
-    mut client: Stream,
-    early: Bytes,
-    server_name: Option<Box<str>>,
-    facts: &mut Facts,
-) -> Reason {
-    let (view, index) = conn.view();
-    let snapshot = &view.snapshot;
-    let Some(listener) = snapshot.listeners.get(index) else { return Reason::NoRoute };
+async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Facts) -> Reason {
+    let First { early, server_name, is_tls, raced } = first;
     facts.server_name = server_name;
-    let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
-    let name = facts.server_name.as_deref();
-    let decided = match &listener.kind {
-        Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, name, draw),
-        Kind::Http { .. } => decide::decide_passthrough(snapshot, listener, name, conn.caller(), draw),
+    let (plan, raced) = match raced {
+        Some(Raced { plan, upstream, spoken }) => (Ok(plan), Some((upstream, spoken))),
+        None => (Plan::new(conn, facts.server_name.as_deref()), None),
     };
-    let Some((route, side, target)) = decided else { return Reason::NoRoute };
-    facts.side = Some(route.first_side + side);
-    let mut grant = Grant::of_connection(conn, &route.name);
-    facts.denied = grant.denied();
-    if facts.denied.is_some() {
-        return Reason::Denied;
-    }
-    let (Some(service), Some(cluster)) = (snapshot.services.get(target.service), view.clusters.get(target.service))
-    else {
-        return Reason::NoEndpoint;
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err((reason, denied)) => {
+            facts.denied = denied;
+            return reason;
+        }
     };
-    let pool = cluster.pick(service, target.subset, &mut *conn.worker.rng.borrow_mut());
-    let Some(pool) = pool else { return Reason::NoEndpoint };
-    facts.endpoint = Some(pool.address);
-    let opening = service.proxy_protocol.map_or_else(Vec::new, |version| {
-        proxy_protocol::header(version, Some(conn.peer), client.socket().local_addr().ok())
-    });
-    let load = Load::new(&pool);
-    let dialled = transport::dial(&pool, service.connect_timeout, Alpn::Tcp, &conn.worker, &opening).await;
+    facts.side = Some(plan.side);
+    facts.endpoint = Some(plan.pool.address);
+    let (dialled, spoken) = match raced {
+        Some((upstream, spoken)) => (Ok(upstream), spoken),
+        None => {
+            let to = conn.original.or(client.socket().local_addr().ok());
+            (plan.dial(conn, to, is_tls).await, Bytes::new())
+        }
+    };
     let Dialled { stream: mut upstream, lifetime, port: _port, .. } = match dialled {
         Ok(dialled) => dialled,
-        Err(reason) => return reason,
+        Err(reason) => {
+            // As if nobody stood between.
+            if conn.original.is_some() {
+                client.break_off();
+            }
+            return reason;
+        }
     };
+    let Plan { view, route, mut grant, load, .. } = plan;
+    let Some(route) = view.snapshot.routes.get(route) else { return Reason::NoRoute };
     let over = lifetime.map(|lifetime| lifetime.hard);
     let mut denied = None;
     let stop = |cx: &mut Context<'_>| {
@@ -101,7 +173,7 @@ async fn proxy(
         denied = grant.denied();
         denied.is_some() || conn.cut().is_some()
     };
-    let early = (early, Bytes::new());
+    let early = (early, spoken);
     let counters = &conn.worker.counters;
     let moved = |count: &Relayed| {
         counters.tcp_bytes_received.add(count.sent - facts.count.sent);
@@ -110,7 +182,7 @@ async fn proxy(
     };
     // Pinned here: a future that is handed on by value has a place in each that it passes through.
     let end = {
-        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_idle, moved, stop));
+        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_pauses, moved, stop));
         transport::until(over, relayed).await
     };
     drop(load);

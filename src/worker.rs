@@ -27,14 +27,17 @@ use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
 use crate::net::ports;
 use crate::policy::authz::Ruling;
+use crate::policy::learned::Learned;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::block::Block;
 use crate::telemetry::denials::Denials;
+use crate::telemetry::detection::Detection;
 use crate::telemetry::metrics::{Metrics, WorkerCounters};
 use crate::telemetry::peers::{Connections, Peers};
 use crate::telemetry::recent::Ring;
 use crate::telemetry::shadow::Examples;
+use crate::telemetry::unknown::Unknown;
 use crate::upstream::Cluster;
 
 pub use alarm::Alarm;
@@ -168,6 +171,10 @@ pub struct Worker {
     pub shadow: RefCell<Examples>,
     /// Who has connected.
     pub peers: RefCell<Peers>,
+    /// What destinations have turned out to speak.
+    pub learned: RefCell<Learned>,
+    /// What applications call that the configuration does not know.
+    pub unknown: RefCell<Unknown>,
     view: RefCell<Rc<View>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     connections: RefCell<HashMap<u64, Weak<Attention>>>,
@@ -204,6 +211,8 @@ pub struct View {
     pub clusters: Vec<Rc<Cluster>>,
     /// By the index of the listener.
     pub connections: Vec<Arc<Connections>>,
+    /// By the index of the listener, of this worker.
+    detection: Vec<Arc<Detection>>,
     /// By the number of the series.
     blocks: RefCell<Vec<Option<Arc<Block>>>>,
     /// By the numbers of a listener and an entry of `authorization`.
@@ -256,7 +265,7 @@ impl Worker {
         let clusters = RefCell::default();
         let mut rng = SmallRng::try_from_os_rng().unwrap_or_else(|_| seeded());
         let recent = snapshot.config.root().telemetry.recent.0 / shared.workers.len().max(1) as u64;
-        let view = RefCell::new(Rc::new(View::new(snapshot, &clusters, &shared.metrics)));
+        let view = RefCell::new(Rc::new(View::new(snapshot, index, &clusters, &shared.metrics)));
         Rc::new(Self {
             index,
             counters: shared.metrics.worker(index),
@@ -265,6 +274,8 @@ impl Worker {
             handshakes: RefCell::default(),
             shadow: RefCell::default(),
             peers: RefCell::default(),
+            learned: RefCell::default(),
+            unknown: RefCell::default(),
             rng: RefCell::new(rng),
             view,
             clusters,
@@ -330,7 +341,8 @@ impl Worker {
         if self.view.borrow().snapshot.generation == generation {
             return self.view.borrow().clone();
         }
-        let view = Rc::new(View::new(self.shared.snapshot.load_full(), &self.clusters, &self.shared.metrics));
+        let view =
+            Rc::new(View::new(self.shared.snapshot.load_full(), self.index, &self.clusters, &self.shared.metrics));
         *self.view.borrow_mut() = view.clone();
         view
     }
@@ -409,6 +421,7 @@ impl Worker {
         if self.index == 0 {
             self.shared.metrics.process.set_source_ports(ports::used_ratio());
         }
+        self.clusters.borrow().values().for_each(|cluster| cluster.forget_unused());
         let sum = |value: fn(&PoolReport) -> u64| reports.iter().map(value).sum::<u64>().cast_signed();
         self.counters.upstream_connections_idle.set(sum(|report| report.idle));
         self.counters.pool_pending.set(sum(|report| report.pending));
@@ -425,7 +438,12 @@ fn seeded() -> SmallRng {
 }
 
 impl View {
-    fn new(snapshot: Arc<Snapshot>, known: &RefCell<HashMap<Arc<str>, Rc<Cluster>>>, metrics: &Metrics) -> Self {
+    fn new(
+        snapshot: Arc<Snapshot>,
+        worker: usize,
+        known: &RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
+        metrics: &Metrics,
+    ) -> Self {
         let mut known = known.borrow_mut();
         let mut old = std::mem::take(&mut *known);
         let mut clusters = Vec::with_capacity(snapshot.services.len());
@@ -442,8 +460,15 @@ impl View {
         }
         old.values().for_each(|cluster| cluster.retire());
         let blocks = RefCell::new(vec![None; snapshot.series_count()]);
-        let connections = snapshot.listeners.iter().map(|listener| metrics.connections.get(&listener.name)).collect();
-        Self { snapshot, clusters, connections, blocks, denials: RefCell::default() }
+        let listeners = || snapshot.listeners.iter().map(|listener| listener.name.clone());
+        let connections = listeners().map(|name| metrics.connections.get(&name)).collect();
+        let detection = listeners().map(|name| metrics.detection.get(&(name, worker))).collect();
+        Self { snapshot, clusters, connections, detection, blocks, denials: RefCell::default() }
+    }
+
+    /// Where the listener of this number counts what it finds out about protocols.
+    pub fn detection(&self, listener: usize) -> Option<&Arc<Detection>> {
+        self.detection.get(listener)
     }
 }
 

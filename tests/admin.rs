@@ -3,7 +3,7 @@
 mod common;
 
 use common::origin::Gate;
-use common::{Conn, Message, Origin, Proxy, SOON, Setup, until};
+use common::{Conn, Message, Origin, Proxy, SOON, Setup, get, until};
 use serde_json::Value;
 
 /// A request of these bytes to a place, with this Host.
@@ -206,6 +206,24 @@ routes: [{ name: all, to: app/v1 }]
     assert_eq!(conn.response("GET").status(), 200);
     until("the connection is idle", SOON, || (field("connections"), field("inFlight"), field("idle")) == (1, 0, 1));
     assert_eq!(field("pending"), 0);
+}
+
+#[test]
+fn what_is_learned_and_what_is_unknown() {
+    let origin = Origin::ok();
+    let proxy = Proxy::front(origin.addr());
+    assert_eq!(get(proxy.addr(), "/").status(), 200);
+    // Nothing is redirected here, and nothing is to be found out.
+    for key in ["learned", "unknown"] {
+        let answer = proxy.admin_json(&format!("/{key}"));
+        let list = answer[key].as_array().expect("a list");
+        assert_eq!((list.len(), &answer["more"], &answer["forgotten"]), (0, &0.into(), &0.into()), "{answer:#}");
+    }
+    let yaml = proxy.admin("GET", "/learned?format=yaml");
+    assert_eq!(yaml.head.get("content-type").as_deref(), Some("text/plain; charset=utf-8"));
+    assert!(yaml.body.starts_with(b"# "), "{yaml:?}");
+    assert_eq!(proxy.admin("GET", "/learned?format=xml").status(), 400);
+    assert!(!proxy.health("/metrics").contains("outrigger_detection_total{"), "a proxy listener detects nothing");
 }
 
 #[test]

@@ -60,6 +60,10 @@ fn provocation(reason: Reason) -> Provoked {
         Reason::ProxyHeader => Test("tests/proxy_protocol.rs", "what_is_no_header_is_refused"),
         Reason::Handshake => Test("tests/tls_refused.rs", "clients_that_prove_nothing"),
         Reason::Expired => Test("tests/rotation.rs", "connections_end_with_their_certificate"),
+        Reason::NotRedirected => Test("tests/pods_outbound.rs", "our_own_ports_are_no_way_in"),
+        Reason::Loop => By("GET /up/fine HTTP/1.1\r\nHost: app.test\r\nx-outrigger-hops: 20\r\n"),
+        Reason::UnknownDestination => Test("tests/pods_outbound.rs", "what_is_unknown_can_be_denied"),
+        Reason::Undetected => Test("tests/pods_server_first.rs", "what_rules_look_at_is_http_or_nothing"),
         Reason::Drained => Test("tests/reasons.rs", "an_end_by_force"),
         // Nothing that is known to be sent brings one about, or it would be mended.
         Reason::Panic => Test("src/http/exchange.rs", "a_panic_is_answered_and_counted"),

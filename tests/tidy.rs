@@ -16,7 +16,20 @@ const LONG: [(&str, &str); 1] = [("src/config/schema.rs", "one struct for each m
 const LAYERS: [&[&str]; 5] = [
     &["wire", "policy", "error"],
     &["config", "identity", "telemetry"],
-    &["discovery", "state", "net", "upstream", "snapshot", "decide", "explain", "blast", "body", "drain", "worker"],
+    &[
+        "discovery",
+        "state",
+        "net",
+        "upstream",
+        "snapshot",
+        "decide",
+        "explain",
+        "blast",
+        "body",
+        "drain",
+        "worker",
+        "intercept",
+    ],
     &["inbound", "http", "tcp"],
     &["admin", "app", "cli", "demo", "runtime", "main", "lib"],
 ];

@@ -16,7 +16,7 @@ use crate::wire::path::query_get;
 /// Entries of a list, unless told.
 const LIMIT: usize = 50;
 
-/// Status of the answer, and its body.
+/// Status of the answer, and its body: JSON, but that a string is told as it is.
 pub type Reply = (StatusCode, Value);
 pub type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
@@ -34,6 +34,12 @@ pub enum Question {
     Shadow,
     /// Who has connected; only so, where that is said.
     Peers(Option<How>),
+    /// What destinations have turned out to speak; as a piece of configuration, or to be read.
+    Learned {
+        yaml: bool,
+    },
+    /// What applications call that the configuration does not know.
+    Unknown,
     History,
     /// One generation.
     Show(u64),
@@ -108,6 +114,15 @@ pub fn peers(uri: &Uri) -> Result<Question, String> {
     let how = uri.query().and_then(|query| query_get(query, "how"));
     let how = how.map(|how| How::from_name(&how).ok_or("say ?how=mtls, tls, plaintext or passthrough")).transpose()?;
     Ok(Question::Peers(how))
+}
+
+pub fn learned(uri: &Uri) -> Result<Question, String> {
+    let format = uri.query().and_then(|query| query_get(query, "format"));
+    match format.as_deref() {
+        None | Some("json") => Ok(Question::Learned { yaml: false }),
+        Some("yaml") => Ok(Question::Learned { yaml: true }),
+        Some(_) => Err("say ?format=json or yaml".to_owned()),
+    }
 }
 
 /// A number of the query.

@@ -71,6 +71,8 @@ enum Endpoint {
     Recent,
     Shadow,
     Peers,
+    Learned,
+    Unknown,
     History,
     Show,
     Changes,
@@ -154,6 +156,8 @@ impl Admin {
             Endpoint::Recent => Routed::Ask(question::recent(&request.uri)?),
             Endpoint::Shadow => Routed::Ask(Question::Shadow),
             Endpoint::Peers => Routed::Ask(question::peers(&request.uri)?),
+            Endpoint::Learned => Routed::Ask(question::learned(&request.uri)?),
+            Endpoint::Unknown => Routed::Ask(Question::Unknown),
             Endpoint::History => Routed::Ask(Question::History),
             Endpoint::Show => {
                 let generation = rest.parse().map_err(|_| format!("`{rest}` is not a generation"))?;
@@ -191,7 +195,7 @@ impl Admin {
 }
 
 impl Endpoint {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 26] = [
         Self::Livez,
         Self::Readyz,
         Self::Startupz,
@@ -207,6 +211,8 @@ impl Endpoint {
         Self::Recent,
         Self::Shadow,
         Self::Peers,
+        Self::Learned,
+        Self::Unknown,
         Self::History,
         Self::Show,
         Self::Changes,
@@ -251,6 +257,8 @@ impl Endpoint {
             Self::Recent => "/why",
             Self::Shadow => "/shadow",
             Self::Peers => "/peers",
+            Self::Learned => "/learned",
+            Self::Unknown => "/unknown",
             Self::History => "/config/history",
             Self::Show => "/config/history/{generation}",
             Self::Changes => "/config/diff",
@@ -282,6 +290,8 @@ impl Endpoint {
             | Self::Recent
             | Self::Shadow
             | Self::Peers
+            | Self::Learned
+            | Self::Unknown
             | Self::History
             | Self::Show
             | Self::Changes => "GET, HEAD",
@@ -305,6 +315,8 @@ impl Endpoint {
             Self::Recent => "recent exchanges: ?filter=failed, slow, notable or all, ?limit=",
             Self::Shadow => "what rules in shadow mode would have refused",
             Self::Peers => "who has connected: ?how=mtls, tls, plaintext or passthrough",
+            Self::Learned => "what destinations speak, as it was observed; ?format=yaml as a piece of configuration",
+            Self::Unknown => "destinations that the configuration does not know",
             Self::History => "configurations that went live",
             Self::Show => "one of them",
             Self::Changes => "?from=&to=: what changed between two of them",
@@ -348,6 +360,14 @@ fn probe(outcome: Result<(), String>) -> Response<Bytes> {
     match outcome {
         Ok(()) => reply(StatusCode::OK, TEXT, "ok\n"),
         Err(why) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n"),
+    }
+}
+
+/// An answer to a question.
+pub fn told(status: StatusCode, value: Value) -> Response<Bytes> {
+    match value {
+        Value::String(text) => reply(status, TEXT, text),
+        value => json_reply(status, &value),
     }
 }
 

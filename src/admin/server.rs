@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::body::Whole;
 use super::question::{Form, Question};
-use super::routes::{Admin, Routed, Surface, json_reply};
+use super::routes::{Admin, Routed, Surface, json_reply, told};
 use crate::net::tokio_io::{TokioIo, TokioTimer};
 
 /// Who may send a large body now.
@@ -95,7 +95,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, surface: Surface, admin
 
 async fn asked(admin: &Admin, question: Question, peer: SocketAddr) -> Response<Bytes> {
     let (status, value) = admin.provider.ask(question, peer).await;
-    json_reply(status, &value)
+    told(status, value)
 }
 
 /// A body, up to a size. Bodies of other requests are not read: hyper closes the connection after one that is not small.

@@ -166,6 +166,8 @@ impl Provider for Control {
             }
             Question::Shadow => Box::pin(async move { super::recent::shadow(&shared).await }),
             Question::Peers(how) => Box::pin(async move { super::recent::peers(&shared, how).await }),
+            Question::Learned { yaml } => Box::pin(async move { super::recent::learned(&shared, yaml).await }),
+            Question::Unknown => Box::pin(async move { super::recent::unknown(&shared).await }),
             Question::History => {
                 let history = history();
                 off_thread(move || Ok(history.report()))

@@ -1,12 +1,20 @@
-//! What the workers remember of recent exchanges and of who has connected, put together.
+//! What the workers remember of recent exchanges, of who has connected, and of destinations, put together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::admin::question::Reply;
+use crate::policy::learned::TTL;
+use crate::snapshot::redirected::Destination;
+use crate::snapshot::{Kind, Snapshot};
+use crate::telemetry::learned;
 use crate::telemetry::peers::{self, How};
 use crate::telemetry::recent::{Filter, Kept};
-use crate::telemetry::shadow;
+use crate::telemetry::{shadow, unknown};
 use crate::worker::Shared;
 
 /// The exchange with this id; the newest, where several had it.
@@ -81,4 +89,40 @@ pub async fn shadow(shared: &Shared) -> Reply {
 pub async fn peers(shared: &Shared, how: Option<How>) -> Reply {
     let workers = shared.ask(|worker| worker.peers.borrow().all()).await;
     (StatusCode::OK, peers::report(workers, how))
+}
+
+pub async fn unknown(shared: &Shared) -> Reply {
+    let workers = shared.ask(|worker| worker.unknown.borrow().all()).await;
+    (StatusCode::OK, unknown::report(workers, (Instant::now(), SystemTime::now())))
+}
+
+pub async fn learned(shared: &Shared, yaml: bool) -> Reply {
+    let now = (Instant::now(), SystemTime::now());
+    let workers = shared.ask(move |worker| worker.learned.borrow().entries(now.0)).await;
+    let value = match yaml {
+        true => {
+            let snapshot = shared.snapshot.load();
+            learned::yaml(workers, inbound(&snapshot), |address| service(&snapshot, address)).into()
+        }
+        false => learned::report(workers, TTL, now),
+    };
+    (StatusCode::OK, value)
+}
+
+/// Name of the listener that the ports of the application belong to.
+fn inbound(snapshot: &Snapshot) -> &str {
+    let mut listeners = snapshot.listeners.iter();
+    listeners.find(|one| matches!(one.kind, Kind::Inbound(_))).map_or("inbound", |listener| &listener.name)
+}
+
+/// The service that an outbound listener takes a destination for.
+fn service(snapshot: &Snapshot, address: SocketAddr) -> Option<Arc<str>> {
+    let mut found = snapshot.listeners.iter().filter_map(|listener| match &listener.kind {
+        Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(address)) {
+            Destination::Service(service, _) => snapshot.services.get(service),
+            Destination::Unknown => None,
+        },
+        Kind::Http { .. } | Kind::Tcp(_) | Kind::Inbound(_) => None,
+    });
+    found.next().map(|service| service.name.clone())
 }

@@ -34,12 +34,12 @@ pub fn bind(config: &Config, old: &[Arc<Socket>]) -> io::Result<Bound> {
     for listener in &config.root().listeners {
         let max = listener.max_connections as usize;
         match old.iter().find(|socket| socket.configured == listener.address) {
-            Some(socket) if *socket.name == *listener.name => {
+            Some(socket) if *socket.name == *listener.name && socket.mode == listener.mode => {
                 bound.kept.push((socket.clone(), max));
             }
-            Some(socket) => bound.new.push(socket.renamed(&listener.name, max)?),
+            Some(socket) => bound.new.push(socket.renamed(listener)?),
             None => {
-                let socket = Socket::bind(&listener.name, listener.address, max).map_err(|error| {
+                let socket = Socket::bind(listener).map_err(|error| {
                     io::Error::new(
                         error.kind(),
                         format!("listener `{}` on {}: {error}", listener.name, listener.address),
@@ -291,6 +291,7 @@ impl App {
         });
         let listens = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
         self.shared.metrics.connections.retire(&listens);
+        self.shared.metrics.detection.retire(&|(listener, _)| listens(listener));
     }
 }
 

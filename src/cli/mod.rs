@@ -7,6 +7,7 @@ pub mod client;
 pub mod config;
 pub mod diff;
 pub mod explain;
+pub mod intercept;
 pub mod paint;
 mod sarif;
 pub mod why;

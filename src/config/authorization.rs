@@ -58,7 +58,9 @@ pub fn reach(view: &mut View<'_>, tcp: impl Fn(&Listener) -> bool) {
     let root = view.root;
     for (index, entry) in root.authorization.iter().enumerate() {
         let path = view.authorization_path(index);
-        let here = |listener: &&Listener| entry.listeners.is_empty() || entry.listeners.contains(&listener.name);
+        let here = |listener: &&Listener| {
+            (entry.listeners.is_empty() || entry.listeners.contains(&listener.name)) && listener.mode != Mode::Outbound
+        };
         let here: Vec<&Listener> = root.listeners.iter().filter(here).collect();
         // What is 0 is not known before it is bound.
         let known = here.iter().all(|listener| listener.mode == Mode::Proxy && listener.address.port() != 0);

@@ -25,10 +25,8 @@ pub struct Sound {
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["policies"]),
-    ("listeners[]", &["ports", "transparent", "unknownDestinations"]),
-    ("listeners[].mode", &["inbound", "outbound"]),
     ("defaults.retry", &["on", "perTryTimeout", "backoff", "budget", "bufferLimit"]),
-    ("services.*", &["addresses", "limits", "circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
+    ("services.*", &["limits", "circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
     ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
     ("routes[]", &["mirror", "retry", "hedge", "rateLimit", "fault", "canary", "slo"]),

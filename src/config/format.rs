@@ -23,6 +23,7 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             let example = if port { format!("0.0.0.0:{text}") } else { "0.0.0.0:8080".to_owned() };
             (message, Some(format!("write it like `{example}` or `[::]:8080`")))
         }),
+        "port" => plain(text.parse::<u16>().is_ok_and(|port| port > 0), "a port, from 1 to 65535"),
         "headerName" => plain(HeaderName::from_bytes(text.as_bytes()).is_ok(), "a header name"),
         "host" => plain(is_host(text), "a host name"),
         "hostPattern" => plain(is_host(text.strip_prefix("*.").unwrap_or(text)), "a host name or `*.` and a host name")

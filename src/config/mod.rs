@@ -9,6 +9,7 @@ pub mod diff;
 pub mod digest;
 mod excerpt;
 mod format;
+mod interception;
 pub mod lint;
 mod merge;
 mod problem;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 pub use problem::{Place, Problem, Report, RuleId, Severity};
-pub use reach::is_tcp as is_tcp_listener;
+pub use reach::{applies, is_tcp as is_tcp_listener};
 pub use secrets::{REDACTED, is_secret, is_secret_attribute};
 pub use storable::Storable;
 pub use substitute::Env;
@@ -185,6 +186,11 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
         weight: full.weight,
         identity,
     })
+}
+
+/// An address, and its port where it has one.
+pub fn address(text: &str) -> Option<(std::net::IpAddr, Option<u16>)> {
+    format::endpoint_address(text).ok()
 }
 
 /// The JSON Schema of a configuration, for editors.

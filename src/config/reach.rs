@@ -6,11 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::check::listed;
 use super::merge::at;
-use super::schema::{Caller, Listener, ListenerProtocol, Match, PathMatch, Protocol, Root, Route, Text, TextMatcher};
+use super::schema::{
+    Caller, Listener, ListenerProtocol, Match, Mode, PathMatch, Protocol, Root, Route, Text, TextMatcher,
+};
 use super::validate::View;
 
 /// Whether a listener carries connections as they are: it is said to, or nothing but tcp routes are for it.
 pub fn is_tcp(root: &Root, listener: &Listener) -> bool {
+    if listener.mode.is_redirected() {
+        return false;
+    }
     let mut routes = root.routes.iter().filter(|route| applies(route, listener)).peekable();
     match listener.protocol {
         ListenerProtocol::Tcp => true,
@@ -48,12 +53,23 @@ pub fn addresses(view: &mut View<'_>) {
 pub fn routes(view: &mut View<'_>) {
     let root = view.root;
     let tcp: HashSet<&str> = root.listeners.iter().filter(|l| is_tcp(root, l)).map(|l| l.name.as_str()).collect();
+    // They carry either.
+    let outbound: HashSet<&str> =
+        root.listeners.iter().filter(|l| l.mode == Mode::Outbound).map(|l| l.name.as_str()).collect();
+    let inbound: HashSet<&str> =
+        root.listeners.iter().filter(|l| l.mode == Mode::Inbound).map(|l| l.name.as_str()).collect();
+    let of_tcp: HashSet<&str> = tcp.union(&outbound).copied().collect();
     let routes: Vec<(usize, &Route, bool)> =
         root.routes.iter().enumerate().map(|(index, route)| (index, route, is_tcp_route(root, route))).collect();
     for (index, route, is_tcp_route) in &routes {
         let path = view.route_path(*index);
+        let of_inbound = route.listeners.iter().enumerate().filter(|(_, name)| inbound.contains(name.as_str()));
+        for (index, name) in of_inbound.collect::<Vec<_>>() {
+            let message = format!("listener `{name}` is inbound: it leads to the application, whatever is asked for");
+            view.push(&format!("{path}.listeners[{index}]"), message, "remove it");
+        }
         if *is_tcp_route {
-            tcp_route(view, &path, route, &tcp);
+            tcp_route(view, &path, route, &of_tcp);
         } else {
             http_route(view, &path, route, &tcp);
         }
@@ -96,6 +112,7 @@ fn tcp_listener(view: &mut View<'_>, index: usize, listener: &Listener, routes: 
     }
 }
 
+/// `tcp`: the listeners that carry such routes.
 fn tcp_route(view: &mut View<'_>, path: &str, route: &Route, tcp: &HashSet<&str>) {
     let edits = |edits: &super::schema::HeaderEdits| edits.remove.len() + edits.set.len() + edits.add.len() > 0;
     let keys = [
@@ -150,9 +167,20 @@ fn http_route(view: &mut View<'_>, path: &str, route: &Route, tcp: &HashSet<&str
             "lead it to a service of `protocol: tcp`, or remove it",
         );
     }
-    if route.listeners.is_empty() && view.root.listeners.iter().all(|listener| tcp.contains(listener.name.as_str())) {
-        let message = format!("route `{}` can never be reached: every listener is tcp", route.name);
-        view.push(path, message, "give a listener `protocol: http`");
+    let carries = |listener: &Listener| !tcp.contains(listener.name.as_str()) && applies(route, listener);
+    if route.listeners.is_empty() && !view.root.listeners.iter().any(carries) {
+        let outbound = view.root.listeners.iter().find(|listener| listener.mode == Mode::Outbound);
+        let (why, remedy) = match outbound {
+            Some(outbound) => (
+                "an outbound listener takes a route without `hosts` only if it is named".to_owned(),
+                format!("add `hosts: [name]`, or `listeners: [{}]`", outbound.name),
+            ),
+            None if view.root.listeners.iter().any(|listener| listener.mode == Mode::Inbound) => {
+                ("inbound listeners have no routes".to_owned(), "add a listener `mode: outbound`".to_owned())
+            }
+            None => ("every listener is tcp".to_owned(), "give a listener `protocol: http`".to_owned()),
+        };
+        view.push(path, format!("route `{}` can never be reached: {why}", route.name), remedy);
     }
 }
 
@@ -242,8 +270,15 @@ fn condition(text: &Text) -> String {
     }
 }
 
-fn applies(route: &Route, listener: &Listener) -> bool {
-    route.listeners.is_empty() || route.listeners.contains(&listener.name)
+/// Whether a listener carries a route. None are for what comes in to the application; and what goes out without being
+/// meant for anything by name is taken by those only that say so.
+pub fn applies(route: &Route, listener: &Listener) -> bool {
+    let named = route.listeners.contains(&listener.name);
+    match listener.mode {
+        Mode::Proxy => route.listeners.is_empty() || named,
+        Mode::Inbound => false,
+        Mode::Outbound => named || route.listeners.is_empty() && !route.hosts.is_empty(),
+    }
 }
 
 /// Whether a route leads to services of `protocol: tcp`.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+mod interception;
 mod security;
 mod sockets;
 mod telemetry;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Duration, Pattern, Size};
 
+pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -218,6 +220,8 @@ pub struct Defaults {
     pub stream_idle_timeout: Duration,
     /// No byte either way on a TCP connection or an upgraded one (WebSocket).
     pub tcp_idle_timeout: Duration,
+    /// The same where one side has finished: below the 60s after which a kernel that translates addresses forgets it.
+    pub tcp_half_close_timeout: Duration,
     /// Retries are not supported by this version: only `{ attempts: 0 }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<NoRetry>,
@@ -237,6 +241,15 @@ pub struct Service {
     #[serde(default)]
     #[schemars(extend("items" = { "type": "string", "format": "host" }))]
     pub hosts: Vec<String>,
+    /// Virtual addresses of it, such as a ClusterIP, for redirected traffic: `ip`, at the service's `port` (at any where
+    /// it has none), or `ip:port`.
+    #[serde(default)]
+    #[schemars(extend("items" = { "type": "string", "format": "endpointAddress" }))]
+    pub addresses: Vec<String>,
+    /// What becomes of redirected traffic for it that is not HTTP. `deny` where absent and an HTTP route is for the
+    /// service, else `allow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undetected: Option<Undetected>,
     /// Port of endpoints that are written without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -377,6 +390,19 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// How redirected connections are handed over.
+    #[serde(default)]
+    pub transparent: Transparent,
+    /// What is known of the application's ports (`mode: inbound`); of all others, nothing.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "port" }))]
+    pub ports: IndexMap<String, Port>,
+    /// What becomes of destinations that no service has (`mode: outbound`).
+    #[serde(default)]
+    pub unknown_destinations: UnknownDestinations,
+    /// From the first byte of a redirected connection to the verdict what it speaks.
+    #[serde(default = "default_detection_timeout")]
+    pub detection_timeout: Duration,
     /// Load balancers that say of whom a connection is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
@@ -407,13 +433,6 @@ pub struct Listener {
     /// Answer a client that has closed its sending side after a whole request; `false` aborts the request.
     #[serde(default = "yes")]
     pub half_close: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Mode {
-    /// In front of a service; nothing is redirected.
-    Proxy,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -708,6 +727,7 @@ impl Default for Defaults {
             connect_timeout: Duration::from_secs(1),
             stream_idle_timeout: Duration::from_secs(300),
             tcp_idle_timeout: Duration::from_secs(3600),
+            tcp_half_close_timeout: Duration::from_secs(50),
             retry: None,
         }
     }
@@ -737,6 +757,10 @@ fn default_probe_interval() -> Duration {
 
 fn default_max_connections() -> u32 {
     16384
+}
+
+fn default_detection_timeout() -> Duration {
+    Duration::from_secs(2)
 }
 
 fn default_header_timeout() -> Duration {

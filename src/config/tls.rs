@@ -44,7 +44,7 @@ fn not_of_a_server(view: &mut View<'_>, path: &str, tls: &ListenerTls, why: &str
     }
 }
 
-fn needs_identity(view: &mut View<'_>, path: &str, whom: &str) {
+pub fn needs_identity(view: &mut View<'_>, path: &str, whom: &str) {
     // One that is not sound has been told.
     if view.tree.get("identity").is_none_or(|identity| identity.is_null()) {
         let remedy = "add `identity` with `trustDomain`, `certificate`, `privateKey` and `trustBundle`";

@@ -15,7 +15,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, reach, resolve, sockets, tls};
+use super::{ResolvedEndpoint, authorization, interception, reach, resolve, sockets, tls};
 
 /// Headers that frame the message or belong to one hop: ours to write.
 const OURS: [&str; 10] = [
@@ -53,13 +53,16 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         view.service(&path, service);
         sockets::service(&mut view, &path, service);
         tls::service(&mut view, &path, service);
+        interception::service(&mut view, &path, service);
     }
     view.service_hosts();
+    interception::addresses(&mut view);
     for (index, listener) in root.listeners.iter().enumerate() {
         let path = view.listener_path(index);
         view.listener(&path, listener);
         sockets::listener(&mut view, &path, listener);
         tls::listener(&mut view, &path, listener);
+        interception::listener(&mut view, &path, listener);
     }
     for (index, route) in root.routes.iter().enumerate() {
         view.route(&view.route_path(index), route);
@@ -148,6 +151,7 @@ impl View<'_> {
         self.positive("defaults.connectTimeout", root.defaults.connect_timeout);
         self.positive("defaults.streamIdleTimeout", root.defaults.stream_idle_timeout);
         self.positive("defaults.tcpIdleTimeout", root.defaults.tcp_idle_timeout);
+        self.positive("defaults.tcpHalfCloseTimeout", root.defaults.tcp_half_close_timeout);
         if self.tree.get("listeners").is_none_or(|listeners| listeners.seq().is_empty() && !listeners.is_null())
             || self.tree.get("listeners").is_some_and(Node::is_null)
         {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -48,6 +49,14 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Attempts that failed since the last success.
     pub failures: u64,
+}
+
+/// Counts how often any list of endpoints has changed.
+static VERSION: AtomicU64 = AtomicU64::new(0);
+
+/// As long as it stays, so do the endpoints of all services.
+pub fn version() -> u64 {
+    VERSION.load(Ordering::Acquire)
 }
 
 /// Looks for endpoints until it is dropped.
@@ -96,7 +105,7 @@ impl Spec {
 
 impl Endpoint {
     /// An address that nothing else is known of.
-    fn bare(address: SocketAddr) -> Self {
+    pub fn bare(address: SocketAddr) -> Self {
         Self { address, alternatives: Vec::new(), labels: BTreeMap::new(), zone: None, weight: 1, identity: None }
     }
 }
@@ -140,6 +149,7 @@ impl Publisher {
             }
             changed
         });
+        VERSION.fetch_add(1, Ordering::AcqRel);
         self.status.send_replace(Status { last_success: Some(SystemTime::now()), ..Status::default() });
     }
 

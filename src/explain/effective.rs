@@ -9,8 +9,8 @@ use crate::policy::split;
 use crate::snapshot::{Action, Kind, Route, Snapshot, Target};
 
 /// Keys of `defaults` that are the same for all routes.
-const DEFAULTS: [&str; 3] = ["connectTimeout", "streamIdleTimeout", "tcpIdleTimeout"];
-const DEFAULTS_TCP: [&str; 2] = ["connectTimeout", "tcpIdleTimeout"];
+const DEFAULTS: [&str; 4] = ["connectTimeout", "streamIdleTimeout", "tcpIdleTimeout", "tcpHalfCloseTimeout"];
+const DEFAULTS_TCP: [&str; 3] = ["connectTimeout", "tcpIdleTimeout", "tcpHalfCloseTimeout"];
 const OF_SERVICE: [&str; 5] = [
     "loadBalancer.policy",
     "connections.max",

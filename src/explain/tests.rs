@@ -427,7 +427,7 @@ async fn without_an_endpoint_it_is_refused() {
 
     let tcp = explain(&snapshot, &Ask { listener: Some("db".to_owned()), ..get("http://x/") }).expect("one");
     assert_eq!((tcp.outcome, tcp.reason.map(|because| because.status)), (Outcome::Refuse, Some(0)));
-    let names = ["connectTimeout", "tcpIdleTimeout", "loadBalancer.policy", "maxConnections"];
+    let names = ["connectTimeout", "tcpIdleTimeout", "tcpHalfCloseTimeout", "loadBalancer.policy", "maxConnections"];
     assert_eq!(tcp.policy.iter().map(|policy| &*policy.name).collect::<Vec<_>>(), names);
 }
 

@@ -25,7 +25,7 @@ use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
 use crate::blast::Seen;
 use crate::body::{Source, Upload};
-use crate::config::schema::Protocol;
+use crate::config::schema::{Mode, Protocol};
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
@@ -33,7 +33,7 @@ use crate::inbound::{Conn, grant};
 use crate::net::clock;
 use crate::net::io::Activity;
 use crate::policy::split;
-use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target};
+use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target, Transport};
 use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::h1::Freed;
 use crate::upstream::pool::{Limits, Load, Pool};
@@ -139,11 +139,12 @@ impl Exchange {
             Decided::Answer(response) => return Ok(Prepared::Answer(response)),
             Decided::Forward(chosen) => chosen,
         };
-        let Target { service: index, subset } = chosen.target;
+        let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
-        let cluster = view.clusters.get(index).ok_or(Reason::NoEndpoint)?;
-        let picked = cluster.pick(service, subset, &mut *self.0.record.conn.worker.rng.borrow_mut());
-        let pool = picked.ok_or(Reason::NoEndpoint)?;
+        let pool = {
+            let record = &self.0.record;
+            record.conn.pick(&view, record.listener, chosen.target).ok_or(Reason::NoEndpoint)?
+        };
         self.0.record.endpoint = Some(pool.address);
         self.check_body(&body, &chosen)?;
         let request = self.outgoing(parts, body, &chosen, service, &pool)?;
@@ -278,7 +279,12 @@ impl Exchange {
         pool: &Pool,
     ) -> Result<Request<Upload>, Reason> {
         let record = &mut self.0.record;
-        forwarded::append(&mut parts, record.conn.peer.ip(), record.conn.tls.get().is_some());
+        // What goes out of the application begins there.
+        if record.conn.socket.mode != Mode::Outbound {
+            forwarded::append(&mut parts, record.conn.peer.ip(), record.conn.tls.get().is_some());
+        }
+        forwarded::count_hop(&mut parts.headers)?;
+        let original = parts.headers.remove(forwarded::ORIGINAL_VERSION).filter(|_| service.original);
         xfcc::apply(&mut parts.headers, record.conn.forwarded_certificate());
         for (index, value) in &record.attributes {
             let attribute = record.view.snapshot.attributes.get(*index);
@@ -296,7 +302,12 @@ impl Exchange {
             false => HeaderValue::from_static(""),
         };
         let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
-        let version = upstream_version(service.protocol, parts.version, only_http1, pool);
+        let client = if original.is_some() { Version::HTTP_11 } else { parts.version };
+        let version = upstream_version(service.protocol, client, only_http1, pool);
+        if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. }) {
+            // The application at the other end may know no other.
+            parts.headers.insert(forwarded::ORIGINAL_VERSION, HeaderValue::from_static("1.1"));
+        }
         if chosen.hop.upgrade.is_some() && version == Version::HTTP_2 {
             return Err(Reason::Unsupported);
         }
@@ -368,7 +379,7 @@ impl Exchange {
             }
             Ok(Answer::Tunnel(response, socket)) => {
                 let conn = self.0.record.conn.clone();
-                *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, idle: route.tcp_idle });
+                *conn.upgrade.borrow_mut() = Some(Tunnel { socket, exchange: self.0, pauses: route.tcp_pauses });
                 response.map(|()| Tracked::plain(Source::Empty))
             }
             Err(reason) => self.fail(reason),
@@ -432,6 +443,10 @@ impl Exchange {
         self.0.lease = Lease::None;
         let record = &mut self.0.record;
         record.reason = reason;
+        if let (Reason::ConnectFailed, Some(to)) = (reason, record.conn.original) {
+            // Nobody is there to speak anything.
+            record.conn.worker.learned.borrow_mut().forget(record.conn.socket.mode == Mode::Inbound, to);
+        }
         let response = reply::error(
             reason,
             &Asker {

@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -11,7 +10,7 @@ use super::tracked::End;
 use crate::error::Reason;
 use crate::inbound::Conn;
 use crate::inbound::grant::Grant;
-use crate::net::relay::{self, Relayed};
+use crate::net::relay::{self, Pauses, Relayed};
 use crate::net::stream::Stream;
 use crate::upstream::h1::Freed;
 use crate::upstream::transport;
@@ -21,14 +20,14 @@ pub struct Tunnel {
     /// Once hyper has let go of it.
     pub socket: oneshot::Receiver<Freed>,
     pub exchange: Box<End>,
-    pub idle: Duration,
+    pub pauses: Pauses,
 }
 
 /// Relays until both sides have ended. A reload does not cut it, unless authorization now denies what was asked for; the
 /// end of the drain time does.
 pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
     let Some(tunnel) = conn.upgrade.borrow_mut().take() else { return Reason::None };
-    let Tunnel { socket, mut exchange, idle } = tunnel;
+    let Tunnel { socket, mut exchange, pauses } = tunnel;
     let record = &mut exchange.record;
     let Ok(Freed { stream: mut upstream, ahead, over, port: _port }) = socket.await else {
         record.reason = Reason::UpstreamReset;
@@ -49,7 +48,7 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
         denied.is_some() || conn.cut().is_some()
     };
     let end = {
-        let relayed = pin!(relay::run(&mut client, &mut upstream, (early, ahead), idle, moved, stop));
+        let relayed = pin!(relay::run(&mut client, &mut upstream, (early, ahead), pauses, moved, stop));
         transport::until(over, relayed).await
     };
     if end == Some(relay::End::Reset) {

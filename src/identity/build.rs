@@ -178,6 +178,9 @@ fn identity(
         max_age,
         server: Arc::new(tls::mesh(pair.key.clone(), clients.clone(), &[tls::HTTP2, tls::HTTP1]).map_err(unusable)?),
         server_tcp: Arc::new(tls::mesh(pair.key.clone(), clients.clone(), &[tls::TCP]).map_err(unusable)?),
+        server_any: Arc::new(
+            tls::mesh(pair.key.clone(), clients.clone(), &[tls::HTTP2, tls::HTTP1, tls::TCP]).map_err(unusable)?,
+        ),
         client: tls::mesh_client(pair.key.clone(), nobody).map_err(unusable)?,
         trust,
         clients,

@@ -66,6 +66,8 @@ pub struct Mesh {
     pub server: Arc<ServerConfig>,
     /// The same for TCP.
     pub server_tcp: Arc<ServerConfig>,
+    /// The same for either.
+    pub server_any: Arc<ServerConfig>,
     trust: Arc<Trust>,
     clients: Arc<SpiffeVerifier>,
     /// What connectors begin with.

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Conn, Tls};
-use crate::config::schema::{self, ListenerTlsMode};
+use crate::config::schema::{self, ListenerTlsMode, PortProtocol};
 use crate::error::Reason;
 use crate::http::reply;
 use crate::identity::{self, Failure};
@@ -49,6 +49,27 @@ pub enum Begun {
 pub enum Spoken {
     Http1,
     Http2,
+    /// Whatever the application and its client speak.
+    Tcp,
+}
+
+/// What may be inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    Http,
+    Tcp,
+    /// The client says which.
+    Either,
+}
+
+impl Takes {
+    pub fn of(protocol: PortProtocol) -> Self {
+        match protocol {
+            PortProtocol::Http => Self::Http,
+            PortProtocol::Tcp => Self::Tcp,
+            PortProtocol::Auto => Self::Either,
+        }
+    }
 }
 
 /// The handshakes of a worker that are not done.
@@ -97,8 +118,9 @@ pub async fn run(
     socket: TcpStream,
     mode: ListenerTlsMode,
     config: &schema::Listener,
-    is_tcp: bool,
+    takes: Takes,
 ) -> Result<Begun, Reason> {
+    let is_tcp = takes == Takes::Tcp;
     if takes_plaintext(mode) {
         // Whoever may speak plaintext may also stay idle, or wait for the server to speak first.
         let patience = if is_tcp { SILENCE } else { *config.idle_timeout };
@@ -111,7 +133,7 @@ pub async fn run(
     let evicted = conn.worker.handshakes.borrow_mut().enter();
     let outcome = tokio::select! {
         biased;
-        outcome = tokio::time::timeout(*config.handshake_timeout(), begin(conn, socket, mode, is_tcp)) => outcome.ok(),
+        outcome = tokio::time::timeout(*config.handshake_timeout(), begin(conn, socket, mode, takes)) => outcome.ok(),
         _ = evicted => None,
     };
     let Refused { failure, why, told } = match outcome.unwrap_or_else(|| Err(Failure::Timeout.into())) {
@@ -179,8 +201,9 @@ async fn begin(
     conn: &Rc<Conn>,
     mut socket: TcpStream,
     mode: ListenerTlsMode,
-    is_tcp: bool,
+    takes: Takes,
 ) -> Result<Option<Begun>, Refused> {
+    let is_tcp = takes != Takes::Http;
     let began = Instant::now();
     let mut early = BytesMut::new();
     let hello = match first(&mut socket, &mut early, is_tcp && takes_plaintext(mode)).await {
@@ -204,7 +227,7 @@ async fn begin(
             Ok(Some(Begun::Passthrough(stream.into(), early.freeze(), hello.server_name)))
         }
         First::Hello(hello) => {
-            terminate(conn, Rewound::new(stream, early.freeze()), mode, is_tcp, hello, began).await.map(Some)
+            terminate(conn, Rewound::new(stream, early.freeze()), mode, takes, hello, began).await.map(Some)
         }
     }
 }
@@ -244,7 +267,7 @@ async fn terminate(
     conn: &Rc<Conn>,
     stream: Rewound,
     mode: ListenerTlsMode,
-    is_tcp: bool,
+    takes: Takes,
     hello: ClientHello,
     began: Instant,
 ) -> Result<Begun, Refused> {
@@ -255,7 +278,8 @@ async fn terminate(
     };
     let config = match (mode, mesh) {
         (ListenerTlsMode::Server, _) => material.servers.get(&*conn.socket.name),
-        (_, Some(mesh)) if is_tcp => Some(&mesh.server_tcp),
+        (_, Some(mesh)) if takes == Takes::Tcp => Some(&mesh.server_tcp),
+        (_, Some(mesh)) if takes == Takes::Either => Some(&mesh.server_any),
         (_, mesh) => mesh.map(|mesh| &mesh.server),
     };
     let Some(config) = config else {
@@ -283,6 +307,7 @@ async fn terminate(
     let spoken = match session.alpn_protocol() {
         Some(b"h2") => Some(Spoken::Http2),
         Some(b"http/1.1") => Some(Spoken::Http1),
+        Some(identity::TCP) if takes == Takes::Either => Some(Spoken::Tcp),
         _ => None,
     };
     let version = match session.protocol_version() {

@@ -2,7 +2,7 @@
 //! that serves the fewest. (SO_REUSEPORT would bind each client to one worker by a hash, for ever.)
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,7 @@ use rand::Rng;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::config::schema::{Listener, Mode};
 use crate::worker::{Accepting, Order, Shared, Worker};
 
 /// Pause where descriptors or memory have run out: the closing of other connections is what helps.
@@ -28,8 +29,10 @@ pub struct Socket {
     max_connections: AtomicUsize,
     /// Permits in use beyond a limit that was lowered: forgotten as they come back.
     surplus: AtomicUsize,
-    /// None once closed. A worker that accepts has a duplicate of its own.
-    listener: Mutex<Option<std::net::TcpListener>>,
+    /// What the kernel redirects: the same address of the other family belongs to it.
+    pub mode: Mode,
+    /// None once closed. A worker that accepts has duplicates of its own.
+    listeners: Mutex<Vec<std::net::TcpListener>>,
     permits: Arc<Semaphore>,
     closed: AtomicBool,
     close: Notify,
@@ -72,33 +75,37 @@ impl Drop for Load {
 }
 
 impl Socket {
-    pub fn bind(name: &str, address: SocketAddr, max_connections: usize) -> io::Result<Arc<Self>> {
-        Self::new(name, address, super::socket::listen(address)?, max_connections)
+    pub fn bind(config: &Listener) -> io::Result<Arc<Self>> {
+        let mut listeners = vec![super::socket::listen(config.address)?];
+        if let Some(other) = config.mode.is_redirected().then(|| other_family(config.address)).flatten() {
+            match super::socket::listen(SocketAddr::new(other, listeners[0].local_addr()?.port())) {
+                Ok(listener) => listeners.push(listener),
+                // A machine without IPv6 redirects none.
+                Err(error) => tracing::info!(listener = config.name, address = %other, %error, "not heard"),
+            }
+        }
+        Self::new(config, listeners)
     }
 
     /// The same socket under another name.
-    pub fn renamed(&self, name: &str, max_connections: usize) -> io::Result<Arc<Self>> {
-        let listener = self.duplicate()?.ok_or(io::ErrorKind::NotConnected)?;
-        Self::new(name, self.configured, listener, max_connections)
+    pub fn renamed(&self, config: &Listener) -> io::Result<Arc<Self>> {
+        Self::new(config, self.duplicates()?)
     }
 
-    fn duplicate(&self) -> io::Result<Option<std::net::TcpListener>> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|one| one.try_clone()).transpose()
+    fn duplicates(&self) -> io::Result<Vec<std::net::TcpListener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|one| one.try_clone()).collect()
     }
 
-    fn new(
-        name: &str,
-        configured: SocketAddr,
-        listener: std::net::TcpListener,
-        max_connections: usize,
-    ) -> io::Result<Arc<Self>> {
+    fn new(config: &Listener, listeners: Vec<std::net::TcpListener>) -> io::Result<Arc<Self>> {
+        let max_connections = config.max_connections as usize;
         Ok(Arc::new(Self {
-            name: name.into(),
-            configured,
-            address: listener.local_addr()?,
+            name: config.name.as_str().into(),
+            configured: config.address,
+            address: listeners.first().ok_or(io::ErrorKind::NotConnected)?.local_addr()?,
+            mode: config.mode,
             max_connections: AtomicUsize::new(max_connections),
             surplus: AtomicUsize::new(0),
-            listener: Mutex::new(Some(listener)),
+            listeners: Mutex::new(listeners),
             permits: Arc::new(Semaphore::new(max_connections)),
             closed: AtomicBool::new(false),
             close: Notify::new(),
@@ -127,7 +134,7 @@ impl Socket {
     /// free when the last worker has seen it.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.close.notify_waiters();
     }
 
@@ -137,18 +144,34 @@ impl Socket {
 }
 
 pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
-    let worker = worker.clone();
-    let accepting = Accepting::new(&worker);
-    tokio::task::spawn_local(async move {
-        let _accepting = accepting;
-        let listener = socket.duplicate().and_then(|one| one.map(TcpListener::from_std).transpose());
-        match listener {
-            Ok(Some(listener)) => run(&worker, &socket, &listener).await,
-            // Closed before this worker came to it.
-            Ok(None) => {}
-            Err(error) => tracing::error!(listener = &*socket.name, %error, "cannot listen"),
-        }
+    // None where it was closed before this worker came to it.
+    let listeners = socket.duplicates().unwrap_or_else(|error| {
+        tracing::error!(listener = &*socket.name, %error, "cannot listen");
+        Vec::new()
     });
+    for listener in listeners {
+        let (worker, socket) = (worker.clone(), socket.clone());
+        // The application's own traffic ends with the application.
+        let accepting = (socket.mode != Mode::Outbound).then(|| Accepting::new(&worker));
+        tokio::task::spawn_local(async move {
+            let _accepting = accepting;
+            match TcpListener::from_std(listener) {
+                Ok(listener) => run(&worker, &socket, &listener).await,
+                Err(error) => tracing::error!(listener = &*socket.name, %error, "cannot listen"),
+            }
+        });
+    }
+}
+
+/// The same address in the other family, where there is such a thing: rules for both lead to one port.
+fn other_family(address: SocketAddr) -> Option<IpAddr> {
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv6Addr::UNSPECIFIED.into()),
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(Ipv4Addr::UNSPECIFIED.into()),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => None,
+    }
 }
 
 async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) {

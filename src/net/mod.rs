@@ -3,10 +3,12 @@
 pub mod accept;
 pub mod clock;
 pub mod dial;
+pub mod first_request;
 pub mod io;
 pub mod lifetime;
 pub mod ports;
 pub mod relay;
 pub mod socket;
+pub mod splice;
 pub mod stream;
 pub mod tokio_io;

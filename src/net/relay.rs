@@ -1,5 +1,10 @@
 //! Bytes both ways between two peers until both directions have ended: the end of one way is passed on and
-//! the other goes on (half-close), and a pair on which nothing moves for too long is closed.
+//! the other goes on (half-close), and a pair on which nothing moves for too long is closed. An idle pair holds
+//! neither a buffer nor a pipe.
+
+mod buffer;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::io;
@@ -11,11 +16,17 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::splice::{self, Pipe};
 use super::stream::Stream;
+use crate::config::schema;
+use buffer::Buffer;
 
-/// A buffer starts small, and grows where reads fill it.
-const BUFFER_MIN: usize = 16 * 1024;
-const BUFFER_MAX: usize = 256 * 1024;
+/// After so many bytes one way lets the others of its worker have their turn.
+const TURN: u64 = 1024 * 1024;
+/// A rest that its peer does not take is kept in a piece of its own up to this size: a buffer is many times that.
+const SMALL_REST: usize = 16 * 1024;
+/// So often a pair is looked at of which a socket is not read, since a reset of it wakes nobody.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How a relay ended, and what went through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +37,20 @@ pub enum End {
     Idle,
     /// Ended from outside.
     Stopped,
+}
+
+/// The longest pauses in which no byte moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pauses {
+    pub open: Duration,
+    /// Where one side has finished already.
+    pub half_closed: Duration,
+}
+
+impl From<&schema::Defaults> for Pauses {
+    fn from(defaults: &schema::Defaults) -> Self {
+        Self { open: *defaults.tcp_idle_timeout, half_closed: *defaults.tcp_half_close_timeout }
+    }
 }
 
 /// Bytes that have been delivered each way so far.
@@ -42,115 +67,197 @@ pub async fn run(
     client: &mut Stream,
     upstream: &mut Stream,
     early: (Bytes, Bytes),
-    idle: Duration,
+    pauses: Pauses,
     mut moved: impl FnMut(&Relayed),
     mut stop: impl FnMut(&mut Context<'_>) -> bool,
 ) -> End {
     let mut up = Way::new(early.0);
     let mut down = Way::new(early.1);
-    let mut timer = std::pin::pin!(tokio::time::sleep(idle));
+    let mut timer = std::pin::pin!(tokio::time::sleep(pauses.open));
     let mut last = Instant::now();
     poll_fn(|cx| {
         if stop(cx) {
             return Poll::Ready(End::Stopped);
         }
-        let before = (up.count, down.count);
+        let before = (up.progress(), down.progress());
         let first = up.poll(cx, client, upstream);
         let second = down.poll(cx, upstream, client);
-        if before != (up.count, down.count) {
+        if before != (up.progress(), down.progress()) {
             last = Instant::now();
             moved(&Relayed { sent: up.count, received: down.count });
         }
-        match (first, second) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(End::Reset),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
-            _ => expired(cx, timer.as_mut(), last, idle),
+        let half_closed = match (first, second) {
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(End::Reset),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Closed),
+            (first, second) => first.is_ready() || second.is_ready(),
+        };
+        let longest = if half_closed { pauses.half_closed.min(pauses.open) } else { pauses.open };
+        if !(half_closed || up.blocked || down.blocked) {
+            return expired(cx, timer.as_mut(), last, longest, longest);
         }
+        // One of the sockets is not read: nobody is woken where it is reset.
+        if timer.deadline() > last + LOOK {
+            timer.as_mut().reset(last + LOOK);
+        }
+        let broken = |stream: &Stream| !matches!(stream.socket().take_error(), Ok(None));
+        if timer.as_mut().poll(cx).is_ready() && (broken(client) || broken(upstream)) {
+            return Poll::Ready(End::Reset);
+        }
+        expired(cx, timer.as_mut(), last, longest, LOOK)
     })
     .await
 }
 
-/// The timer is moved only when it fires, so that moving bytes costs no timer.
-fn expired(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, moved: Instant, idle: Duration) -> Poll<End> {
+/// The timer is moved only when it fires, so that moving bytes costs no timer: to the end of the pause, at most `step`.
+fn expired(
+    cx: &mut Context<'_>,
+    mut timer: Pin<&mut Sleep>,
+    moved: Instant,
+    longest: Duration,
+    step: Duration,
+) -> Poll<End> {
     loop {
         ready!(timer.as_mut().poll(cx));
-        let due = moved + idle;
-        if due <= Instant::now() {
+        let (now, due) = (Instant::now(), moved + longest);
+        if due <= now {
             return Poll::Ready(End::Idle);
         }
-        timer.as_mut().reset(due);
+        timer.as_mut().reset(due.min(now + step));
     }
 }
 
 /// One direction.
 #[derive(Debug)]
 struct Way {
-    /// Read, but not yet written.
+    /// Read, but not yet written: these bytes, then those of the buffer, or those in the pipe.
     pending: Bytes,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
+    buffer: Option<Buffer>,
+    pipe: Option<Pipe>,
+    streak: splice::Streak,
     finished: bool,
     shut: bool,
+    /// The peer does not take what there is.
+    blocked: bool,
     count: u64,
 }
 
 impl Way {
     fn new(early: Bytes) -> Self {
-        Self { pending: early, buffer: Vec::new(), start: 0, end: 0, finished: false, shut: false, count: 0 }
+        Self {
+            pending: early,
+            buffer: None,
+            pipe: None,
+            streak: splice::Streak::default(),
+            finished: false,
+            shut: false,
+            blocked: false,
+            count: 0,
+        }
+    }
+
+    fn progress(&self) -> (u64, bool) {
+        (self.count, self.shut)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
+        let turn = self.count + TURN;
         loop {
+            self.blocked = true;
             ready!(self.poll_write(cx, to))?;
             if self.finished {
                 if !self.shut {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).or_else(ignore_disconnected)?;
                     self.shut = true;
+                    (self.buffer, self.pipe) = (None, None);
                 }
+                self.blocked = false;
                 return Poll::Ready(Ok(()));
             }
-            match self.poll_read(cx, from) {
+            self.blocked = false;
+            if self.count >= turn {
+                // Woken after those who are ready, and after a look at who else has become so.
+                return std::pin::pin!(tokio::task::yield_now()).poll(cx).map(Ok);
+            }
+            match self.poll_read(cx, from, to) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
                     // What TLS has taken may not have left yet.
                     if let Poll::Ready(result) = Pin::new(to).poll_flush(cx) {
                         result?;
                     }
-                    // An idle connection keeps no buffer.
-                    self.buffer = Vec::new();
+                    (self.buffer, self.pipe) = (None, None);
                     return Poll::Pending;
                 }
             }
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Stream) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() {
-            ready!(from.poll_read_ready(cx))?;
-            self.buffer.resize(BUFFER_MIN, 0);
-        } else if self.end == self.buffer.len() && self.end < BUFFER_MAX {
-            self.buffer.resize((self.end * 4).min(BUFFER_MAX), 0);
+    /// Reads once; nothing that was read before is left.
+    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &Stream) -> Poll<io::Result<()>> {
+        ready!(from.poll_read_ready(cx))?;
+        if let (Stream::Plain(socket), Stream::Plain(_)) = (&*from, to)
+            && self.streak.is_bulk()
+        {
+            self.buffer = None;
+            self.pipe = self.pipe.take().or_else(Pipe::take);
+            match self.pipe.as_mut().map(|pipe| pipe.poll_fill(cx, socket)) {
+                Some(Poll::Ready(Err(error))) if splice::gives_up(&error) => self.pipe = None,
+                Some(filled) => {
+                    let count = ready!(filled)?;
+                    self.streak.spliced(count);
+                    self.finished = count == 0;
+                    return Poll::Ready(Ok(()));
+                }
+                None => {}
+            }
+            self.streak.reset();
         }
-        let mut buf = ReadBuf::new(&mut self.buffer);
-        ready!(Pin::new(from).poll_read(cx, &mut buf))?;
-        (self.start, self.end) = (0, buf.filled().len());
-        self.finished = self.end == 0;
+        self.pipe = None;
+        let buffer = self.buffer.get_or_insert_with(Buffer::take);
+        let mut space = ReadBuf::new(buffer.space());
+        ready!(Pin::new(from).poll_read(cx, &mut space))?;
+        let (count, room) = (space.filled().len(), space.remaining());
+        buffer.fill(count);
+        self.streak.copied(count, room);
+        self.finished = count == 0;
         Poll::Ready(Ok(()))
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
-        while !self.pending.is_empty() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
-            self.pending.advance(written);
-            self.count += written as u64;
+        loop {
+            if !self.pending.is_empty() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
+                self.pending.advance(written);
+                self.count += written as u64;
+            } else if let Some(buffer) = self.buffer.as_mut().filter(|buffer| !buffer.rest().is_empty()) {
+                match Pin::new(&mut *to).poll_write(cx, buffer.rest()) {
+                    Poll::Ready(written) => {
+                        let written = written?;
+                        buffer.advance(written);
+                        self.count += written as u64;
+                    }
+                    Poll::Pending => {
+                        if buffer.rest().len() <= SMALL_REST {
+                            self.pending = Bytes::copy_from_slice(buffer.rest());
+                            self.buffer = None;
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            } else if let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
+                match ready!(pipe.poll_drain(cx, to.socket())) {
+                    Err(error) if splice::gives_up(&error) => {
+                        self.pending = pipe.rescue()?;
+                        self.pipe = None;
+                    }
+                    written => self.count += written? as u64,
+                }
+            } else {
+                // An empty rest would still hold on to the buffer that it was cut from.
+                self.pending = Bytes::new();
+                return Poll::Ready(Ok(()));
+            }
         }
-        while let Some(rest) = self.buffer.get(self.start..self.end).filter(|rest| !rest.is_empty()) {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
-            self.start += written;
-            self.count += written as u64;
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who calls, and conditions on that: what a connection has shown of its other end.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{IdPattern, SpiffeId};
@@ -15,6 +15,8 @@ pub struct Caller<'a> {
     pub id: Option<&'a SpiffeId>,
     /// That was connected to.
     pub port: u16,
+    /// Where a redirected connection was going, in its canonical form.
+    pub to: Option<SocketAddr>,
 }
 
 /// Conditions on a caller: each that is there has to hold, by any of its values.
@@ -29,10 +31,15 @@ pub struct Callers {
 
 impl<'a> Caller<'a> {
     /// Of whom nothing is known.
-    pub const NOBODY: Caller<'static> = Caller { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), id: None, port: 0 };
+    pub const NOBODY: Caller<'static> = Caller { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), id: None, port: 0, to: None };
 
     pub fn new(ip: IpAddr, id: Option<&'a SpiffeId>, port: u16) -> Self {
-        Self { ip: ip.to_canonical(), id, port }
+        Self { ip: ip.to_canonical(), id, port, to: None }
+    }
+
+    /// The same, on its way to this address.
+    pub fn on_its_way(self, to: Option<SocketAddr>) -> Self {
+        Self { to, ..self }
     }
 
     pub fn ip(&self) -> IpAddr {

@@ -3,6 +3,7 @@
 pub mod authz;
 pub mod caller;
 pub mod guard;
+pub mod learned;
 pub mod pick;
 pub mod probation;
 pub mod split;

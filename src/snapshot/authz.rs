@@ -80,6 +80,12 @@ pub fn judge_connection(entries: &[Entry], numbers: &Numbers, caller: &Caller<'_
     judge_by(entries, numbers, caller.port, |list, rule| rule.fits_connection(list, caller))
 }
 
+/// The same where it is said that what rules about requests cannot tell is for them no reason to refuse: by who calls.
+pub fn judge_undetected(entries: &[Entry], numbers: &Numbers, caller: &Caller<'_>) -> Ruling {
+    let fits = |list, rule: &Rule| (list == List::Allow || rule.head.is_none()) && rule.fits_caller(caller);
+    judge_by(entries, numbers, caller.port, fits)
+}
+
 /// The same by another reading of the rules.
 pub fn judge_by(entries: &[Entry], numbers: &Numbers, port: u16, fits: impl Fn(List, &Rule) -> bool) -> Ruling {
     // What most listeners have.
@@ -110,8 +116,12 @@ pub fn compile(root: &schema::Root) -> Vec<Entry> {
     root.authorization.iter().map(entry).collect()
 }
 
-/// The entries that are for a listener.
-pub fn numbers(root: &schema::Root, listener: &str) -> Numbers {
+/// The entries that are for a listener. What goes out of the application is for its other end to judge.
+pub fn numbers(root: &schema::Root, listener: &schema::Listener) -> Numbers {
+    if listener.mode == schema::Mode::Outbound {
+        return Numbers::default();
+    }
+    let listener = &listener.name;
     let all = root.authorization.iter().enumerate();
     let applies = |entry: &schema::Authorization| {
         entry.mode != schema::RuleMode::Off

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::authz;
 use super::hosts::Hosts;
 use super::matcher::{Attribute, Condition, Conditions, Key, Text};
+use super::redirected::{self, Endpoints, Outbound, Port, Ports, always};
 use super::route::{PathRule, RouteTable, Rule};
 use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
@@ -25,15 +26,19 @@ use crate::wire::trace::Formats;
 pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>) -> Snapshot {
     let root = config.root();
     let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
-    let services: Vec<Service> =
+    let mut services: Vec<Service> =
         root.services.iter().map(|(name, service)| compile_service(name, service, root, previous)).collect();
+    for (name, mode) in [(APPLICATION, schema::Mode::Inbound), (PASSTHROUGH, schema::Mode::Outbound)] {
+        services.extend(has(root, mode).then(|| original(name, root)));
+    }
     let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
     for route in &root.routes {
-        routes.push(compile_route(route, &names, &root.defaults, &mut sides));
+        routes.push(compile_route(route, routes.len(), &names, &root.defaults, &mut sides));
     }
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
+    let originals = compile_originals(&names, root, &mut routes, &mut sides);
     let width = 1 + sides.len();
     let listeners = root
         .listeners
@@ -41,13 +46,13 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
         .enumerate()
         .map(|(index, listener)| {
             let first_series = index * width;
-            let kind = compile_kind(listener, &config, &names, &routes, &implicit);
+            let kind = compile_kind(listener, &config, &names, &routes, &implicit, &originals);
             Listener {
                 config: Arc::new(listener.clone()),
                 name: listener.name.as_str().into(),
                 kind,
+                authorization: authz::numbers(root, listener),
                 headed: listener.proxy_protocol.iter().flat_map(schema::ProxyProtocol::blocks).collect(),
-                authorization: authz::numbers(root, &listener.name),
                 first_series,
             }
         })
@@ -55,7 +60,20 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let trace = formats(&root.telemetry.tracing);
     drop(names);
     let (looked, authorization) = (Arc::new(Looked::of(root)), authz::compile(root));
-    Snapshot { generation, attributes, services, routes, listeners, authorization, trace, sides, looked, config }
+    let endpoints = Endpoints::default();
+    Snapshot {
+        generation,
+        attributes,
+        services,
+        routes,
+        listeners,
+        authorization,
+        trace,
+        sides,
+        endpoints,
+        looked,
+        config,
+    }
 }
 
 /// Indices by name.
@@ -145,6 +163,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
         transport: compile_transport(name, service),
+        original: false,
         proxy_protocol: service.proxy_protocol.map(Into::into),
         upstream,
     }
@@ -172,6 +191,7 @@ fn compile_transport(name: &str, service: &schema::Service) -> Transport {
 
 fn compile_route(
     route: &schema::Route,
+    index: usize,
     names: &Names<'_>,
     defaults: &schema::Defaults,
     sides: &mut Vec<SideLabels>,
@@ -180,13 +200,14 @@ fn compile_route(
     let action = compile_action(route, names);
     let first_side = push_sides(&name, &action, names, sides);
     Route {
+        index,
         name,
         action,
         first_side,
         timeout: compile_timeout(route.timeout.unwrap_or(schema::Timeout::After(defaults.timeout))),
         timeout_is_own: route.timeout.is_some(),
         stream_idle: *defaults.stream_idle_timeout,
-        tcp_idle: *defaults.tcp_idle_timeout,
+        tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
@@ -299,8 +320,11 @@ fn compile_implicit(
     sides: &mut Vec<SideLabels>,
 ) -> Vec<(Vec<String>, usize)> {
     let mut implicit = Vec::new();
+    // There, an address may lead to any.
+    let outbound = has(root, schema::Mode::Outbound);
     for (service, config) in root.services.values().enumerate() {
-        if config.hosts.is_empty() || config.protocol == schema::Protocol::Tcp {
+        let by_host = !config.hosts.is_empty() && config.protocol != schema::Protocol::Tcp;
+        if !by_host && !outbound {
             continue;
         }
         let Some(name) = names.list.get(service).map(|service| service.name.clone()) else { continue };
@@ -312,21 +336,160 @@ fn compile_implicit(
             rewrite_host: None,
         });
         let first_side = push_sides(&name, &action, names, sides);
-        implicit.push((config.hosts.clone(), routes.len()));
-        routes.push(Route {
-            name,
-            action,
-            first_side,
-            timeout: compile_timeout(schema::Timeout::After(root.defaults.timeout)),
-            timeout_is_own: false,
-            stream_idle: *root.defaults.stream_idle_timeout,
-            tcp_idle: *root.defaults.tcp_idle_timeout,
-            max_body: None,
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
-        });
+        if by_host {
+            implicit.push((config.hosts.clone(), routes.len()));
+        }
+        routes.push(implied(routes.len(), name, action, first_side, root));
     }
     implicit
+}
+
+fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root: &schema::Root) -> Route {
+    Route {
+        index,
+        name,
+        action,
+        first_side,
+        timeout: compile_timeout(schema::Timeout::After(root.defaults.timeout)),
+        timeout_is_own: false,
+        stream_idle: *root.defaults.stream_idle_timeout,
+        tcp_pauses: (&root.defaults).into(),
+        max_body: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    }
+}
+
+/// Stand for what was not configured as a service: names that no service can have.
+pub const APPLICATION: &str = "@application";
+pub const PASSTHROUGH: &str = "@passthrough";
+
+fn has(root: &schema::Root, mode: schema::Mode) -> bool {
+    root.listeners.iter().any(|listener| listener.mode == mode)
+}
+
+fn original(name: &str, root: &schema::Root) -> Service {
+    Service {
+        name: name.into(),
+        protocol: schema::Protocol::Auto,
+        policy: schema::LbPolicy::default(),
+        connections: schema::Connections::default(),
+        subsets: Vec::new(),
+        connect_timeout: *root.defaults.connect_timeout,
+        transport: Transport::Plain,
+        proxy_protocol: None,
+        original: true,
+        upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), Arc::from([]))),
+    }
+}
+
+/// Numbers of the routes to original destinations.
+#[derive(Default)]
+struct Originals {
+    ports: HashMap<u16, usize>,
+    other_ports: usize,
+    passthrough: usize,
+    /// Of the implied route of the first service.
+    first_implied: usize,
+}
+
+fn compile_originals(
+    names: &Names<'_>,
+    root: &schema::Root,
+    routes: &mut Vec<Route>,
+    sides: &mut Vec<SideLabels>,
+) -> Originals {
+    let mut originals = Originals { first_implied: root.routes.len(), ..Originals::default() };
+    let mut add = |name: &str, to: &str| {
+        let Some(target) = names.target(to) else { return 0 };
+        let name: Arc<str> = name.into();
+        let action = Action::Forward(Forward {
+            targets: vec![target],
+            edges: vec![split::BUCKETS],
+            sticky: None,
+            rewrite: None,
+            rewrite_host: None,
+        });
+        let first_side = push_sides(&name, &action, names, sides);
+        // Whoever sent it has a timeout, and perhaps a longer one.
+        routes.push(Route { timeout: None, ..implied(routes.len(), name, action, first_side, root) });
+        routes.len() - 1
+    };
+    for port in root.listeners.iter().flat_map(|listener| listener.ports.keys()).filter_map(|port| port.parse().ok()) {
+        originals.ports.entry(port).or_insert_with(|| add(&format!("port-{port}"), APPLICATION));
+    }
+    originals.other_ports = add("port-other", APPLICATION);
+    originals.passthrough = add(PASSTHROUGH, PASSTHROUGH);
+    originals
+}
+
+fn compile_ports(listener: &schema::Listener, root: &schema::Root, originals: &Originals) -> Ports {
+    let numbers = authz::numbers(root, listener);
+    let entries: Vec<&schema::Authorization> =
+        numbers.iter().filter_map(|number| root.authorization.get(*number)).collect();
+    // What asks for the head of a request can say nothing of what has none.
+    let about_http = |port: Option<u16>| {
+        entries.iter().any(|entry| {
+            let here = |ports: &[u16]| ports.is_empty() || port.is_none_or(|port| ports.contains(&port));
+            let looks = |rule: &schema::AuthorizationRule| {
+                let to = &rule.to;
+                let any = to.methods.len() + to.paths.len() + to.hosts.len() + to.headers.len() > 0;
+                any && here(&to.ports)
+            };
+            here(&entry.ports) && entry.allow.iter().chain(&entry.deny).any(looks)
+        })
+    };
+    let tls = listener.tls.as_ref().map_or(schema::ListenerTlsMode::Off, |tls| tls.mode);
+    let port = |number: Option<u16>, config: schema::Port, route: usize| Port {
+        rule: always(route),
+        protocol: config.protocol,
+        tls: config.tls.map_or(tls, Into::into),
+        loopback: config.application == schema::Application::Loopback,
+        undetected: config
+            .undetected
+            .map_or_else(|| !about_http(number), |undetected| undetected == schema::Undetected::Allow),
+    };
+    let known = listener.ports.iter().filter_map(|(text, config)| {
+        let number = text.parse().ok()?;
+        Some((number, port(Some(number), *config, *originals.ports.get(&number)?)))
+    });
+    Ports { known: known.collect(), others: port(None, schema::Port::default(), originals.other_ports) }
+}
+
+fn compile_outbound(
+    listener: &schema::Listener,
+    root: &schema::Root,
+    names: &Names<'_>,
+    routes: &[Route],
+    implicit: &[(Vec<String>, usize)],
+    originals: &Originals,
+) -> Outbound {
+    let tcp: Vec<_> = written(listener, root, true, names, routes).collect();
+    let http: Vec<_> = written(listener, root, false, names, routes).collect();
+    let mut by_name = Hosts::default();
+    for (index, route) in &tcp {
+        for host in &route.hosts {
+            *by_name.at(Some(host)) = Some(*index);
+        }
+    }
+    let mut addresses = HashMap::new();
+    for (index, service) in root.services.values().enumerate() {
+        for text in &service.addresses {
+            let Some((ip, own)) = crate::config::address(text) else { continue };
+            addresses.insert((ip.to_canonical(), own.or(service.port).unwrap_or(0)), index);
+        }
+    }
+    let all: Vec<_> = http.iter().chain(&tcp).copied().collect();
+    let services = names.list.get(..root.services.len()).unwrap_or_default();
+    Outbound {
+        services: redirected::services(services, root, &all, routes, originals.first_implied),
+        table: RouteTable::new(written_rules(http.into_iter(), names)),
+        fallback: RouteTable::new(implicit.iter().map(|(hosts, index)| (hosts.clone(), always(*index))).collect()),
+        names: by_name,
+        addresses,
+        passthrough: always(originals.passthrough),
+        deny: listener.unknown_destinations == schema::UnknownDestinations::Deny,
+    }
 }
 
 fn compile_kind(
@@ -335,7 +498,16 @@ fn compile_kind(
     names: &Names<'_>,
     routes: &[Route],
     implicit: &[(Vec<String>, usize)],
+    originals: &Originals,
 ) -> Kind {
+    match listener.mode {
+        schema::Mode::Proxy => {}
+        schema::Mode::Inbound => return Kind::Inbound(compile_ports(listener, config.root(), originals).into()),
+        schema::Mode::Outbound => {
+            let root = config.root();
+            return Kind::Outbound(compile_outbound(listener, root, names, routes, implicit, originals).into());
+        }
+    }
     let tcp = config.is_tcp_listener(&listener.name);
     let written = written(listener, config.root(), tcp, names, routes);
     if tcp {
@@ -351,7 +523,7 @@ fn compile_kind(
         return Kind::Tcp(hosts);
     }
     let rules = written_rules(written, names);
-    let fallback = implicit.iter().map(|(hosts, index)| (hosts.clone(), implicit_rule(*index)));
+    let fallback = implicit.iter().map(|(hosts, index)| (hosts.clone(), always(*index)));
     Kind::Http { table: RouteTable::new(rules).into(), fallback: RouteTable::new(fallback.collect()).into() }
 }
 
@@ -366,9 +538,10 @@ pub fn rules(snapshot: &Snapshot, listener: &Listener) -> Vec<(Vec<String>, Rule
 pub fn implied_rules(snapshot: &Snapshot) -> Vec<(Vec<String>, Rule)> {
     let root = snapshot.config.root();
     let implied = snapshot.routes.iter().enumerate().skip(root.routes.len());
-    let rules = implied.map(|(index, route)| {
-        let hosts = root.services.get(&*route.name).map(|service| service.hosts.clone());
-        (hosts.unwrap_or_default(), implicit_rule(index))
+    let rules = implied.filter_map(|(index, route)| {
+        let service = root.services.get(&*route.name)?;
+        let by_host = !service.hosts.is_empty() && service.protocol != schema::Protocol::Tcp;
+        by_host.then(|| (service.hosts.clone(), always(index)))
     });
     rules.collect()
 }
@@ -381,10 +554,6 @@ pub fn tcp_routes(snapshot: &Snapshot, listener: &Listener) -> Vec<(usize, Vec<S
     written.map(|(index, route)| (index, route.hosts.clone())).collect()
 }
 
-fn implicit_rule(route: usize) -> Rule {
-    Rule { route, index: 0, path: PathRule::Any, conditions: Conditions::default() }
-}
-
 /// The written routes that a listener carries, with their indices.
 fn written<'a>(
     listener: &'a schema::Listener,
@@ -393,9 +562,8 @@ fn written<'a>(
     names: &'a Names<'_>,
     routes: &'a [Route],
 ) -> impl Iterator<Item = (usize, &'a schema::Route)> {
-    let applies = |route: &schema::Route| route.listeners.is_empty() || route.listeners.contains(&listener.name);
     let all = root.routes.iter().zip(routes).enumerate();
-    all.filter(move |(_, (written, route))| applies(written) && names.is_tcp(route) == tcp)
+    all.filter(move |(_, (written, route))| crate::config::applies(written, listener) && names.is_tcp(route) == tcp)
         .map(|(index, (written, _))| (index, written))
 }
 

@@ -7,6 +7,7 @@ pub mod authz;
 mod compile;
 pub mod hosts;
 pub mod matcher;
+pub mod redirected;
 pub mod route;
 pub mod upstream;
 
@@ -18,6 +19,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::blast::Looked;
 use crate::config::{Config, schema};
+use crate::net::relay::Pauses;
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
 use crate::wire::cidr::Cidr;
@@ -42,6 +44,8 @@ pub struct Snapshot {
     pub trace: Formats,
     /// Labels by series number; see `Listener::series`.
     pub sides: Vec<SideLabels>,
+    /// By their addresses.
+    pub endpoints: redirected::Endpoints,
     /// What of a request this configuration looks at.
     pub looked: Arc<Looked>,
 }
@@ -55,6 +59,8 @@ pub struct Service {
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
     pub transport: Transport,
+    /// It has no endpoints of its own: whatever comes for it goes where it was going.
+    pub original: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
     pub upstream: Arc<Upstream>,
@@ -85,6 +91,8 @@ pub struct Subset {
 
 #[derive(Debug)]
 pub struct Route {
+    /// Its own number.
+    pub index: usize,
     pub name: Arc<str>,
     pub action: Action,
     /// Number of its first side over all routes.
@@ -94,7 +102,7 @@ pub struct Route {
     /// The route says so itself: it then binds streams too, up to the head of the answer.
     pub timeout_is_own: bool,
     pub stream_idle: Duration,
-    pub tcp_idle: Duration,
+    pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
@@ -164,9 +172,14 @@ pub struct Listener {
 #[derive(Debug)]
 pub enum Kind {
     /// Written routes, then those that the `hosts` of services imply.
-    Http { table: Box<route::RouteTable>, fallback: Box<route::RouteTable> },
+    Http {
+        table: Box<route::RouteTable>,
+        fallback: Box<route::RouteTable>,
+    },
     /// Routes, by the name that a client of TLS asks for.
     Tcp(hosts::Hosts<Option<usize>>),
+    Inbound(Box<redirected::Ports>),
+    Outbound(Box<redirected::Outbound>),
 }
 
 /// What the series of a side are labelled with, besides the listener.
@@ -175,6 +188,16 @@ pub struct SideLabels {
     pub route: Arc<str>,
     pub service: Arc<str>,
     pub subset: Arc<str>,
+}
+
+impl Listener {
+    /// What a client that connects to this port has to do about TLS.
+    pub fn tls_mode(&self, port: u16) -> schema::ListenerTlsMode {
+        match &self.kind {
+            Kind::Inbound(ports) => ports.of(port).tls,
+            _ => self.config.tls.as_ref().map_or(schema::ListenerTlsMode::Off, |tls| tls.mode),
+        }
+    }
 }
 
 impl Snapshot {

@@ -67,6 +67,11 @@ impl RouteTable {
         Self(table.map(Paths::new))
     }
 
+    /// Whether any rule may be for a host, in lower case.
+    pub fn knows(&self, host: &str) -> bool {
+        self.0.of(host).any(|paths| !paths.empty)
+    }
+
     pub fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
         self.0.of(facts.host).find_map(|paths| paths.find(facts))
     }
@@ -80,6 +85,8 @@ const SET: usize = 64;
 /// The rules of one host.
 #[derive(Debug, Clone, Default)]
 struct Paths {
+    /// There are none.
+    empty: bool,
     exact: HashMap<Box<str>, Rules>,
     /// Prefixes and templates; node 0 is the root.
     tree: Vec<Node>,
@@ -100,6 +107,7 @@ struct Node {
 
 impl Paths {
     fn new(rules: Vec<Shared>) -> Self {
+        let empty = rules.is_empty();
         let mut exact: HashMap<Box<str>, Vec<Shared>> = HashMap::new();
         let mut tree = vec![(Node::default(), Vec::new(), Vec::new())];
         let mut regexes = Vec::new();
@@ -135,6 +143,7 @@ impl Paths {
         regexes.sort_by_key(|rule| order(rule));
         let regexes = regexes.chunks(SET).map(Regexes::new).collect();
         Self {
+            empty,
             exact: exact.into_iter().map(|(path, rules)| (path, Rules::new(rules))).collect(),
             tree,
             regexes,

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, LabelSetEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::block::{Block, GRPC_CODES, GRPC_NAMES, GrpcSide, Outcome};
 use super::counter::{Counter, Gauge, PerFailure, PerReason};
+use super::detection;
 use super::histogram::{DURATION, SIZE, Totals};
 use super::metrics::{Certificate, DrainPhase, Labels, Metrics, WorkerCounters};
 use super::process::Usage;
@@ -78,6 +81,7 @@ impl Collector for Scrape {
         shadow(out, &sums)?;
         self.denials(out)?;
         self.downstream(out)?;
+        self.detection(out)?;
         self.connections(out)?;
         self.upstream(out)?;
         self.own(out, sums.len())?;
@@ -121,6 +125,37 @@ impl Scrape {
         for (listener, connections) in self.0.connections.all() {
             for (how, count) in connections.all() {
                 let labels = [("listener", &*listener), ("security", how.name())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn detection(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let mut sums: BTreeMap<Arc<str>, detection::Sum> = BTreeMap::new();
+        for ((listener, _), of_worker) in self.0.detection.all() {
+            sums.entry(listener).or_default().add(&of_worker);
+        }
+        let help = "Connections whose protocol was to be found out, by how that ended";
+        let mut family = out.encode_descriptor("outrigger_detection", help, None, MetricType::Counter)?;
+        for (listener, sum) in &sums {
+            for (outcome, count) in sum.outcomes() {
+                let labels = [("listener", &**listener), ("outcome", outcome.name())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        let help = "From when a connection was accepted to when its protocol was known, or was not to be";
+        let name = "outrigger_detection_duration_seconds";
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (listener, sum) in &sums {
+            let labels = [("listener", &**listener)];
+            buckets(family.encode_family(&labels)?, &sum.duration, &detection::BOUNDS, 1e9)?;
+        }
+        let help = "Connections to destinations that the configuration does not know";
+        let mut family = out.encode_descriptor("outrigger_unknown_connections", help, None, MetricType::Counter)?;
+        for (listener, sum) in &sums {
+            for (protocol, action, count) in sum.unknown() {
+                let labels = [("listener", &**listener), ("protocol", protocol), ("action", action)];
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
@@ -283,19 +318,18 @@ fn histogram<const N: usize>(
 ) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for (labels, sum) in sums {
-        let totals = totals(sum);
-        // A route that nobody uses costs its gauge, not its forty buckets.
-        if totals.count() > 0 {
-            let buckets = totals.buckets(bounds, scale);
-            family.encode_family(&With(labels, &[]))?.encode_histogram::<NoLabelSet>(
-                totals.sum as f64 / scale,
-                totals.count(),
-                &buckets,
-                None,
-            )?;
-        }
+        buckets(family.encode_family(&With(labels, &[]))?, totals(sum), bounds, scale)?;
     }
     Ok(())
+}
+
+/// A route that nobody uses costs its gauge, not its forty buckets.
+fn buckets<const N: usize>(mut out: MetricEncoder, totals: &Totals<N>, bounds: &[u64; N], scale: f64) -> fmt::Result {
+    let count = totals.count();
+    if count == 0 {
+        return Ok(());
+    }
+    out.encode_histogram::<NoLabelSet>(totals.sum as f64 / scale, count, &totals.buckets(bounds, scale), None)
 }
 
 fn grpc(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use super::block::{Block, GrpcSide, Method};
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, Shared};
 use super::denials::{self, Denials};
+use super::detection::{self, Detection};
 use super::expose;
 use super::histogram::{DURATION, SIZE};
 use super::peers::Connections;
@@ -49,6 +50,8 @@ pub struct Metrics {
     pub denials: Registry<denials::Series, Denials>,
     /// Connections from clients, by listener.
     pub connections: Registry<Arc<str>, Connections>,
+    /// By listener and worker.
+    pub detection: Registry<detection::Series, Detection>,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -159,6 +162,7 @@ impl Metrics {
             process: ProcessCounters::default(),
             denials: Registry::default(),
             connections: Registry::default(),
+            detection: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

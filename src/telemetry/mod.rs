@@ -5,7 +5,9 @@ pub mod audit;
 pub mod baseline;
 pub mod block;
 pub mod denials;
+pub mod detection;
 pub mod histogram;
+pub mod learned;
 pub mod logs;
 pub mod metrics;
 pub mod peers;
@@ -13,6 +15,7 @@ pub mod recent;
 pub mod registry;
 pub mod rfc3339;
 pub mod shadow;
+pub mod unknown;
 
 mod counter;
 mod expose;

@@ -79,7 +79,12 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::Handshake => Outcome::Fine,
         // What the configuration says in so many words is no accident. If a denial counted, whoever is shut out could
         // have the reload that does so taken back.
-        Reason::DirectResponse | Reason::Redirect | Reason::Denied => Outcome::Fine,
+        Reason::DirectResponse
+        | Reason::Redirect
+        | Reason::Denied
+        | Reason::NotRedirected
+        | Reason::UnknownDestination
+        | Reason::Undetected => Outcome::Fine,
         // The answer may have been an error before the client left.
         Reason::None | Reason::ClientReset if status < 500 => Outcome::Fine,
         Reason::None
@@ -97,6 +102,7 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::UpstreamIdentity
         | Reason::NoIdentity
         | Reason::Expired
+        | Reason::Loop
         | Reason::Drained
         | Reason::Panic => Outcome::Error,
     }

@@ -98,6 +98,11 @@ impl Peers {
         seen.last = now;
     }
 
+    /// Whether somebody without an identity has come this way.
+    pub fn knows(&self, address: IpAddr, how: How, listener: &Arc<str>) -> bool {
+        self.known.contains_key(&Peer { address, how, identity: None, listener: listener.clone() })
+    }
+
     /// One of its connections has ended.
     pub fn left(&mut self, peer: &Peer, now: SystemTime) {
         if let Some(seen) = self.known.get_mut(peer) {

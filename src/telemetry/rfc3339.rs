@@ -1,11 +1,22 @@
 //! A moment as RFC 3339 writes it, in UTC, to the millisecond.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A moment that prints as `2026-11-21T03:28:01.123Z`; one before 1970 as its beginning.
 #[derive(Debug, Clone, Copy)]
 pub struct Rfc3339(pub SystemTime);
+
+impl Rfc3339 {
+    /// A moment of the clock that only runs forward; `now` is the same moment on both clocks.
+    pub fn of(at: Instant, (now, wall): (Instant, SystemTime)) -> Self {
+        let moment = match at.checked_duration_since(now) {
+            Some(ahead) => wall.checked_add(ahead),
+            None => wall.checked_sub(now.saturating_duration_since(at)),
+        };
+        Self(moment.unwrap_or(UNIX_EPOCH))
+    }
+}
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,6 +22,9 @@ use crate::snapshot::{Service, Transport, Upstream};
 use pool::Pool;
 use transport::Prepared;
 
+/// Original destinations that a worker keeps connections to.
+const ORIGINALS: usize = 4096;
+
 /// A service. It lives as long as its name is configured, so that reloads keep its connections.
 pub struct Cluster {
     endpoints: RefCell<watch::Receiver<Arc<[Endpoint]>>>,
@@ -30,6 +33,8 @@ pub struct Cluster {
     prepared: RefCell<Rc<Prepared>>,
     sets: RefCell<Sets>,
     pools: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    /// Of original destinations.
+    originals: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
     turn: Cell<u64>,
 }
 
@@ -56,6 +61,7 @@ impl Cluster {
             prepared: RefCell::default(),
             sets: RefCell::default(),
             pools: RefCell::default(),
+            originals: RefCell::default(),
             turn: Cell::new(0),
         };
         cluster.attach(service);
@@ -94,9 +100,42 @@ impl Cluster {
         set.pools.get(index).cloned()
     }
 
+    /// The endpoint that was asked for by its address, whatever a split says; else as `pick`.
+    pub fn pick_at(
+        &self,
+        service: &Service,
+        subset: Option<usize>,
+        address: SocketAddr,
+        rng: &mut impl Rng,
+    ) -> Option<Rc<Pool>> {
+        let picked = self.pick(service, subset, rng);
+        self.pools.borrow().get(&address).cloned().or(picked)
+    }
+
+    /// Connections to where a redirected one was going. Beyond a number of destinations they are not kept.
+    pub fn original(&self, address: SocketAddr) -> Rc<Pool> {
+        let mut originals = self.originals.borrow_mut();
+        if originals.len() >= ORIGINALS && !originals.contains_key(&address) {
+            originals.retain(|_, pool| !pool.is_unused());
+        }
+        if originals.len() >= ORIGINALS && !originals.contains_key(&address) {
+            let pool = Pool::new(&Endpoint::bare(address), Transport::Plain, Rc::default());
+            pool.retire();
+            return pool;
+        }
+        let new = || Pool::new(&Endpoint::bare(address), Transport::Plain, Rc::default());
+        originals.entry(address).or_insert_with(new).clone()
+    }
+
     /// Every pool, for the sweep and for `/clusters`.
-    pub fn each_pool(&self, f: impl FnMut(&Rc<Pool>)) {
-        self.pools.borrow().values().for_each(f);
+    pub fn each_pool(&self, mut f: impl FnMut(&Rc<Pool>)) {
+        self.pools.borrow().values().for_each(&mut f);
+        self.originals.borrow().values().for_each(f);
+    }
+
+    /// Forgets original destinations to which nothing is open.
+    pub fn forget_unused(&self) {
+        self.originals.borrow_mut().retain(|_, pool| !pool.is_unused());
     }
 
     /// Closes what is unused; what is in use ends with its exchange.

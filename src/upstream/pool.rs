@@ -99,6 +99,11 @@ impl Pool {
         self.waiting_h1.len() + self.waiting_h2.len()
     }
 
+    /// Nothing is open, and nobody waits.
+    pub fn is_unused(&self) -> bool {
+        self.open() == 0 && self.pending() == 0 && self.in_flight() == 0
+    }
+
     pub fn is_retired(&self) -> bool {
         self.retired.get()
     }

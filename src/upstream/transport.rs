@@ -59,6 +59,15 @@ pub async fn dial(
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
+/// The same without TLS, whatever the service says.
+pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening: &[u8]) -> Result<Dialled, Reason> {
+    let counters = &worker.counters;
+    counters.upstream_connects.inc();
+    let connected = connect(pool, timeout, (Alpn::Tcp, opening)).await;
+    let dialled = connected.map(|Connected { stream, port }| Dialled { stream: stream.into(), http2: false, lifetime: None, port });
+    dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
+}
+
 async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {
     let connected = match pool.alternatives.is_empty() {
         true => dial::connect(&pool.address.into(), None, timeout).await?,

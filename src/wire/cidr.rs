@@ -48,6 +48,16 @@ impl Cidr {
         }
     }
 
+    /// Its lowest address.
+    pub fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// How many bits all of its addresses have in common.
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+
     /// Of an address in its canonical form.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && masked(address, self.length) == self.first

@@ -7,10 +7,25 @@ pub enum Verdict {
     Http1,
     /// HTTP/2 with prior knowledge: its connection preface.
     Http2,
-    /// A record that holds a TLS handshake.
+    /// A record that holds the beginning of a ClientHello.
     Tls,
     /// None of these.
     Opaque,
+    /// Too few bytes to tell.
+    More,
+}
+
+/// What a server says before its client has said anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerSpeaks {
+    /// A greeting: the client waits for it.
+    Opaque,
+    /// A complaint of a server of HTTP/1 about a client that says nothing.
+    Http1,
+    /// The settings that a server of HTTP/2 may send at once (RFC 9113, section 3.4).
+    Http2,
+    /// A complaint of a server of TLS about such a client.
+    TlsAlert,
     /// Too few bytes to tell.
     More,
 }
@@ -33,9 +48,57 @@ pub fn detect(bytes: &[u8]) -> Verdict {
         return Verdict::More;
     }
     match bytes {
-        [0x16] | [0x16, 3] => Verdict::More,
-        [0x16, 3, 0..=4, ..] => Verdict::Tls,
+        [0x16, ..] => hello(bytes),
         _ => http1(bytes),
+    }
+}
+
+/// The header of a record, and the type of a ClientHello in it. The first three bytes alone could be a length, with which
+/// a message of MongoDB begins.
+fn hello(bytes: &[u8]) -> Verdict {
+    match bytes {
+        [_] | [_, 3] | [_, 3, 0..=4] | [_, 3, 0..=4, 0..=0x40] => Verdict::More,
+        [_, 3, 0..=4, 0, 0, ..] => Verdict::Opaque,
+        [_, 3, 0..=4, 0..=0x40, _] => Verdict::More,
+        [_, 3, 0..=4, 0..=0x40, _, 1, ..] => Verdict::Tls,
+        _ => Verdict::Opaque,
+    }
+}
+
+/// Bytes of a server that are looked at, at most: the header of a frame of HTTP/2.
+pub const SPOKEN_MAX: usize = 9;
+
+/// Decides on all bytes that a server has sent while its client was silent. Only `Opaque` shows that the protocol has
+/// the server speak first: servers of HTTP and of TLS do it, too, where nobody waits for them.
+pub fn spoken_first(bytes: &[u8]) -> ServerSpeaks {
+    const STATUS: &[u8] = b"HTTP/1.";
+    if bytes.starts_with(STATUS) {
+        return ServerSpeaks::Http1;
+    }
+    match bytes {
+        [0x15, 3, 0..=4, ..] => ServerSpeaks::TlsAlert,
+        _ if STATUS.starts_with(bytes) || [0x15, 3].starts_with(bytes) => ServerSpeaks::More,
+        _ => settings(bytes),
+    }
+}
+
+/// The header of a frame of settings: its length, its type, no flags, and the stream 0.
+fn settings(bytes: &[u8]) -> ServerSpeaks {
+    const SETTING: usize = 6;
+    const REST: &[u8] = &[4, 0, 0, 0, 0, 0];
+    let (length, rest) = bytes.split_at(bytes.len().min(3));
+    let fits = match length {
+        // No frame is longer than 2^14 before both have agreed on more.
+        &[0, high, low] => usize::from(u16::from_be_bytes([high, low])) % SETTING == 0 && high <= 0x40,
+        [0, high] => *high <= 0x40,
+        [] | [0] => true,
+        _ => false,
+    };
+    match rest.get(..REST.len()) {
+        _ if !fits => ServerSpeaks::Opaque,
+        Some(REST) => ServerSpeaks::Http2,
+        None if REST.starts_with(rest) => ServerSpeaks::More,
+        Some(_) | None => ServerSpeaks::Opaque,
     }
 }
 
@@ -56,7 +119,11 @@ fn http1(bytes: &[u8]) -> Verdict {
     match target.first() {
         None => Verdict::More,
         Some(b'/' | b'*') => Verdict::Http1,
-        Some(_) if name == b"CONNECT" => Verdict::Http1,
+        // NATS has a CONNECT as well, with an object behind it; HTTP a host.
+        Some(&byte) if name == b"CONNECT" => match byte.is_ascii_alphanumeric() || b"[-_.".contains(&byte) {
+            true => Verdict::Http1,
+            false => Verdict::Opaque,
+        },
         Some(_) => absolute(target),
     }
 }
@@ -80,56 +147,4 @@ fn token(byte: u8) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const FIXTURES: [(&[u8], Verdict); 17] = [
-        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", Verdict::Http1),
-        (b"P /x HTTP/1.1\r\n", Verdict::Http1),
-        (b"\r\nPOST /x HTTP/1.0\r\n\r\n", Verdict::Http1),
-        (b"OPTIONS * HTTP/1.1\r\n", Verdict::Http1),
-        (b"GET HTTP://a/ HTTP/1.1\r\n", Verdict::Http1),
-        (b"GET https://a/ HTTP/1.1\r\n", Verdict::Http1),
-        (b"CONNECT a:1 HTTP/1.1\r\n", Verdict::Http1),
-        (b"PRI * HTTP/1.1\r\n\r\n", Verdict::Http1),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04", Verdict::Http2),
-        (b"\x16\x03\x01\x02\x00\x01", Verdict::Tls),
-        (b"\x16\x05\x01\x02\x00\x01", Verdict::Opaque),
-        (b"SSH-2.0-OpenSSH_9.6 Debian\r\n", Verdict::Opaque),
-        (b"EHLO mail.example\r\n", Verdict::Opaque),
-        (b"GET key\r\n", Verdict::Opaque),
-        (b"*1\r\n$4\r\nPING\r\n", Verdict::Opaque),
-        (b"\0\0\0\x12", Verdict::Opaque),
-        (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Verdict::Opaque),
-    ];
-
-    #[test]
-    fn every_prefix_waits_or_agrees() {
-        for (bytes, verdict) in FIXTURES {
-            assert_eq!(detect(bytes), verdict, "{}", bytes.escape_ascii());
-            let mut decided = false;
-            for end in 0..bytes.len() {
-                let early = detect(&bytes[..end]);
-                assert!(early == verdict || (early == Verdict::More && !decided), "{}", bytes[..end].escape_ascii());
-                decided = early != Verdict::More;
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_verdict_is_final_and_comes_in_time(bytes in prop::collection::vec(any::<u8>(), 0..96)) {
-            let mut first = Verdict::More;
-            for end in 0..=bytes.len() {
-                let verdict = detect(&bytes[..end]);
-                if first == Verdict::More {
-                    first = verdict;
-                }
-                prop_assert_eq!(verdict, first);
-            }
-            prop_assert!(bytes.len() < BYTES_MAX || first != Verdict::More);
-        }
-    }
-}
+mod tests;

@@ -11,11 +11,30 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::Rng;
 
 use super::write_hex;
+use crate::error::Reason;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Proxies of ours that a request has come through. Kept by whoever passes headers on, so that a circle is seen.
+pub const HOPS: HeaderName = HeaderName::from_static("x-outrigger-hops");
+/// More are taken for a circle.
+const HOPS_MAX: usize = 20;
+/// The version that the client spoke, where proxies speak another between them: `1.1`.
+pub const ORIGINAL_VERSION: HeaderName = HeaderName::from_static("x-outrigger-original-version");
+
+/// Counts us. An error where that is one too many.
+pub fn count_hop(headers: &mut HeaderMap) -> Result<(), Reason> {
+    const COUNTS: [&str; HOPS_MAX] = [
+        "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19", "20",
+    ];
+    let came = headers.get(HOPS).and_then(|value| value.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0);
+    let next = COUNTS.get(came).ok_or(Reason::Loop)?;
+    headers.insert(HOPS, HeaderValue::from_static(next));
+    Ok(())
+}
 
 /// A longer id than this was not made to be one.
 const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -86,7 +86,7 @@ fn host_line(headers: &HeaderMap) -> Result<Option<&str>, Reason> {
 
 /// Takes `host`, `host:port`, `[v6]` or `[v6]:port` apart. Stricter than the generic syntax of RFC 3986: user
 /// information, percent encodings and list separators have no place in a host of HTTP.
-fn parse_authority(text: &str) -> Result<Authority<'_>, Reason> {
+pub(super) fn parse_authority(text: &str) -> Result<Authority<'_>, Reason> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']').ok_or(Reason::BadRequest)?;

@@ -11,6 +11,7 @@ pub mod address;
 pub mod cidr;
 pub mod client_hello;
 pub mod detect;
+pub mod first_request;
 pub mod forwarded;
 pub mod grpc;
 pub mod head;

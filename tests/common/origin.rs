@@ -1,6 +1,6 @@
 //! A scriptable HTTP/1 upstream: a thread a connection, every request kept as the bytes that arrived.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -38,6 +38,7 @@ pub struct Seen {
 
 pub struct Origin {
     addr: SocketAddr,
+    listener: TcpListener,
     shared: Arc<Shared>,
 }
 
@@ -52,12 +53,22 @@ struct Shared {
 impl Origin {
     /// Calls `serve` with every connection, on a thread of its own, and its number.
     pub fn raw(serve: impl Fn(Conn, usize) + Send + Sync + 'static) -> Self {
-        Self::accept(move |conn, number, _| serve(conn, number))
+        Self::raw_on(local(), serve)
+    }
+
+    /// The same on a listener of the caller, which may be in another network namespace.
+    pub fn raw_on(listener: TcpListener, serve: impl Fn(Conn, usize) + Send + Sync + 'static) -> Self {
+        Self::accept(listener, move |conn, number, _| serve(conn, number))
     }
 
     /// Calls `answer` with every request that arrives whole; those cut short are recorded only.
     pub fn start(answer: impl Fn(&Seen, &mut Conn) -> Next + Send + Sync + 'static) -> Self {
-        Self::accept(move |mut conn, connection, shared| {
+        Self::start_on(local(), answer)
+    }
+
+    /// The same on a listener of the caller.
+    pub fn start_on(listener: TcpListener, answer: impl Fn(&Seen, &mut Conn) -> Next + Send + Sync + 'static) -> Self {
+        Self::accept(listener, move |mut conn, connection, shared| {
             while let Some(message) = conn.request() {
                 let seen = Seen { connection, message };
                 shared.seen.lock().expect("seen").push(seen.clone());
@@ -117,13 +128,13 @@ impl Origin {
         })
     }
 
-    fn accept(serve: impl Fn(Conn, usize, &Shared) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind an origin");
+    fn accept(listener: TcpListener, serve: impl Fn(Conn, usize, &Shared) + Send + Sync + 'static) -> Self {
         let addr = listener.local_addr().expect("address of the origin");
+        let accepting = listener.try_clone().expect("clone a listener");
         let shared = Arc::new(Shared::default());
         let (serve, inner) = (Arc::new(serve), Arc::clone(&shared));
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
+            for stream in accepting.incoming() {
                 if inner.stopped.load(Ordering::SeqCst) {
                     return;
                 }
@@ -137,7 +148,7 @@ impl Origin {
                 });
             }
         });
-        Self { addr, shared }
+        Self { addr, listener, shared }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -177,8 +188,12 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         // Wakes the accept, so that the port is given back.
-        let _ = std::net::TcpStream::connect(self.addr);
+        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
     }
+}
+
+fn local() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("bind an origin")
 }
 
 struct Open(Arc<Shared>);

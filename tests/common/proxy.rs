@@ -461,7 +461,8 @@ fn fills(dir: &TempDir, given: &[(&str, SocketAddr)]) -> Vec<(String, String)> {
     let given = given.iter().map(|(name, addr)| ((*name).to_owned(), addr.to_string()));
     let ours = PLACES.iter().map(|name| ((*name).to_owned(), free_addr().to_string()));
     let place = ("dir".to_owned(), dir.path().display().to_string());
-    ours.chain(given).chain([place]).collect()
+    // Those of the caller first: a pod's addresses are no others' business.
+    given.chain(ours).chain([place]).collect()
 }
 
 fn run(start: &Start, config: &Path) -> (Child, Lines, Lines) {

@@ -156,3 +156,21 @@ fn web_pages_are_refused() {
     let absolute = ask(&admin, Surface::Admin, "GET", "http://evil.example/config", &[("host", "localhost")]);
     assert_eq!(absolute.status(), StatusCode::FORBIDDEN);
 }
+
+#[test]
+fn what_is_learned_has_two_forms() {
+    let (admin, _) = admin();
+    let asked = |uri: &str| {
+        let request = http::Request::builder().uri(uri).body(()).unwrap().into_parts().0;
+        admin.route(Surface::Admin, &request)
+    };
+    for (query, wanted) in [("", false), ("?format=json", false), ("?format=yaml", true)] {
+        let routed = asked(&format!("/learned{query}"));
+        assert!(matches!(routed, Routed::Ask(Question::Learned { yaml }) if yaml == wanted), "{query}");
+    }
+    assert!(matches!(asked("/learned?format=xml"), Routed::Answer(answer) if answer.status() == 400));
+    assert!(matches!(asked("/unknown"), Routed::Ask(Question::Unknown)));
+    let text = told(StatusCode::OK, "# a\n".into());
+    assert_eq!((&text.headers()[CONTENT_TYPE], &text.body()[..]), (&TEXT.parse().unwrap(), &b"# a\n"[..]));
+    assert_eq!(value(&told(StatusCode::OK, json!({ "a": 1 })))["a"], 1);
+}

@@ -121,6 +121,7 @@ impl Compare<'_> {
         let (was, is) = (&self.old.root().defaults, &self.new.root().defaults);
         was.connect_timeout != is.connect_timeout
             || was.tcp_idle_timeout != is.tcp_idle_timeout
+            || was.tcp_half_close_timeout != is.tcp_half_close_timeout
             || !tcp && was.stream_idle_timeout != is.stream_idle_timeout
             || !tcp && !timeout_is_own && was.timeout != is.timeout
     }

@@ -1,5 +1,7 @@
 use super::*;
 use crate::error::Reason;
+use crate::policy::learned::Spoken;
+use crate::telemetry::detection::Outcome;
 use crate::telemetry::peers::How;
 
 fn labels(route: &str) -> Labels {
@@ -158,4 +160,27 @@ fn every_sample_belongs_to_the_family_above_it() {
         }
         assert!(seen.contains(&format!("http_requests{total}")));
     }
+}
+
+#[test]
+fn detection_is_summed_over_workers_and_goes_with_its_listener() {
+    let metrics = Metrics::new(2, 1000);
+    for worker in [0, 1] {
+        let detection = metrics.detection.get(&("outbound".into(), worker));
+        detection.ended(Outcome::ServerFirst, Duration::from_millis(2));
+        detection.unknown(Spoken::Tls, worker == 0);
+    }
+    metrics.detection.get(&("quiet".into(), 0));
+    let text = metrics.encode();
+    for line in [
+        r#"outrigger_detection_total{listener="outbound",outcome="server_first"} 2"#,
+        r#"outrigger_detection_duration_seconds_bucket{le="0.001",listener="outbound"} 0"#,
+        r#"outrigger_detection_duration_seconds_bucket{le="0.0025",listener="outbound"} 2"#,
+        r#"outrigger_detection_duration_seconds_sum{listener="outbound"} 0.004"#,
+        r#"outrigger_unknown_connections_total{listener="outbound",protocol="tls",action="allowed"} 1"#,
+        r#"outrigger_unknown_connections_total{listener="outbound",protocol="tls",action="denied"} 1"#,
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}\nis not in\n{text}");
+    }
+    assert!(!text.contains(r#"listener="quiet""#), "a listener that detects nothing has no series");
 }

@@ -1,0 +1,176 @@
+//! The rules, as a model: what `text` writes, `encode` encodes and `verify` compares. In a chain the first rule that fits
+//! and ends decides. A packet that no rule captures goes its way as if there were none.
+
+use super::settings::{Family, Interface, Ports, Settings};
+use super::{MARK, settings};
+use crate::wire::cidr::Cidr;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chain {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub hook: Hook,
+    pub rules: Vec<Rule>,
+}
+
+/// What a chain may do to packets; nf_tables calls it the type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Sees the first packet of a connection, and rewrites its destination.
+    Nat,
+    /// Sees every packet.
+    Filter,
+    /// Sees every packet that leaves, and has it routed again if its mark was changed.
+    Route,
+}
+
+/// Where on a packet's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// It came in.
+    Prerouting,
+    /// This machine made it.
+    Output,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// All of them have to fit.
+    pub matches: Vec<Match>,
+    pub action: Action,
+    /// What it is for.
+    pub why: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Match {
+    Family(Family),
+    User(u32),
+    Group(u32),
+    In(Interface),
+    Out(Interface),
+    To(Cidr),
+    Tcp,
+    TcpTo(Ports),
+    UdpTo(Ports),
+    Mark(u32),
+    /// The mark that the connection has, and not this packet alone.
+    ConnectionMark(u32),
+    /// The packet answers a connection.
+    Reply,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing more in this chain.
+    Return,
+    /// To this port of the machine itself.
+    Redirect(u16),
+    /// To a socket on this port as it is, with our mark; then nothing more in this chain.
+    Tproxy(u16),
+    /// Our mark for the whole connection; goes on.
+    MarkConnection,
+    /// The packet gets the mark of its connection; goes on.
+    RestoreMark,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Filter => "filter",
+            Self::Route => "route",
+        }
+    }
+
+    /// Among the chains of a hook, lowest first: where iptables has its tables `nat` and `mangle`.
+    pub fn priority(self) -> i32 {
+        match self {
+            Self::Nat => -100,
+            Self::Filter | Self::Route => -150,
+        }
+    }
+}
+
+impl Hook {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Output => "output",
+        }
+    }
+}
+
+fn rule(matches: impl Into<Vec<Match>>, action: Action, why: &'static str) -> Rule {
+    Rule { matches: matches.into(), action, why }
+}
+
+fn leave(only: Match, why: &'static str) -> Rule {
+    rule([only], Action::Return, why)
+}
+
+pub fn chains(settings: &Settings) -> Vec<Chain> {
+    let outbound = Chain { name: "output", kind: Kind::Nat, hook: Hook::Output, rules: outbound(settings) };
+    if !settings.tproxy() {
+        let rules = inbound(settings, Vec::new(), Action::Redirect(settings.inbound_port));
+        return vec![outbound, Chain { name: "prerouting", kind: Kind::Nat, hook: Hook::Prerouting, rules }];
+    }
+    // Only on lo: marked for the whole connection, a client's own would have its answers sent to lo, too.
+    let ours = [Match::In(Interface::loopback()), Match::Mark(MARK)];
+    let first = vec![rule(ours, Action::MarkConnection, "the proxy connects from a client's address")];
+    let rules = inbound(settings, first, Action::Tproxy(settings.inbound_port));
+    let back = rule([Match::ConnectionMark(MARK)], Action::RestoreMark, "answers to that stay on this machine");
+    vec![
+        outbound,
+        Chain { name: "prerouting", kind: Kind::Filter, hook: Hook::Prerouting, rules },
+        Chain { name: "answers", kind: Kind::Route, hook: Hook::Output, rules: vec![back] },
+    ]
+}
+
+fn no_ipv6(settings: &Settings) -> impl Iterator<Item = Rule> {
+    settings.no_ipv6.then(|| leave(Match::Family(Family::V6), "IPv6 is left alone")).into_iter()
+}
+
+fn outbound(settings: &Settings) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = no_ipv6(settings).collect();
+    let users = |uids: &[u32], why| uids.iter().map(move |uid| leave(Match::User(*uid), why)).collect::<Vec<_>>();
+    let groups = |gids: &[u32], why| gids.iter().map(move |gid| leave(Match::Group(*gid), why)).collect::<Vec<_>>();
+    rules.extend(users(&settings.proxy_uid, "the proxy itself"));
+    rules.extend(groups(&settings.proxy_gid, "the proxy itself"));
+    rules.extend(users(&settings.exclude_uids, "excluded user"));
+    rules.extend(groups(&settings.exclude_gids, "excluded group"));
+    rules.push(leave(Match::Out(Interface::loopback()), "within the pod"));
+    rules.extend(settings.exclude_interfaces.iter().map(|name| leave(Match::Out(name.clone()), "excluded interface")));
+    rules.extend(settings.exclude_outbound_cidrs.iter().map(|block| leave(Match::To(*block), "excluded address")));
+    rules.extend(settings.exclude_outbound_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "excluded port")));
+    if let Some(port) = settings.dns_port {
+        let dns = settings::Ports { first: 53, last: 53 };
+        rules.push(rule([Match::UdpTo(dns)], Action::Redirect(port), "DNS"));
+        rules.push(rule([Match::TcpTo(dns)], Action::Redirect(port), "DNS"));
+    }
+    let capture = Action::Redirect(settings.outbound_port);
+    let (ports, blocks) = (&settings.include_outbound_ports, &settings.include_outbound_cidrs);
+    if ports.is_empty() && blocks.is_empty() {
+        rules.push(rule([Match::Tcp], capture, "everything else to the proxy"));
+    }
+    rules.extend(ports.iter().map(|ports| rule([Match::TcpTo(*ports)], capture, "included port")));
+    rules.extend(blocks.iter().map(|block| rule([Match::To(*block), Match::Tcp], capture, "included address")));
+    rules
+}
+
+fn inbound(settings: &Settings, first: Vec<Rule>, capture: Action) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = no_ipv6(settings).chain(first).collect();
+    rules.push(leave(Match::In(Interface::loopback()), "within the pod"));
+    if settings.tproxy() {
+        rules.push(leave(Match::Reply, "answers to connections of this pod"));
+    }
+    rules.extend(settings.exclude_interfaces.iter().map(|name| leave(Match::In(name.clone()), "excluded interface")));
+    rules.extend(settings.own_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "the proxy itself")));
+    rules.extend(settings.exclude_inbound_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "excluded port")));
+    if settings.include_inbound_ports.is_empty() {
+        rules.push(rule([Match::Tcp], capture, "everything else to the proxy"));
+    }
+    let include = &settings.include_inbound_ports;
+    rules.extend(include.iter().map(|ports| rule([Match::TcpTo(*ports)], capture, "included port")));
+    rules
+}
