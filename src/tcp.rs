@@ -154,7 +154,7 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
             (plan.dial(conn, to, is_tls).await, Bytes::new())
         }
     };
-    let Dialled { stream: mut upstream, lifetime, .. } = match dialled {
+    let Dialled { stream: mut upstream, lifetime, port: _port, .. } = match dialled {
         Ok(dialled) => dialled,
         Err(reason) => {
             // As if nobody stood between.

@@ -25,6 +25,7 @@ use crate::drain::{Drain, Phase};
 use crate::identity::Material;
 use crate::inbound::handshake::Open;
 use crate::net::accept::{self, Accepted, Socket};
+use crate::net::ports;
 use crate::policy::authz::Ruling;
 use crate::policy::learned::Learned;
 use crate::snapshot::Snapshot;
@@ -416,6 +417,9 @@ impl Worker {
                     });
                 }
             });
+        }
+        if self.index == 0 {
+            self.shared.metrics.process.set_source_ports(ports::used_ratio());
         }
         self.clusters.borrow().values().for_each(|cluster| cluster.forget_unused());
         let sum = |value: fn(&PoolReport) -> u64| reports.iter().map(value).sum::<u64>().cast_signed();

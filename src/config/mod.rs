@@ -68,6 +68,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedEndpoint {
     pub address: SocketAddr,
+    /// More addresses of it.
+    pub alternatives: Vec<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<String>,
     pub weight: u32,
@@ -161,17 +163,29 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
         Endpoint::Full(full) => full.clone(),
         Endpoint::Address(address) => schema::FullEndpoint {
             address: address.clone(),
+            alternatives: Vec::new(),
             labels: BTreeMap::new(),
             zone: None,
             weight: 1,
             identity: None,
         },
     };
-    let (ip, own) = format::endpoint_address(&full.address).ok()?;
-    let address = SocketAddr::new(ip, own.or(port)?);
+    let address = |text: &String| {
+        let (ip, own) = format::endpoint_address(text).ok()?;
+        Some(SocketAddr::new(ip, own.or(port)?))
+    };
+    let alternatives = full.alternatives.iter().map(address).collect::<Option<_>>()?;
+    let address = address(&full.address)?;
     // Its form was checked with all others.
     let identity = full.identity.as_deref().and_then(|id| SpiffeId::parse(id).ok());
-    Some(ResolvedEndpoint { address, labels: full.labels, zone: full.zone, weight: full.weight, identity })
+    Some(ResolvedEndpoint {
+        address,
+        alternatives,
+        labels: full.labels,
+        zone: full.zone,
+        weight: full.weight,
+        identity,
+    })
 }
 
 /// An address, and its port where it has one.

@@ -308,6 +308,10 @@ pub enum Endpoint {
 pub struct FullEndpoint {
     #[schemars(extend("format" = "endpointAddress"))]
     pub address: String,
+    /// Other addresses of the same endpoint, such as the one of the other family: whichever answers first is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("items" = { "type": "string", "format": "endpointAddress" }))]
+    pub alternatives: Vec<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

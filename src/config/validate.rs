@@ -532,6 +532,18 @@ pub fn endpoint_problems(
             let message = format!("endpoint {} is there twice", endpoint.address);
             problems.push((index, message, "give one of them more `weight` instead".to_owned()));
         }
+        let others = &endpoint.alternatives;
+        let again = |(at, other): (usize, &SocketAddr)| {
+            *other == endpoint.address || others.iter().take(at).any(|o| o == other)
+        };
+        if let Some(at) = others.iter().enumerate().position(again) {
+            let twice = others.get(at).copied().unwrap_or(endpoint.address);
+            problems.push((
+                index,
+                format!("the endpoint has {twice} twice"),
+                "each of its addresses stands once".to_owned(),
+            ));
+        }
         resolved.push(endpoint);
     }
     (resolved, problems)

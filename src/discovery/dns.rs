@@ -50,8 +50,7 @@ pub(super) async fn run(name: String, port: u16, servers: Option<ResolverConfig>
         let wait = match merge(&mut known, look_up(&name, servers.as_ref()).await) {
             Ok(ttl) => {
                 failures = 0;
-                let endpoint = |&address: &IpAddr| Endpoint::bare(SocketAddr::new(address, port));
-                publisher.publish(known.iter().flatten().map(endpoint).collect());
+                publisher.publish(endpoints(&known, port));
                 ttl.clamp(pace.floor, pace.ceiling)
             }
             Err(error) => {
@@ -64,6 +63,25 @@ pub(super) async fn run(name: String, port: u16, servers: Option<ResolverConfig>
         let jitter = rand::rng().random_range(0.9..=1.1);
         tokio::time::sleep(wait.mul_f64(jitter)).await;
     }
+}
+
+/// Each address is an endpoint. Where there are both families, it has one of the other as an alternative: a network that
+/// carries only one of them should not cost half of the endpoints.
+fn endpoints(known: &[Vec<IpAddr>; 2], port: u16) -> Vec<Endpoint> {
+    // Whatever the order that they came in, or each answer would look like a change.
+    let sorted = known.clone().map(|mut family| {
+        family.sort_unstable();
+        family
+    });
+    let [v4, v6] = &sorted;
+    let paired = |own: &[IpAddr], other: &[IpAddr]| -> Vec<Endpoint> {
+        let others = other.iter().cycle().map(|&ip| vec![SocketAddr::new(ip, port)]);
+        let alternatives = others.chain(std::iter::repeat(Vec::new()));
+        let endpoint =
+            |(&ip, alternatives): (&IpAddr, _)| Endpoint { alternatives, ..Endpoint::bare(SocketAddr::new(ip, port)) };
+        own.iter().zip(alternatives).map(endpoint).collect()
+    };
+    [paired(v4, v6), paired(v6, v4)].concat()
 }
 
 /// Takes over each family that was answered, if any was with addresses; one that failed keeps its last answer.

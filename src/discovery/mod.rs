@@ -24,6 +24,8 @@ use crate::wire::spiffe::SpiffeId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: SocketAddr,
+    /// More addresses of it: the first that answers is used.
+    pub alternatives: Vec<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<Arc<str>>,
     pub weight: u32,
@@ -103,15 +105,15 @@ impl Spec {
 
 impl Endpoint {
     /// An address that nothing else is known of.
-    fn bare(address: SocketAddr) -> Self {
-        Self { address, labels: BTreeMap::new(), zone: None, weight: 1, identity: None }
+    pub fn bare(address: SocketAddr) -> Self {
+        Self { address, alternatives: Vec::new(), labels: BTreeMap::new(), zone: None, weight: 1, identity: None }
     }
 }
 
 impl From<ResolvedEndpoint> for Endpoint {
     fn from(endpoint: ResolvedEndpoint) -> Self {
-        let ResolvedEndpoint { address, labels, zone, weight, identity } = endpoint;
-        Self { address, labels, zone: zone.map(Arc::from), weight, identity }
+        let ResolvedEndpoint { address, alternatives, labels, zone, weight, identity } = endpoint;
+        Self { address, alternatives, labels, zone: zone.map(Arc::from), weight, identity }
     }
 }
 

@@ -6,6 +6,7 @@ pub mod dial;
 pub mod first_request;
 pub mod io;
 pub mod lifetime;
+pub mod ports;
 pub mod relay;
 pub mod socket;
 pub mod splice;

@@ -208,7 +208,9 @@ impl Scrape {
         })?;
         count(out, each, "upstream_reused", "Requests that found a connection ready", |w| &w.upstream_reused)?;
         count(out, each, "upstream_redo", "Unsent or stale requests sent again for free", |w| &w.upstream_redo)?;
-        level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)
+        level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)?;
+        let help = "Highest share of the source ports that connections to one address use";
+        gauge(out, "outrigger_source_ports_used_ratio", help, self.0.process.source_ports())
     }
 
     fn certificates(&self, out: &mut DescriptorEncoder) -> fmt::Result {

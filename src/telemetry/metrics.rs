@@ -127,6 +127,8 @@ pub struct ProcessCounters {
     /// Those that were refused.
     pub rotations_refused: Shared,
     certificates: Mutex<Vec<Certificate>>,
+    /// In thousandths.
+    source_ports: Gauge,
     config_stale: Gauge,
     probation: Gauge,
     reload_successful: Gauge,
@@ -300,6 +302,15 @@ impl ProcessCounters {
     pub fn undone(&self, at: SystemTime) {
         self.rollbacks.inc();
         self.reloaded(false, at);
+    }
+
+    /// The highest share of the source ports that connections to one address use.
+    pub fn set_source_ports(&self, ratio: f64) {
+        self.source_ports.set((ratio * 1000.0) as i64);
+    }
+
+    pub fn source_ports(&self) -> f64 {
+        self.source_ports.get() as f64 / 1000.0
     }
 
     pub fn set_drain_phase(&self, phase: DrainPhase) {

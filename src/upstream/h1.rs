@@ -19,6 +19,7 @@ use crate::error::Reason;
 use crate::identity::Alpn;
 use crate::net::clock;
 use crate::net::io::{Activity, Io};
+use crate::net::ports::Held;
 use crate::net::stream::Stream;
 use crate::worker::Worker;
 
@@ -56,6 +57,7 @@ pub struct Freed {
     pub ahead: Bytes,
     /// When what was proven at its start holds no more.
     pub over: Option<Instant>,
+    pub port: Option<Held>,
 }
 
 /// What the lender and the driver of one connection know of it.
@@ -160,7 +162,7 @@ async fn lend(
     begun: Instant,
     worker: &Rc<Worker>,
 ) -> Result<Lease, Reason> {
-    let Dialled { stream, lifetime, .. } = dialled;
+    let Dialled { stream, lifetime, port, .. } = dialled;
     let counters = worker.counters.clone();
     let activity = Activity::new(Instant::now());
     let io = Io::new(stream, Bytes::new(), activity.clone());
@@ -182,7 +184,7 @@ async fn lend(
     counters.upstream_connections_active.inc();
     tokio::task::spawn_local(async move {
         let over = lifetime.map(|lifetime| lifetime.hard);
-        drive(connection, &driven, &pool_of, address, over).await;
+        drive(connection, &driven, &pool_of, address, over, port).await;
         counters.upstream_connections_active.dec();
         drop(open);
     });
@@ -195,6 +197,7 @@ async fn drive(
     pool: &Pool,
     address: SocketAddr,
     over: Option<Instant>,
+    port: Option<Held>,
 ) {
     // By reference, so that the socket can be had back after an upgrade.
     match transport::until(over, &mut connection).await {
@@ -205,7 +208,7 @@ async fn drive(
     if let Some(upgraded) = state.upgraded.take() {
         let parts = connection.into_parts();
         let (stream, ahead) = parts.io.into_parts(parts.read_buf);
-        let _ = upgraded.send(Freed { stream, ahead, over });
+        let _ = upgraded.send(Freed { stream, ahead, over, port });
         return;
     }
     if let Some(since) = state.unused.take() {

@@ -21,6 +21,7 @@ use crate::error::Reason;
 use crate::identity::{self, Alpn};
 use crate::net::clock;
 use crate::net::io::{Activity, Io};
+use crate::net::ports::Held;
 use crate::net::stream::Stream;
 use crate::worker::{LocalExec, Worker};
 
@@ -178,7 +179,7 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
         h1::adopt(pool, dialled, open, limits, worker).await;
         return Err(Reason::UpstreamProtocol);
     }
-    let Dialled { stream, lifetime, http2: is_agreed } = dialled;
+    let Dialled { stream, lifetime, http2: is_agreed, port } = dialled;
     let mut io = Io::new(stream, Bytes::new(), Activity::new(Instant::now()));
     let first_byte = io.first_byte();
     let (sender, connection) = http2::Builder::new(LocalExec)
@@ -200,7 +201,7 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     });
     let over = lifetime.map(|lifetime| lifetime.hard);
     let (ready, greeted) = oneshot::channel();
-    drive(connection, Rc::downgrade(&shared), Greeting { first_byte, ready: Some(ready) }, open, over, worker);
+    drive(connection, Rc::downgrade(&shared), Greeting { first_byte, ready: Some(ready) }, (open, port), over, worker);
     // The first bytes of a server are its SETTINGS, with the limit of streams.
     match tokio::time::timeout(limits.connect_timeout, greeted).await {
         Ok(Ok(())) => {}
@@ -239,7 +240,7 @@ fn drive(
     mut connection: http2::Connection<Io, Upload, LocalExec>,
     shared: std::rc::Weak<Shared>,
     mut greeting: Greeting,
-    open: Open,
+    (open, port): (Open, Option<Held>),
     over: Option<Instant>,
     worker: &Rc<Worker>,
 ) {
@@ -265,6 +266,6 @@ fn drive(
             open.0.learn(now.saturating_duration_since(shared.used.get()), now);
         }
         counters.upstream_connections_active.dec();
-        drop(open);
+        drop((open, port));
     });
 }

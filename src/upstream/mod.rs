@@ -119,11 +119,11 @@ impl Cluster {
             originals.retain(|_, pool| !pool.is_unused());
         }
         if originals.len() >= ORIGINALS && !originals.contains_key(&address) {
-            let pool = Pool::new(address, Transport::Plain, Rc::default());
+            let pool = Pool::new(&Endpoint::bare(address), Transport::Plain, Rc::default());
             pool.retire();
             return pool;
         }
-        let new = || Pool::new(address, Transport::Plain, Rc::default());
+        let new = || Pool::new(&Endpoint::bare(address), Transport::Plain, Rc::default());
         originals.entry(address).or_insert_with(new).clone()
     }
 
@@ -151,7 +151,7 @@ impl Cluster {
             let transport = self.transport.borrow().of(endpoint.identity.as_ref());
             // Connections that proved something else, or nothing, are not used for what now has to be proven.
             let same = old.remove(&endpoint.address).and_then(|pool| {
-                let same = pool.transport == transport;
+                let same = pool.transport == transport && *pool.alternatives == *endpoint.alternatives;
                 if !same {
                     pool.retire();
                 }
@@ -160,7 +160,7 @@ impl Cluster {
             let shared =
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
-            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint.address, transport, prepared)));
+            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint, transport, prepared)));
         }
         old.values().for_each(|pool| pool.retire());
         let set = |wanted: &BTreeMap<String, String>| {

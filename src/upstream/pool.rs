@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::queue::Queue;
 use super::transport::Prepared;
 use super::{h1, h2};
+use crate::discovery::Endpoint;
 use crate::snapshot::Transport;
 
 /// What a checkout must keep to.
@@ -28,6 +29,10 @@ pub struct Limits {
 
 pub struct Pool {
     pub address: SocketAddr,
+    /// More addresses of the endpoint.
+    pub alternatives: Box<[SocketAddr]>,
+    /// The one of them all that was first to answer the last time, and when.
+    pub(super) winner: Cell<Option<(SocketAddr, Instant)>>,
     pub transport: Transport,
     pub(super) prepared: Rc<Prepared>,
     pub(super) idle: RefCell<Vec<h1::Idle>>,
@@ -48,14 +53,16 @@ pub struct Pool {
 }
 
 /// What was learned of a peer holds for this long: it may have been configured anew.
-const FORGET: Duration = Duration::from_secs(120);
+pub(super) const FORGET: Duration = Duration::from_secs(120);
 /// Closes of younger connections are not about being unused.
 const LEARN_MIN: Duration = Duration::from_millis(500);
 
 impl Pool {
-    pub fn new(address: SocketAddr, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
+    pub fn new(endpoint: &Endpoint, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
         Rc::new(Self {
-            address,
+            address: endpoint.address,
+            alternatives: endpoint.alternatives.as_slice().into(),
+            winner: Cell::new(None),
             transport,
             prepared,
             idle: RefCell::default(),

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use rand::Rng;
 use rustls::HandshakeKind;
-use tokio::net::TcpStream;
 
-use super::pool::Pool;
+use super::pool::{FORGET, Pool};
 use crate::error::Reason;
 use crate::identity::{Alpn, Connector, Failure, Material};
-use crate::net::dial;
+use crate::net::dial::{self, Connected};
 use crate::net::lifetime::Lifetime;
+use crate::net::ports::Held;
+use crate::net::socket;
 use crate::net::stream::{Rewound, Stream};
 use crate::snapshot::Transport;
 use crate::worker::Worker;
@@ -25,6 +26,8 @@ pub struct Dialled {
     /// The peer has chosen HTTP/2 (ALPN).
     pub http2: bool,
     pub lifetime: Option<Lifetime>,
+    /// Held for as long as the connection is open.
+    pub port: Option<Held>,
 }
 
 /// The TLS of the endpoints of a service, made anew when the material that it is made of is.
@@ -42,15 +45,15 @@ pub async fn dial(
     let counters = &worker.counters;
     counters.upstream_connects.inc();
     let end = Instant::now() + timeout;
-    let connected = connect(pool, timeout, opening).await;
+    let connected = connect(pool, timeout, (alpn, opening)).await;
     let dialled = match connected {
-        Ok(socket) if pool.is_secure() => {
+        Ok(connected) if pool.is_secure() => {
             // Rare, and large: not in the future of every connection.
             let secured =
-                Box::pin(tokio::time::timeout_at(end.into(), secure(pool, socket, (alpn, opening), end, worker)));
+                Box::pin(tokio::time::timeout_at(end.into(), secure(pool, connected, (alpn, opening), end, worker)));
             secured.await.unwrap_or(Err(Reason::ConnectTimeout))
         }
-        Ok(socket) => Ok(Dialled { stream: socket.into(), http2: false, lifetime: None }),
+        Ok(Connected { stream, port }) => Ok(Dialled { stream: stream.into(), http2: false, lifetime: None, port }),
         Err(reason) => Err(reason),
     };
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
@@ -60,23 +63,45 @@ pub async fn dial(
 pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening: &[u8]) -> Result<Dialled, Reason> {
     let counters = &worker.counters;
     counters.upstream_connects.inc();
-    let connected = connect(pool, timeout, opening).await;
-    let dialled = connected.map(|socket| Dialled { stream: socket.into(), http2: false, lifetime: None });
+    let connected = connect(pool, timeout, (Alpn::Tcp, opening)).await;
+    let dialled = connected.map(|Connected { stream, port }| Dialled { stream: stream.into(), http2: false, lifetime: None, port });
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
-async fn connect(pool: &Pool, timeout: Duration, opening: &[u8]) -> Result<TcpStream, Reason> {
-    let socket = dial::connect(pool.address, timeout).await?;
+async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {
+    let connected = match pool.alternatives.is_empty() {
+        true => dial::connect(&pool.address.into(), None, timeout).await?,
+        false => Box::pin(race(pool, timeout)).await?,
+    };
+    let stream = &connected.stream;
+    if alpn != Alpn::Tcp
+        && let Err(error) = socket::expect_answers(stream)
+    {
+        tracing::debug!(%error, "socket options");
+    }
     // A new connection has room for so few bytes.
-    match opening.is_empty() || socket.try_write(opening).is_ok_and(|written| written == opening.len()) {
-        true => Ok(socket),
+    match opening.is_empty() || stream.try_write(opening).is_ok_and(|written| written == opening.len()) {
+        true => Ok(connected),
         false => Err(Reason::ConnectFailed),
     }
 }
 
+/// The address that has won the last time sets out first.
+async fn race(pool: &Pool, timeout: Duration) -> Result<Connected, Reason> {
+    let last = pool.winner.get().filter(|(_, at)| at.elapsed() < FORGET).map(|(address, _)| address);
+    let mut addresses = vec![pool.address];
+    addresses.extend(&*pool.alternatives);
+    addresses.sort_by_key(|address| Some(*address) != last);
+    let (connected, winner) = dial::race(&addresses, timeout).await?;
+    if Some(winner) != last {
+        pool.winner.set((winner != pool.address).then(|| (winner, Instant::now())));
+    }
+    Ok(connected)
+}
+
 async fn secure(
     pool: &Pool,
-    socket: TcpStream,
+    Connected { stream: socket, port }: Connected,
     (alpn, opening): (Alpn, &[u8]),
     end: Instant,
     worker: &Worker,
@@ -105,8 +130,8 @@ async fn secure(
         Err(_) if resumed => {
             pool.prepared.forget();
             let left = end.saturating_duration_since(now);
-            let socket = connect(pool, left, opening).await?;
-            return Box::pin(secure(pool, socket, (alpn, opening), end, worker)).await;
+            let connected = connect(pool, left, (alpn, opening)).await?;
+            return Box::pin(secure(pool, connected, (alpn, opening), end, worker)).await;
         }
         Err(failure) => return Err(failed(failure, &"the peer's certificate")),
     };
@@ -121,7 +146,7 @@ async fn secure(
     if resumed {
         counters.upstream_handshakes_resumed.inc();
     }
-    Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), http2, lifetime })
+    Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), http2, lifetime, port })
 }
 
 /// What a request is told of a handshake that failed.

@@ -7,6 +7,7 @@
 //! [`hop::strip_request`], routing on [`path::normalise`], [`forwarded`] and [`trace`], and [`head::outgoing`] last.
 
 pub mod accept;
+pub mod address;
 pub mod cidr;
 pub mod client_hello;
 pub mod detect;

@@ -88,6 +88,7 @@ fn endpoint(endpoint: &Endpoint, port: Option<u16>) -> (String, Json) {
         Endpoint::Full(full) => full.clone(),
         Endpoint::Address(address) => schema::FullEndpoint {
             address: address.clone(),
+            alternatives: Vec::new(),
             labels: Default::default(),
             zone: None,
             weight: 1,

@@ -136,3 +136,29 @@ fn the_shortest_life_counts() {
     let ttl = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Err("x".to_owned())]);
     assert_eq!(ttl, Ok(Duration::ZERO));
 }
+
+#[test]
+fn addresses_of_two_families_stand_in_for_each_other() {
+    let shown = |v4: &[&str], v6: &[&str]| -> Vec<String> {
+        let shown = |endpoint: Endpoint| {
+            let others: Vec<String> = endpoint.alternatives.iter().map(ToString::to_string).collect();
+            format!("{} {}", endpoint.address, others.join(" "))
+        };
+        endpoints(&[ips(v4), ips(v6)], 80).into_iter().map(shown).collect()
+    };
+    assert_eq!(shown(&["10.0.0.1"], &[]), ["10.0.0.1:80 "]);
+    assert_eq!(shown(&["10.0.0.1"], &["fd00::1"]), ["10.0.0.1:80 [fd00::1]:80", "[fd00::1]:80 10.0.0.1:80"]);
+    let three = shown(&["10.0.0.2", "10.0.0.1", "10.0.0.3"], &["fd00::2", "fd00::1"]);
+    assert_eq!(
+        three,
+        [
+            "10.0.0.1:80 [fd00::1]:80",
+            "10.0.0.2:80 [fd00::2]:80",
+            "10.0.0.3:80 [fd00::1]:80",
+            "[fd00::1]:80 10.0.0.1:80",
+            "[fd00::2]:80 10.0.0.2:80",
+        ]
+    );
+    // In another order, they are the same.
+    assert_eq!(shown(&["10.0.0.3", "10.0.0.2", "10.0.0.1"], &["fd00::1", "fd00::2"]), three);
+}

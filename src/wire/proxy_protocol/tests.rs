@@ -151,7 +151,7 @@ fn what_is_no_header() {
     }
     // As soon as it shows.
     assert_eq!(parse(&binary(0x31, 0, &[])[..13]), Parsed::Invalid);
-    assert_eq!(parse(&vec![b'P'; 1]), Parsed::More);
+    assert_eq!(parse(b"P"), Parsed::More);
     assert_eq!(parse(b"PROXy"), Parsed::Invalid);
 }
 
