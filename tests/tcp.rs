@@ -154,3 +154,108 @@ fn connections_survive_a_reload() {
     conn.write("still here");
     assert_eq!(conn.read_exact(10), b"still here");
 }
+
+/// Streams long enough for pipes, with the sums to the byte.
+#[test]
+fn long_streams_are_whole_and_counted_exactly() {
+    const SIZE: usize = 48 << 20;
+    let origin = Origin::raw(|mut conn, _| {
+        conn.write(pattern(3, SIZE));
+        conn.finish();
+        let heard = conn.read_to_end();
+        assert!(heard == pattern(4, SIZE), "changed on the way up");
+    });
+    let proxy = front(origin.addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    assert!(conn.read_to_end() == pattern(3, SIZE), "changed on the way down");
+    conn.write(pattern(4, SIZE));
+    conn.finish();
+    until("both have ended", SOON, || origin.open() == 0);
+    for name in ["outrigger_worker_tcp_sent_bytes_total", "outrigger_worker_tcp_received_bytes_total"] {
+        proxy.await_metric(name, &[], SIZE as f64);
+        assert_eq!(proxy.metric(name, &[]), SIZE as f64, "{name}");
+    }
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).expect("descriptors");
+    let pipes = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).filter(|to| to.starts_with("pipe:"));
+    assert!(pipes.count() <= 16, "pipes are kept");
+}
+
+/// The client says that it has finished, and is then gone: nobody reads from it any more.
+#[test]
+fn a_reset_after_the_end_is_passed_on() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let origin = Origin::raw(move |mut conn, _| {
+        let _ = conn.read_to_end();
+        let error = || conn.stream().take_error().expect("socket");
+        let heard = eventually("a reset", SOON, error).kind();
+        let _ = tell.lock().expect("channel").send(heard);
+    });
+    let proxy = front(origin.addr(), "");
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write("x");
+    conn.finish();
+    until("it is relayed", SOON, || proxy.metric("outrigger_worker_tcp_received_bytes_total", &[]) == 1.0);
+    conn.reset();
+    // So the kernel calls a reset after the end.
+    assert_eq!(told.recv_timeout(SOON), Ok(std::io::ErrorKind::BrokenPipe));
+}
+
+#[test]
+fn a_half_that_is_silent_ends_sooner() {
+    let held = std::sync::Mutex::new(Vec::new());
+    let origin = Origin::raw(move |mut conn, _| {
+        conn.write("so far");
+        held.lock().expect("lock").push(conn);
+    });
+    let proxy = front(origin.addr(), "defaults: { tcpHalfCloseTimeout: 300ms }");
+    let (mut whole, mut half) = (Conn::connect(proxy.addr()), Conn::connect(proxy.addr()));
+    assert_eq!((whole.read_exact(6), half.read_exact(6)), (b"so far".to_vec(), b"so far".to_vec()));
+    half.finish();
+    assert_eq!(show(&half.read_to_end()), "");
+    assert!(proxy.counted("idle_timeout") >= 1.0, "{}", proxy.health("/metrics"));
+    assert!(whole.is_quiet(Duration::from_millis(400)), "it has not finished");
+}
+
+#[test]
+fn streams_let_others_have_their_turn() {
+    let origin = Origin::raw(|mut conn, _| match conn.read_exact(1)[0] {
+        b'b' => while conn.try_write(vec![0; 1 << 20]) {},
+        _ => loop {
+            let some = conn.read_some();
+            if some.is_empty() || !conn.try_write(some) {
+                return;
+            }
+        },
+    });
+    let proxy = front(origin.addr(), "");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let streams = (0..3).map(|_| {
+        let (addr, stop) = (proxy.addr(), stop.clone());
+        std::thread::spawn(move || {
+            let mut conn = Conn::connect(addr);
+            conn.write("b");
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                conn.read_some();
+            }
+        })
+    });
+    let streams: Vec<_> = streams.collect();
+    proxy.await_metric("outrigger_worker_tcp_sent_bytes_total", &[], 1e7);
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write("e");
+    let mut times: Vec<Duration> = (0..50)
+        .map(|_| {
+            let start = Instant::now();
+            conn.write("x");
+            assert_eq!(conn.read_exact(1), b"x");
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for stream in streams {
+        stream.join().expect("stream");
+    }
+    assert!(times[25] < Duration::from_millis(250), "an answer takes {:?} beside streams", times[25]);
+}

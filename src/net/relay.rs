@@ -22,7 +22,7 @@ use crate::config::schema;
 use buffer::Buffer;
 
 /// After so many bytes one way lets the others of its worker have their turn.
-const TURN: u64 = 1024 * 1024;
+const TURN: u64 = 2 * 1024 * 1024;
 /// A rest that its peer does not take is kept in a piece of its own up to this size: a buffer is many times that.
 const SMALL_REST: usize = 16 * 1024;
 /// So often a pair is looked at of which a socket is not read, since a reset of it wakes nobody.
@@ -81,9 +81,17 @@ pub async fn run(
         }
         let before = (up.progress(), down.progress());
         let first = up.poll(cx, client, upstream);
-        let second = down.poll(cx, upstream, client);
+        // A socket tells of a reset once: read again, it would seem to have ended in good order, and that be passed on.
+        let second = if matches!(first, Poll::Ready(Err(_))) { Poll::Pending } else { down.poll(cx, upstream, client) };
         if before != (up.progress(), down.progress()) {
             last = Instant::now();
+            // An exchange, and no stream.
+            if before.0 != up.progress() {
+                down.streak.end();
+            }
+            if before.1 != down.progress() {
+                up.streak.end();
+            }
             moved(&Relayed { sent: up.count, received: down.count });
         }
         let half_closed = match (first, second) {
@@ -196,7 +204,7 @@ impl Way {
     fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &Stream) -> Poll<io::Result<()>> {
         ready!(from.poll_read_ready(cx))?;
         if let (Stream::Plain(socket), Stream::Plain(_)) = (&*from, to)
-            && self.streak.is_bulk()
+            && self.streak.is_long()
         {
             self.buffer = None;
             self.pipe = self.pipe.take().or_else(Pipe::take);
@@ -210,15 +218,15 @@ impl Way {
                 }
                 None => {}
             }
-            self.streak.reset();
+            self.streak.end();
         }
         self.pipe = None;
         let buffer = self.buffer.get_or_insert_with(Buffer::take);
         let mut space = ReadBuf::new(buffer.space());
         ready!(Pin::new(from).poll_read(cx, &mut space))?;
-        let (count, room) = (space.filled().len(), space.remaining());
+        let count = space.filled().len();
         buffer.fill(count);
-        self.streak.copied(count, room);
+        self.streak.copied(count);
         self.finished = count == 0;
         Poll::Ready(Ok(()))
     }

@@ -11,15 +11,15 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// What a pipe takes at most: as much as a buffer. In those of the default size there is room for 16 pieces, which may
-/// be no more than 16 packets.
-const SIZE: usize = 256 * 1024;
-/// Pipes of a worker at a time, and those that it keeps though nobody needs them. All of them stay within what the kernel
-/// grants one user without privileges (64 MiB), for up to 16 workers.
-const MOST: usize = 16;
+/// What a pipe takes at most. In one of the default size there is room for 16 pieces, which may be no more than 16
+/// packets: that is dearer than copying.
+const SIZE: usize = 1024 * 1024;
+/// Pipes of a worker at a time, and those that it keeps though nobody needs them. The kernel grants one user without
+/// privileges 64 MiB of them; whoever gets none copies.
+const MOST: usize = 8;
 const SPARE: usize = 4;
-/// So many reads in a row have filled the buffer before a pipe is taken, and so little read by one gives it up.
-const FULL_READS: u8 = 4;
+/// After so many bytes one way, and none the other, it is a stream; and so little read at once ends it.
+const LONG: u64 = 4 * 1024 * 1024;
 const LITTLE: usize = 64 * 1024;
 
 thread_local! {
@@ -29,28 +29,29 @@ thread_local! {
     static UNSUPPORTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a direction is one of those for which splicing pays: a long stream whose reader does not keep up with it.
-/// For the rest, two system calls that copy are cheaper than three that do not.
+/// Whether splicing pays for one direction. By the benchmark (docs/performance.md) it does for long streams: a tenth of
+/// the processor on loopback, up to half of it between network namespaces. Copies of what is in the cache are cheaper
+/// for exchanges of up to some megabytes, and always for small ones: two system calls instead of three.
 #[derive(Debug, Default)]
-pub struct Streak(u8);
+pub struct Streak(u64);
 
 impl Streak {
-    pub fn is_bulk(&self) -> bool {
-        self.0 >= FULL_READS
+    pub fn is_long(&self) -> bool {
+        self.0 >= LONG
     }
 
-    pub fn copied(&mut self, count: usize, room: usize) {
-        self.0 = if count > 0 && room == 0 { (self.0 + 1).min(FULL_READS) } else { 0 };
-    }
-
-    pub fn reset(&mut self) {
-        self.0 = 0;
+    pub fn copied(&mut self, count: usize) {
+        self.0 += count as u64;
     }
 
     pub fn spliced(&mut self, count: usize) {
         if count < LITTLE {
-            self.0 = 0;
+            self.end();
         }
+    }
+
+    pub fn end(&mut self) {
+        self.0 = 0;
     }
 }
 
@@ -159,6 +160,61 @@ fn splice(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize)
     Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
 }
 
+/// Taken, and spare.
+#[cfg(test)]
+pub fn pipes() -> (usize, usize) {
+    (TAKEN.get(), SPARES.with_borrow(Vec::len))
+}
+
 fn is_retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+        let near = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connection");
+        (near, listener.accept().await.expect("peer").0)
+    }
+
+    #[tokio::test]
+    async fn what_is_in_a_pipe_can_be_had_otherwise() {
+        let ((mut client, near), (far, mut upstream)) = (pair().await, pair().await);
+        let mut pipe = Pipe::take().expect("a pipe");
+        client.write_all(b"hello there").await.expect("write");
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &near)).await.expect("filled"), 11);
+        assert_eq!(&*pipe.rescue().expect("rescued"), b"hello there");
+        assert!(pipe.is_empty());
+        client.write_all(b"again").await.expect("write");
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &near)).await.expect("filled"), 5);
+        assert_eq!(poll_fn(|cx| pipe.poll_drain(cx, &far)).await.expect("drained"), 5);
+        let mut heard = [0; 5];
+        upstream.read_exact(&mut heard).await.expect("read");
+        assert_eq!(&heard, b"again");
+        client.shutdown().await.expect("FIN");
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &near)).await.expect("the end"), 0);
+    }
+
+    #[tokio::test]
+    async fn pipes_are_few_and_those_with_a_rest_are_not_given_back() {
+        let (mut client, near) = pair().await;
+        client.write_all(b"rest").await.expect("write");
+        let mut pipes: Vec<Pipe> = std::iter::from_fn(Pipe::take).collect();
+        assert!((1..=MOST).contains(&pipes.len()), "{}", pipes.len());
+        let mut last = pipes.pop().expect("one");
+        assert_eq!(poll_fn(|cx| last.poll_fill(cx, &near)).await.expect("filled"), 4);
+        drop(last);
+        assert_eq!(super::pipes(), (pipes.len(), 0));
+        drop(pipes);
+        assert_eq!(super::pipes().0, 0);
+        assert!((1..=SPARE).contains(&super::pipes().1));
+    }
 }
