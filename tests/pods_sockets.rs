@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use common::mesh::{Mesh, REVIEWS};
-use common::pods::{Keys, Net, Sidecar};
+use common::pods::{APP, Keys, Net, Sidecar};
 use common::{Conn, Origin, SOON, pattern, show, until};
 use serde_json::Value;
 
@@ -134,11 +134,12 @@ fn bulk_survives_loss() {
             keep.lock().expect("heard").push(all);
         }
     });
-    net.lose(20);
+    net.lose(10);
     let clients: Vec<_> = ["10.96.0.40:7001", "10.9.0.3:7001"]
         .map(|target| {
-            let mut conn = net.a.connect(target);
+            let stream = net.a.try_connect(APP, target).expect("connect");
             std::thread::spawn(move || {
+                let mut conn = Conn::patient(stream);
                 conn.write(pattern(1, SIZE));
                 conn.finish();
                 conn.read_to_end() == pattern(2, SIZE)
@@ -163,7 +164,7 @@ fn iperf_through_two_sidecars() {
     let (a, b) = sides.start(&net);
     let mut least = 0.0;
     for (target, reverse) in [("10.96.0.40", false), ("10.96.0.40", true), ("10.9.0.3", false), ("fd09::3", true)] {
-        let _server = net.b.spawn(common::pods::APP, "iperf3", &["-s", "-1"]);
+        let _server = net.b.spawn(APP, "iperf3", &["-s", "-1"]);
         // Its only client is ours to be: a look whether it listens would be it.
         until("it listens", SOON, || net.b.run("ss", &["-Hltn"]).contains(":5201 "));
         let mut args = vec!["-c", target, "-J", "-t", "1", "-P", "2"];
