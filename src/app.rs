@@ -421,7 +421,7 @@ fn watch(origin: &Origin) -> io::Result<(Option<config::source::Watcher>, mpsc::
 }
 
 async fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::from_std(crate::net::socket::listen(address)?)
+    TcpListener::from_std(crate::net::socket::listen(address, false)?)
 }
 
 fn mailbox() -> (Mailbox, mpsc::Receiver<Order>) {

@@ -31,6 +31,7 @@ use crate::snapshot::{Kind, Target};
 use crate::tcp::First;
 use crate::telemetry::peers::How;
 use crate::upstream::pool::Pool;
+use crate::wire::address::Address;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
 use crate::wire::xfcc;
@@ -43,7 +44,7 @@ use met::Met;
 /// A downstream connection, and what its requests share.
 pub struct Conn {
     pub worker: Rc<Worker>,
-    pub peer: SocketAddr,
+    pub peer: Address,
     pub socket: Arc<Socket>,
     /// Where it was going before the kernel redirected it, in canonical form.
     pub original: Option<SocketAddr>,
@@ -110,7 +111,7 @@ impl Conn {
 
     /// The port that was connected to, whoever answers there.
     pub fn port(&self) -> u16 {
-        self.original.unwrap_or(self.socket.address).port()
+        self.original.map_or(self.socket.address.port(), |original| original.port())
     }
 
     /// An endpoint of where a decision leads. Where the decision is that it goes where it was going, there.
@@ -145,7 +146,7 @@ impl Conn {
         let newest = self.worker.view();
         let mut known = self.view.borrow_mut();
         if newest.snapshot.generation != known.0.snapshot.generation {
-            match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
+            match newest.snapshot.listener(&self.socket.name, &self.socket.configured) {
                 Some(index) => {
                     let listener = newest.snapshot.listeners.get(index);
                     self.strict.set(
@@ -258,9 +259,9 @@ impl Drop for Busy {
 /// Serves a connection on this worker, in a task of its own.
 pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
-    let Some(index) = view.snapshot.listener(&accepted.socket.name, accepted.socket.configured) else { return };
+    let Some(index) = view.snapshot.listener(&accepted.socket.name, &accepted.socket.configured) else { return };
     let Some(listener) = view.snapshot.listeners.get(index) else { return };
-    match proxy_header::is_due(listener, accepted.peer) {
+    match proxy_header::is_due(listener, &accepted.peer) {
         true => proxy_header::spawn(worker, stream, accepted, *listener.config.header_timeout),
         false => begin(worker, stream, accepted),
     }
@@ -269,8 +270,10 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
 /// Once it is known whose the connection is.
 fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
-    let Some(index) = view.snapshot.listener(&accepted.socket.name, accepted.socket.configured) else { return };
-    if let Err(error) = socket::tune(&stream) {
+    let Some(index) = view.snapshot.listener(&accepted.socket.name, &accepted.socket.configured) else { return };
+    if accepted.peer.ip().is_some()
+        && let Err(error) = socket::tune(&stream)
+    {
         tracing::debug!(%error, "socket options");
     }
     let Some(listener) = view.snapshot.listeners.get(index) else { return };

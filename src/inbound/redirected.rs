@@ -28,6 +28,7 @@ use crate::tcp::{self, First, Plan, Raced};
 use crate::telemetry::detection::Outcome;
 use crate::telemetry::peers::How;
 use crate::upstream::transport::Dialled;
+use crate::wire::address::Address;
 use crate::wire::client_hello::{self, Parsed};
 use crate::wire::detect::{self, ServerSpeaks, Verdict};
 use crate::wire::first_request as wire_first;
@@ -407,7 +408,7 @@ async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds
             raced = server => match raced {
                 Ok(Some(raced)) => {
                     if holds {
-                        let (peer, listener) = (conn.peer.ip().to_canonical(), &conn.socket.name);
+                        let (peer, listener) = (conn.peer.ip().map(|ip| ip.to_canonical()), &conn.socket.name);
                         let known = conn.worker.peers.borrow().knows(peer, How::Plaintext, listener);
                         let hold = tokio::time::sleep(if known { HOLD_KNOWN } else { HOLD_STRANGER });
                         tokio::select! {
@@ -506,9 +507,10 @@ fn poll_greeting(cx: &mut Context<'_>, upstream: &mut Dialled, spoken: &mut Byte
 fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
     let (view, _) = conn.view();
     let root = view.snapshot.config.root();
-    let listeners = root.listeners.iter().map(|listener| listener.address);
-    let configured = listeners.chain([root.admin.address, root.health.address, conn.socket.address]);
-    let mut same_port = configured.filter(|own| own.port() == to.port()).peekable();
+    let listeners = root.listeners.iter().map(|listener| &listener.address);
+    let ports = listeners.chain([&conn.socket.address]).map(Address::port);
+    let mut same_port =
+        ports.chain([root.admin.address.port(), root.health.address.port()]).filter(|own| *own == to.port()).peekable();
     // An address is local if a socket can have it. Asked for where the port is one of ours only.
     same_port.peek().is_some() && UdpSocket::bind((to.ip(), 0)).is_ok()
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::discovery::Endpoint;
 use crate::policy::pick::Candidates;
 use crate::snapshot::{Service, Transport, Upstream};
+use crate::wire::address::Address;
 use pool::Pool;
 use transport::Prepared;
 
@@ -32,7 +33,7 @@ pub struct Cluster {
     transport: RefCell<Transport>,
     prepared: RefCell<Rc<Prepared>>,
     sets: RefCell<Sets>,
-    pools: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    pools: RefCell<HashMap<Address, Rc<Pool>>>,
     /// Of original destinations.
     originals: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
     turn: Cell<u64>,
@@ -109,7 +110,7 @@ impl Cluster {
         rng: &mut impl Rng,
     ) -> Option<Rc<Pool>> {
         let picked = self.pick(service, subset, rng);
-        self.pools.borrow().get(&address).cloned().or(picked)
+        self.pools.borrow().get(&address.into()).cloned().or(picked)
     }
 
     /// Connections to where a redirected one was going. Beyond a number of destinations they are not kept.
@@ -160,7 +161,7 @@ impl Cluster {
             let shared =
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
-            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint, transport, prepared)));
+            pools.insert(endpoint.address.clone(), same.unwrap_or_else(|| Pool::new(endpoint, transport, prepared)));
         }
         old.values().for_each(|pool| pool.retire());
         let set = |wanted: &BTreeMap<String, String>| {

@@ -12,6 +12,7 @@ use super::transport::Prepared;
 use super::{h1, h2};
 use crate::discovery::Endpoint;
 use crate::snapshot::Transport;
+use crate::wire::address::Address;
 
 /// What a checkout must keep to.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +29,7 @@ pub struct Limits {
 }
 
 pub struct Pool {
-    pub address: SocketAddr,
+    pub address: Address,
     /// More addresses of the endpoint.
     pub alternatives: Box<[SocketAddr]>,
     /// The one of them all that was first to answer the last time, and when.
@@ -60,7 +61,7 @@ const LEARN_MIN: Duration = Duration::from_millis(500);
 impl Pool {
     pub fn new(endpoint: &Endpoint, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
         Rc::new(Self {
-            address: endpoint.address,
+            address: endpoint.address.clone(),
             alternatives: endpoint.alternatives.as_slice().into(),
             winner: Cell::new(None),
             transport,
