@@ -30,6 +30,7 @@ use crate::config::schema::Mode;
 use crate::config::{self, Config, Report};
 use crate::drain::Phase;
 use crate::net::accept::Socket;
+use crate::net::socket;
 use crate::runtime;
 use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::access::AccessLog;
@@ -206,6 +207,11 @@ impl App {
         let health_socket = bind(root.health.address)
             .await
             .map_err(|error| failed(&format!("health address {}", root.health.address), &error))?;
+        // Probes come by the family that the node has. A machine without IPv6 has none of that.
+        let other_family = match health_socket.local_addr().ok().and_then(socket::other_family) {
+            Some(other) => bind(other).await.ok(),
+            None => None,
+        };
         let (mailboxes, mail): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox()).unzip();
         let shared = Arc::new(Shared::new(
             compile(config.clone(), first.generation, None),
@@ -246,7 +252,7 @@ impl App {
             shared,
         };
         app.first_material().await;
-        app.start_admin(admin_socket, health_socket);
+        app.start_admin(admin_socket, [Some(health_socket), other_family].into_iter().flatten());
         let bound = reload::bind(&config, &[]).map_err(|error| failed("cannot listen", &error))?;
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
         app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
@@ -256,14 +262,16 @@ impl App {
         Ok(app)
     }
 
-    fn start_admin(&self, admin_socket: TcpListener, health_socket: TcpListener) {
+    fn start_admin(&self, admin_socket: TcpListener, health_sockets: impl Iterator<Item = TcpListener>) {
         let admin = Arc::new(Admin {
             health: self.health.clone(),
             metrics: self.shared.metrics.clone(),
             provider: self.control.clone(),
         });
         tokio::spawn(server::serve(admin_socket, Surface::Admin, admin.clone()));
-        tokio::spawn(server::serve(health_socket, Surface::Health, admin));
+        for socket in health_sockets {
+            tokio::spawn(server::serve(socket, Surface::Health, admin.clone()));
+        }
     }
 
     fn start_workers(&mut self, mail: Vec<mpsc::Receiver<Order>>) -> io::Result<()> {
@@ -421,7 +429,7 @@ fn watch(origin: &Origin) -> io::Result<(Option<config::source::Watcher>, mpsc::
 }
 
 async fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::from_std(crate::net::socket::listen(address, false)?)
+    TcpListener::from_std(socket::listen(address, false)?)
 }
 
 fn mailbox() -> (Mailbox, mpsc::Receiver<Order>) {

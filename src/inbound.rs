@@ -17,11 +17,12 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
-use crate::config::schema::{self, ListenerTlsMode, Mode};
+use crate::config::schema::{self, ListenerTlsMode, Mode, Transparent};
 use crate::drain::Phase;
 use crate::error::Reason;
 use crate::net::accept::{Accepted, Socket};
 use crate::net::clock;
+use crate::net::dial::Source;
 use crate::net::io::Activity;
 use crate::net::lifetime::Lifetime;
 use crate::net::socket;
@@ -36,7 +37,7 @@ use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
 use crate::wire::xfcc;
 use crate::worker::{Place, View, Worker};
-use crate::{http, tcp};
+use crate::{http, intercept, tcp};
 
 use handshake::{Begun, Takes};
 use met::Met;
@@ -120,15 +121,18 @@ impl Conn {
         let (service, cluster) = (snapshot.services.get(target.service)?, view.clusters.get(target.service)?);
         let rng = &mut *self.worker.rng.borrow_mut();
         let Some(to) = self.original else { return cluster.pick(service, target.subset, rng) };
-        match &snapshot.listeners.get(listener)?.kind {
+        let listener = snapshot.listeners.get(listener)?;
+        let keeps = listener.config.mode == Mode::Inbound && listener.config.transparent == Transparent::Tproxy;
+        let client = self.peer.ip().filter(|_| keeps).map(|ip| Source { ip: ip.to_canonical(), mark: intercept::MARK });
+        match &listener.kind {
             Kind::Inbound(ports) if ports.of(to.port()).loopback => {
                 let loopback: IpAddr = match to {
                     SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                     SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                 };
-                Some(cluster.original(SocketAddr::new(loopback, to.port())))
+                Some(cluster.original(SocketAddr::new(loopback, to.port()), client))
             }
-            _ if service.original => Some(cluster.original(to)),
+            _ if service.original => Some(cluster.original(to, client)),
             Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(to)) {
                 // Whoever asks for one endpoint means that one.
                 Destination::Service(known, Some(endpoint)) if known == target.service => {

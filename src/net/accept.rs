@@ -2,7 +2,6 @@
 //! that serves the fewest. (SO_REUSEPORT would bind each client to one worker by a hash, for ever.)
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -94,8 +93,8 @@ impl Socket {
         let first = socket::listen(address, tproxy)?;
         let bound = first.local_addr()?;
         let mut listeners = vec![first];
-        if let Some(other) = config.mode.is_redirected().then(|| other_family(address)).flatten() {
-            match socket::listen(SocketAddr::new(other, bound.port()), tproxy) {
+        if let Some(other) = config.mode.is_redirected().then(|| socket::other_family(bound)).flatten() {
+            match socket::listen(other, tproxy) {
                 Ok(listener) => listeners.push(listener),
                 // A machine without IPv6 redirects none.
                 Err(error) => tracing::info!(listener = config.name, address = %other, %error, "not heard"),
@@ -208,17 +207,6 @@ impl Listening {
                 Ok((TcpStream::from_std(stream.into())?, Address::unnamed()))
             }
         }
-    }
-}
-
-/// The same address in the other family, where there is such a thing: rules for both lead to one port.
-fn other_family(address: SocketAddr) -> Option<IpAddr> {
-    match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv6Addr::UNSPECIFIED.into()),
-        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(Ipv4Addr::UNSPECIFIED.into()),
-        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Ipv4Addr::LOCALHOST.into()),
-        _ => None,
     }
 }
 

@@ -78,7 +78,7 @@ pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening
 async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {
     let connected = match &pool.address {
         Address::Ip(address) if !pool.alternatives.is_empty() => Box::pin(race(pool, *address, timeout)).await?,
-        address => dial::connect(address, None, timeout).await?,
+        address => dial::connect(address, pool.source, timeout).await?,
     };
     let stream = &connected.stream;
     if alpn != Alpn::Tcp
