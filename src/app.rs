@@ -10,6 +10,7 @@ mod probation;
 mod recent;
 mod reload;
 mod trial;
+mod wait;
 
 use std::io;
 use std::path::PathBuf;
@@ -105,6 +106,8 @@ impl Origin {
 pub struct Options {
     /// Overrides `state.directory`, and is known even if the configuration cannot be read.
     pub state_directory: Option<PathBuf>,
+    /// How long redirected connections are held where there is no configuration that can go live.
+    pub await_config: Duration,
 }
 
 /// Runs the proxy until it has drained.
@@ -189,10 +192,11 @@ impl App {
             eprintln!("error: {what}: {error}");
             EXIT_RUNTIME
         };
-        let signals = Signals::new().map_err(|error| failed("signals", &error))?;
+        let mut signals = Signals::new().map_err(|error| failed("signals", &error))?;
         // The watch begins before the first reading, so that no change falls between the two.
-        let (watcher, changes) = watch(&origin).map_err(|error| failed("cannot watch the configuration", &error))?;
-        let first = first::choose(&origin, options.state_directory)?;
+        let (watcher, mut changes) =
+            watch(&origin).map_err(|error| failed("cannot watch the configuration", &error))?;
+        let (first, mut held) = wait::first(&origin, &options, &mut changes, &mut signals).await?;
         let config = first.config.clone();
         let root = config.root();
         let logs = crate::telemetry::logs::init(&root.telemetry.log).map_err(|error| failed("log", &error))?;
@@ -253,7 +257,8 @@ impl App {
         };
         app.first_material().await;
         app.start_admin(admin_socket, [Some(health_socket), other_family].into_iter().flatten());
-        let bound = reload::bind(&config, &[]).map_err(|error| failed("cannot listen", &error))?;
+        let bound = reload::bind(&config, &[], &mut held).map_err(|error| failed("cannot listen", &error))?;
+        drop(held);
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
         app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
         app.install(bound);

@@ -130,7 +130,8 @@ impl Conn {
                     SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                     SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                 };
-                Some(cluster.original(SocketAddr::new(loopback, to.port()), client))
+                // The kernel routes no answer from there to another machine's address.
+                Some(cluster.original(SocketAddr::new(loopback, to.port()), None))
             }
             _ if service.original => Some(cluster.original(to, client)),
             Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(to)) {

@@ -96,8 +96,19 @@ impl Plan {
         match is_tls && matches!(self.pool.transport, Transport::Simple { .. }) {
             // The application does what we would do for it.
             true => transport::dial_plain(&self.pool, self.connect_timeout, &conn.worker, &opening).await,
-            false => transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker, &opening).await,
+            false => match self.secured(conn, &opening).await {
+                // The other side may have let its application greet us before it saw that we begin TLS. Nothing is lost:
+                // all that was sent is a handshake.
+                Err(Reason::UpstreamTls) if matches!(self.pool.transport, Transport::Mutual { .. }) => {
+                    self.secured(conn, &opening).await
+                }
+                dialled => dialled,
+            },
         }
+    }
+
+    async fn secured(&self, conn: &Conn, opening: &[u8]) -> Result<Dialled, Reason> {
+        transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker, opening).await
     }
 }
 

@@ -12,6 +12,7 @@ use rand::Rng;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::held::Held;
 use super::socket::{self, SocketFile};
 use crate::config::format;
 use crate::config::schema::{Listener, Mode, Transparent};
@@ -80,7 +81,7 @@ impl Drop for Load {
 }
 
 impl Socket {
-    pub fn bind(config: &Listener) -> io::Result<Arc<Self>> {
+    pub fn bind(config: &Listener, held: &mut Held) -> io::Result<Arc<Self>> {
         let tproxy = config.mode.is_redirected() && config.transparent == Transparent::Tproxy;
         let address = match &config.address {
             Address::Unix(path) => {
@@ -90,11 +91,11 @@ impl Socket {
             }
             Address::Ip(address) => *address,
         };
-        let first = socket::listen(address, tproxy)?;
+        let first = held.listen(address, tproxy)?;
         let bound = first.local_addr()?;
         let mut listeners = vec![first];
         if let Some(other) = config.mode.is_redirected().then(|| socket::other_family(bound)).flatten() {
-            match socket::listen(other, tproxy) {
+            match held.listen(other, tproxy) {
                 Ok(listener) => listeners.push(listener),
                 // A machine without IPv6 redirects none.
                 Err(error) => tracing::info!(listener = config.name, address = %other, %error, "not heard"),

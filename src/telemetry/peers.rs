@@ -99,9 +99,9 @@ impl Peers {
         seen.last = now;
     }
 
-    /// Whether somebody without an identity has come this way.
-    pub fn knows(&self, address: Option<IpAddr>, how: How, listener: &Arc<str>) -> bool {
-        self.known.contains_key(&Peer { address, how, identity: None, listener: listener.clone() })
+    /// Whether somebody with this address has proven an identity, to whichever listener.
+    pub fn knows_as_mutual(&self, address: Option<IpAddr>) -> bool {
+        self.known.keys().any(|peer| peer.how == How::Mutual && peer.address == address)
     }
 
     /// One of its connections has ended.
