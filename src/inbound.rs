@@ -276,7 +276,8 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
 fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
     let Some(index) = view.snapshot.listener(&accepted.socket.name, &accepted.socket.configured) else { return };
-    if accepted.peer.ip().is_some()
+    // Whoever the peer speaks for.
+    if accepted.socket.address.ip().is_some()
         && let Err(error) = socket::tune(&stream)
     {
         tracing::debug!(%error, "socket options");
