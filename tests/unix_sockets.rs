@@ -125,10 +125,12 @@ fn told(proxy: &Proxy, app: &str) {
     assert_eq!((&why["peer"], &why["attempts"][0]["endpoint"]), (&json!("unix:"), &json!(app)), "{why:#}");
     let admin = proxy.place("admin").to_string();
     outrigger(&["why", "known", "--admin", &admin]).says(&[app]);
-    let explained = explain(proxy, &json!({ "url": "http://app.test/" }));
-    let endpoint = &explained["sides"][0]["endpoints"][0];
-    assert_eq!(endpoint["address"], app, "{explained:#}");
-    assert!(endpoint["live"]["connections"].as_u64() >= Some(1), "{explained:#}");
+    let explained = eventually("its connections are known", SOON, || {
+        let explained = explain(proxy, &json!({ "url": "http://app.test/" }));
+        let endpoint = &explained["sides"][0]["endpoints"][0];
+        (endpoint["live"]["connections"].as_u64() >= Some(1)).then(|| endpoint["address"].clone())
+    });
+    assert_eq!(explained, app);
     outrigger(&["explain", "http://app.test/", "--admin", &admin]).says(&[app]);
     outrigger(&["explain", "http://app.test/", "--config", &proxy.config().display().to_string()]).says(&[app]);
 }
@@ -149,10 +151,8 @@ fn nginx_and_http2() {
         assert_eq!(asked, "one HTTP/1.1 unknown");
     }
     let _proxy = Setup { at: (&edge, ""), endpoints: &[&two], service: ", protocol: http2", ..PLAIN }.start();
-    for options in [&["--http2-prior-knowledge"][..], &["--http1.1"], &["--http2-prior-knowledge", "http://app.test/b"]]
-    {
-        let args = [&["-sS", "--unix-socket", &edge, "http://app.test/"][..], options].concat();
-        assert_eq!(run("curl", &args), "two HTTP/2.0".repeat(args.iter().filter(|arg| arg.contains("//")).count()));
+    for option in ["--http2-prior-knowledge", "--http1.1"] {
+        assert_eq!(run("curl", &["-sS", option, "--unix-socket", &edge, "http://app.test/"]), "two HTTP/2.0");
     }
 }
 
@@ -166,10 +166,10 @@ fn tls_over_both() {
     let _server = nginx(&format!(
         "server {{ listen {{addr}}; }}
          server {{ listen unix:{app} ssl; ssl_certificate {crt}; ssl_certificate_key {key}; \
-         location / {{ return 200 \"$ssl_protocol $ssl_server_name\"; }} }}"
+         location / {{ return 200 \"$ssl_server_name\"; }} }}"
     ));
     let listener = format!(", tls: {{ mode: server, certificate: \"{crt}\", privateKey: \"{key}\" }}");
-    for (name, asks) in [(", serverName: app.test", Some("TLSv1.3 app.test")), ("", None)] {
+    for (name, asks) in [(", serverName: app.test", Some("app.test")), ("", None)] {
         let service = format!(", tls: {{ mode: simple, trustBundle: \"{ca}\"{name} }}");
         let proxy = Setup { at: (&edge, &listener), endpoints: &[&app], service: &service, ..PLAIN }.start();
         let args = ["-sS", "--http1.1", "--cacert", &ca, "--unix-socket", &edge, "https://app.test/"];
@@ -247,8 +247,8 @@ fn bulk_to_the_byte() {
     });
     let proxy = Setup { at: (&edge, ""), endpoints: &[&app], ..TCP }.start();
     let mut carried = 0;
-    for conn in [connect(&edge), Conn::connect(proxy.addr())] {
-        let mut conn = conn;
+    for kind in ["unix", "tcp"] {
+        let mut conn = if kind == "unix" { connect(&edge) } else { Conn::connect(proxy.addr()) };
         assert!(conn.read_to_end() == pattern(3, SIZE), "changed on the way down");
         conn.write(pattern(4, SIZE));
         conn.finish();
@@ -263,7 +263,10 @@ fn bulk_to_the_byte() {
     assert_eq!((&line["request_bytes"], &line["response_bytes"]), (&json!(SIZE), &json!(SIZE)), "{line:#}");
     let fds = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).expect("descriptors");
     let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
-    assert!(links.filter(|to| to.starts_with("pipe:")).count() > 2, "it went through a pipe, which is kept");
+    assert!(
+        links.filter(|to| to.to_string_lossy().starts_with("pipe:")).count() > 2,
+        "it went through a pipe, which is kept"
+    );
 }
 
 #[test]
@@ -294,8 +297,9 @@ fn a_header_ahead_of_it() {
         assert_eq!(line["peer"], "192.0.2.7:4711", "{line:#}");
         assert_eq!(get(proxy.addr(), "/").status(), 200, "the other listener believes nobody");
     }
-    // Where Unix sockets are not named they say who they are themselves.
+    // Where Unix sockets are not named nobody speaks for others there.
     {
+        let app = at(&dir, "plain.sock");
         let _origin = named(&app, "here");
         let keys = keys.replace("\"unix:\", ", "");
         let _proxy = Setup { at: (&edge, &keys), endpoints: &[&app], ..PLAIN }.start();
@@ -305,16 +309,16 @@ fn a_header_ahead_of_it() {
     for (version, local) in [("v1", &b"PROXY UNKNOWN\r\n"[..]), ("v2", b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0")] {
         let app = at(&dir, &format!("{version}.sock"));
         let _origin = Origin::raw_on(listen(&app), |mut conn, _| {
-            let heard = conn.read_until(b"!");
+            let heard = conn.read_until(b"~");
             conn.try_write(heard);
         });
         let service = format!(", protocol: tcp, proxyProtocol: {version}");
         let proxy = Setup { at: (&edge, ""), endpoints: &[&app], service: &service, ..TCP }.start();
         let mut conn = connect(&edge);
-        conn.write("hello!");
-        assert_eq!(show(&conn.read_to_end()), show(&[local, b"hello!"].concat()), "{version}");
+        conn.write("hello~");
+        assert_eq!(show(&conn.read_to_end()), show(&[local, b"hello~"].concat()), "{version}");
         let mut conn = Conn::connect(proxy.addr());
-        conn.write("hello!");
+        conn.write("hello~");
         let heard = conn.read_to_end();
         let port = conn.local_addr().port();
         match version {
@@ -356,6 +360,7 @@ fn no_rule_knows_its_address() {
         let top = format!("authorization: [{{ name: all, {rule}: [{{ from: {{ {anybody} }} }}] }}]");
         let proxy = Setup { at: (&edge, ""), endpoints: &[&app], top: &top, ..PLAIN }.start();
         assert_eq!((unix::get(&edge).status(), get(proxy.addr(), "/").status()), (local, tcp), "{rule}");
+        drop(proxy);
         let proxy = Setup { at: (&edge, ""), endpoints: &[&app], top: &top, ..TCP }.start();
         let mut conns = [connect(&edge), Conn::connect(proxy.addr())];
         let passed = conns.each_mut().map(|conn| {
@@ -392,6 +397,7 @@ fn nobody_answers() {
         proxy.await_reason("connect_failed", 503);
         let line = logged(&proxy, 1);
         assert_eq!((&line["reason"], &line["endpoint"]), (&json!("connect_failed"), &json!(format!("unix:{path}"))));
+        drop(proxy);
         let proxy = Setup { at: (&edge, ""), endpoints: &[path], wrap, ..TCP }.start();
         assert_eq!(show(&connect(&edge).read_to_end()), "", "{path}");
         proxy.await_counted("connect_failed", 1.0);
