@@ -10,6 +10,7 @@ mod probation;
 mod recent;
 mod reload;
 mod trial;
+mod wait;
 
 use std::io;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use crate::config::schema::Mode;
 use crate::config::{self, Config, Report};
 use crate::drain::Phase;
 use crate::net::accept::Socket;
+use crate::net::socket;
 use crate::runtime;
 use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::access::AccessLog;
@@ -104,6 +106,8 @@ impl Origin {
 pub struct Options {
     /// Overrides `state.directory`, and is known even if the configuration cannot be read.
     pub state_directory: Option<PathBuf>,
+    /// How long redirected connections are held where there is no configuration that can go live.
+    pub await_config: Duration,
 }
 
 /// Runs the proxy until it has drained.
@@ -188,10 +192,11 @@ impl App {
             eprintln!("error: {what}: {error}");
             EXIT_RUNTIME
         };
-        let signals = Signals::new().map_err(|error| failed("signals", &error))?;
+        let mut signals = Signals::new().map_err(|error| failed("signals", &error))?;
         // The watch begins before the first reading, so that no change falls between the two.
-        let (watcher, changes) = watch(&origin).map_err(|error| failed("cannot watch the configuration", &error))?;
-        let first = first::choose(&origin, options.state_directory)?;
+        let (watcher, mut changes) =
+            watch(&origin).map_err(|error| failed("cannot watch the configuration", &error))?;
+        let (first, mut held) = wait::first(&origin, &options, &mut changes, &mut signals).await?;
         let config = first.config.clone();
         let root = config.root();
         let logs = crate::telemetry::logs::init(&root.telemetry.log).map_err(|error| failed("log", &error))?;
@@ -206,6 +211,11 @@ impl App {
         let health_socket = bind(root.health.address)
             .await
             .map_err(|error| failed(&format!("health address {}", root.health.address), &error))?;
+        // Probes come by the family that the node has. A machine without IPv6 has none of that.
+        let other_family = match health_socket.local_addr().ok().and_then(socket::other_family) {
+            Some(other) => bind(other).await.ok(),
+            None => None,
+        };
         let (mailboxes, mail): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox()).unzip();
         let shared = Arc::new(Shared::new(
             compile(config.clone(), first.generation, None),
@@ -246,8 +256,9 @@ impl App {
             shared,
         };
         app.first_material().await;
-        app.start_admin(admin_socket, health_socket);
-        let bound = reload::bind(&config, &[]).map_err(|error| failed("cannot listen", &error))?;
+        app.start_admin(admin_socket, [Some(health_socket), other_family].into_iter().flatten());
+        let bound = reload::bind(&config, &[], &mut held).map_err(|error| failed("cannot listen", &error))?;
+        drop(held);
         app.settle_endpoints(&app.shared.snapshot.load_full()).await;
         app.start_workers(mail).map_err(|error| failed("cannot start a worker", &error))?;
         app.install(bound);
@@ -256,14 +267,16 @@ impl App {
         Ok(app)
     }
 
-    fn start_admin(&self, admin_socket: TcpListener, health_socket: TcpListener) {
+    fn start_admin(&self, admin_socket: TcpListener, health_sockets: impl Iterator<Item = TcpListener>) {
         let admin = Arc::new(Admin {
             health: self.health.clone(),
             metrics: self.shared.metrics.clone(),
             provider: self.control.clone(),
         });
         tokio::spawn(server::serve(admin_socket, Surface::Admin, admin.clone()));
-        tokio::spawn(server::serve(health_socket, Surface::Health, admin));
+        for socket in health_sockets {
+            tokio::spawn(server::serve(socket, Surface::Health, admin.clone()));
+        }
     }
 
     fn start_workers(&mut self, mail: Vec<mpsc::Receiver<Order>>) -> io::Result<()> {
@@ -421,7 +434,7 @@ fn watch(origin: &Origin) -> io::Result<(Option<config::source::Watcher>, mpsc::
 }
 
 async fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::from_std(crate::net::socket::listen(address)?)
+    TcpListener::from_std(socket::listen(address, false)?)
 }
 
 fn mailbox() -> (Mailbox, mpsc::Receiver<Order>) {

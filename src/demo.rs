@@ -112,12 +112,13 @@ impl Stage {
         })?;
         let root = config.root();
         // The proxy binds these itself. A look beforehand is for a message that says what to do.
-        for listener in &root.listeners {
-            drop(bind(&format!("listener `{}`", listener.name), listener.address, &file)?);
+        let addresses = || root.listeners.iter().filter_map(|one| Some((&*one.name, one.address.socket()?)));
+        for (name, address) in addresses() {
+            drop(bind(&format!("listener `{name}`"), address, &file)?);
         }
         drop(bind("admin", root.admin.address, &file)?);
         drop(bind("health", root.health.address, &file)?);
-        let listeners: Vec<_> = root.listeners.iter().map(|listener| reachable(listener.address)).collect();
+        let listeners: Vec<_> = addresses().map(|(_, address)| reachable(address)).collect();
         if listeners.is_empty() {
             return Err(told(&format!("{} has no listener", file.display())));
         }
@@ -253,7 +254,8 @@ fn services(root: &Root, file: &Path) -> Result<Vec<(TcpListener, service::Ident
         }
         for endpoint in endpoints {
             let version = endpoint.labels.get("version").cloned().unwrap_or_else(|| endpoint.address.to_string());
-            let listener = bind(&format!("service `{name}`"), endpoint.address, file)?;
+            let Some(address) = endpoint.address.socket() else { continue };
+            let listener = bind(&format!("service `{name}`"), address, file)?;
             bound.push((listener, service::Identity { service: name.clone(), version }));
         }
     }
@@ -261,7 +263,7 @@ fn services(root: &Root, file: &Path) -> Result<Vec<(TcpListener, service::Ident
 }
 
 fn bind(what: &str, address: SocketAddr, file: &Path) -> Result<TcpListener, u8> {
-    socket::listen(address).map_err(|error| {
+    socket::listen(address, false).map_err(|error| {
         told(&format!(
             "cannot listen on {address} ({what}): {error}\n       \
              stop what listens there (`ss -ltnp 'sport = :{}'` names it), or change the address in {}",

@@ -17,11 +17,12 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
-use crate::config::schema::{self, ListenerTlsMode, Mode};
+use crate::config::schema::{self, ListenerTlsMode, Mode, Transparent};
 use crate::drain::Phase;
 use crate::error::Reason;
 use crate::net::accept::{Accepted, Socket};
 use crate::net::clock;
+use crate::net::dial::Source;
 use crate::net::io::Activity;
 use crate::net::lifetime::Lifetime;
 use crate::net::socket;
@@ -31,11 +32,12 @@ use crate::snapshot::{Kind, Target};
 use crate::tcp::First;
 use crate::telemetry::peers::How;
 use crate::upstream::pool::Pool;
+use crate::wire::address::Address;
 use crate::wire::peer::PeerCertificate;
 use crate::wire::spiffe::SpiffeId;
 use crate::wire::xfcc;
 use crate::worker::{Place, View, Worker};
-use crate::{http, tcp};
+use crate::{http, intercept, tcp};
 
 use handshake::{Begun, Takes};
 use met::Met;
@@ -43,7 +45,7 @@ use met::Met;
 /// A downstream connection, and what its requests share.
 pub struct Conn {
     pub worker: Rc<Worker>,
-    pub peer: SocketAddr,
+    pub peer: Address,
     pub socket: Arc<Socket>,
     /// Where it was going before the kernel redirected it, in canonical form.
     pub original: Option<SocketAddr>,
@@ -110,7 +112,7 @@ impl Conn {
 
     /// The port that was connected to, whoever answers there.
     pub fn port(&self) -> u16 {
-        self.original.unwrap_or(self.socket.address).port()
+        self.original.map_or(self.socket.address.port(), |original| original.port())
     }
 
     /// An endpoint of where a decision leads. Where the decision is that it goes where it was going, there.
@@ -119,15 +121,19 @@ impl Conn {
         let (service, cluster) = (snapshot.services.get(target.service)?, view.clusters.get(target.service)?);
         let rng = &mut *self.worker.rng.borrow_mut();
         let Some(to) = self.original else { return cluster.pick(service, target.subset, rng) };
-        match &snapshot.listeners.get(listener)?.kind {
+        let listener = snapshot.listeners.get(listener)?;
+        let keeps = listener.config.mode == Mode::Inbound && listener.config.transparent == Transparent::Tproxy;
+        let client = self.peer.ip().filter(|_| keeps).map(|ip| Source { ip: ip.to_canonical(), mark: intercept::MARK });
+        match &listener.kind {
             Kind::Inbound(ports) if ports.of(to.port()).loopback => {
                 let loopback: IpAddr = match to {
                     SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                     SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                 };
-                Some(cluster.original(SocketAddr::new(loopback, to.port())))
+                // The kernel routes no answer from there to another machine's address.
+                Some(cluster.original(SocketAddr::new(loopback, to.port()), None))
             }
-            _ if service.original => Some(cluster.original(to)),
+            _ if service.original => Some(cluster.original(to, client)),
             Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(to)) {
                 // Whoever asks for one endpoint means that one.
                 Destination::Service(known, Some(endpoint)) if known == target.service => {
@@ -145,7 +151,7 @@ impl Conn {
         let newest = self.worker.view();
         let mut known = self.view.borrow_mut();
         if newest.snapshot.generation != known.0.snapshot.generation {
-            match newest.snapshot.listener(&self.socket.name, self.socket.configured) {
+            match newest.snapshot.listener(&self.socket.name, &self.socket.configured) {
                 Some(index) => {
                     let listener = newest.snapshot.listeners.get(index);
                     self.strict.set(
@@ -258,9 +264,9 @@ impl Drop for Busy {
 /// Serves a connection on this worker, in a task of its own.
 pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
-    let Some(index) = view.snapshot.listener(&accepted.socket.name, accepted.socket.configured) else { return };
+    let Some(index) = view.snapshot.listener(&accepted.socket.name, &accepted.socket.configured) else { return };
     let Some(listener) = view.snapshot.listeners.get(index) else { return };
-    match proxy_header::is_due(listener, accepted.peer) {
+    match proxy_header::is_due(listener, &accepted.peer) {
         true => proxy_header::spawn(worker, stream, accepted, *listener.config.header_timeout),
         false => begin(worker, stream, accepted),
     }
@@ -269,8 +275,10 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
 /// Once it is known whose the connection is.
 fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
-    let Some(index) = view.snapshot.listener(&accepted.socket.name, accepted.socket.configured) else { return };
-    if let Err(error) = socket::tune(&stream) {
+    let Some(index) = view.snapshot.listener(&accepted.socket.name, &accepted.socket.configured) else { return };
+    if accepted.peer.ip().is_some()
+        && let Err(error) = socket::tune(&stream)
+    {
         tracing::debug!(%error, "socket options");
     }
     let Some(listener) = view.snapshot.listeners.get(index) else { return };

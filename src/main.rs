@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use outrigger::app::{self, Options, Origin};
 use outrigger::cli;
+use outrigger::config::units::Duration;
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -71,6 +72,9 @@ struct Run {
     /// Where the last good configurations are kept; overrides `state.directory`
     #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIRECTORY")]
     state_directory: Option<PathBuf>,
+    /// Where no configuration can go live yet, wait this long for one, and hold what is redirected to 15001 and 15006
+    #[arg(long, value_name = "DURATION", env = "OUTRIGGER_AWAIT_CONFIG", default_value = "0s")]
+    await_config: Duration,
 }
 
 #[derive(Args)]
@@ -87,7 +91,8 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(mut run) => {
             let state_directory = run.state_directory.take();
-            app::run(origin(run), Options { state_directory })
+            let await_config = *run.await_config;
+            app::run(origin(run), Options { state_directory, await_config })
         }
         Command::Check(check) => cli::check::run(check),
         Command::Explain(explain) => cli::explain::run(*explain),

@@ -21,6 +21,7 @@ use crate::snapshot::{Kind, Snapshot, Transport};
 use crate::telemetry::access::Entry;
 use crate::upstream::pool::{Load, Pool};
 use crate::upstream::transport::{self, Dialled};
+use crate::wire::address::Address;
 use crate::wire::proxy_protocol;
 use crate::wire::spiffe::SpiffeId;
 use crate::worker::View;
@@ -90,13 +91,24 @@ impl Plan {
 
     /// `to` is what the client connected to.
     pub async fn dial(&self, conn: &Conn, to: Option<SocketAddr>, is_tls: bool) -> Result<Dialled, Reason> {
-        let header = |version| proxy_protocol::header(version, Some(conn.peer), to);
+        let header = |version| proxy_protocol::header(version, conn.peer.socket(), to);
         let opening = self.proxy_protocol.map_or_else(Vec::new, header);
         match is_tls && matches!(self.pool.transport, Transport::Simple { .. }) {
             // The application does what we would do for it.
             true => transport::dial_plain(&self.pool, self.connect_timeout, &conn.worker, &opening).await,
-            false => transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker, &opening).await,
+            false => match self.secured(conn, &opening).await {
+                // The other side may have let its application greet us before it saw that we begin TLS. Nothing is lost:
+                // all that was sent is a handshake.
+                Err(Reason::UpstreamTls) if matches!(self.pool.transport, Transport::Mutual { .. }) => {
+                    self.secured(conn, &opening).await
+                }
+                dialled => dialled,
+            },
         }
+    }
+
+    async fn secured(&self, conn: &Conn, opening: &[u8]) -> Result<Dialled, Reason> {
+        transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker, opening).await
     }
 }
 
@@ -127,7 +139,7 @@ struct Facts {
     denied: Option<Arc<str>>,
     server_name: Option<Box<str>>,
     side: Option<usize>,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Address>,
     count: Relayed,
 }
 
@@ -146,7 +158,7 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
         }
     };
     facts.side = Some(plan.side);
-    facts.endpoint = Some(plan.pool.address);
+    facts.endpoint = Some(plan.pool.address.clone());
     let (dialled, spoken) = match raced {
         Some((upstream, spoken)) => (Ok(upstream), spoken),
         None => {
@@ -211,7 +223,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         route: &labels.route,
         service: &labels.service,
         subset: &labels.subset,
-        endpoint: facts.endpoint,
+        endpoint: facts.endpoint.as_ref(),
         method: "",
         host: facts.server_name.as_deref().unwrap_or_default().as_bytes(),
         path: b"",
@@ -226,7 +238,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         upstream_duration: None,
         request_bytes: facts.count.sent,
         response_bytes: facts.count.received,
-        peer: conn.peer,
+        peer: &conn.peer,
         peer_identity: conn.identity().map_or("", SpiffeId::as_str),
         tls_version: conn.tls.get().map_or("", |tls| tls.version),
         server_name: facts.server_name.as_deref().unwrap_or_default(),

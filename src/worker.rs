@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +38,7 @@ use crate::telemetry::recent::Ring;
 use crate::telemetry::shadow::Examples;
 use crate::telemetry::unknown::Unknown;
 use crate::upstream::Cluster;
+use crate::wire::address::Address;
 
 pub use alarm::Alarm;
 
@@ -101,7 +101,7 @@ pub struct Mailbox {
 #[derive(Debug, Clone)]
 pub struct PoolReport {
     pub service: Arc<str>,
-    pub address: SocketAddr,
+    pub address: Address,
     pub open: u64,
     pub idle: u64,
     pub in_flight: u64,
@@ -409,7 +409,7 @@ impl Worker {
                 if pool.open() > 0 || pool.pending() > 0 {
                     reports.push(PoolReport {
                         service: service.clone(),
-                        address: pool.address,
+                        address: pool.address.clone(),
                         open: pool.open() as u64,
                         idle: pool.unused() as u64,
                         in_flight: pool.in_flight(),

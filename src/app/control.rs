@@ -21,6 +21,7 @@ use crate::identity;
 use crate::snapshot::{Transport, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
+use crate::wire::address::Address;
 use crate::wire::spiffe::SpiffeId;
 use crate::worker::{PoolReport, Shared};
 
@@ -117,7 +118,7 @@ impl Provider for Control {
             let endpoints: Vec<Value> = endpoints
                 .iter()
                 .map(|endpoint| {
-                    let live = live(&reports, &service.name, endpoint.address);
+                    let live = live(&reports, &service.name, &endpoint.address);
                     json!({
                         "address": endpoint.address.to_string(),
                         "labels": endpoint.labels,
@@ -226,7 +227,7 @@ fn explain(shared: &Shared, ask: &Ask) -> Reply {
             for side in &mut explanation.sides {
                 let service = side.to.split('/').next().unwrap_or_default();
                 for endpoint in &mut side.endpoints {
-                    endpoint.live = Some(live(&reports, service, endpoint.address));
+                    endpoint.live = Some(live(&reports, service, &endpoint.address));
                 }
             }
             (StatusCode::OK, serde_json::to_value(&explanation).unwrap_or_default())
@@ -264,8 +265,8 @@ fn reports(shared: &Shared) -> Vec<PoolReport> {
 }
 
 /// An endpoint, over all workers.
-fn live(reports: &[PoolReport], service: &str, address: SocketAddr) -> Live {
-    let same = |report: &&PoolReport| report.address == address && *report.service == *service;
+fn live(reports: &[PoolReport], service: &str, address: &Address) -> Live {
+    let same = |report: &&PoolReport| report.address == *address && *report.service == *service;
     reports.iter().filter(same).fold(Live::default(), |sum, report| Live {
         connections: sum.connections + report.open,
         idle: sum.idle + report.idle,

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Origin;
 use super::history::History;
-use super::{EXIT_CONFIG, Origin};
 use crate::config::{Config, Report};
 
 /// How many configurations are kept where nothing says it.
@@ -35,8 +35,8 @@ struct Choice {
     stale: Option<String>,
 }
 
-/// `directory` is the operator's, and overrides the configuration's own. An error has been told.
-pub fn choose(origin: &Origin, directory: Option<PathBuf>) -> Result<First, u8> {
+/// `directory` is the operator's, and overrides the configuration's own. The error says what is wrong, line by line.
+pub fn choose(origin: &Origin, directory: Option<PathBuf>) -> Result<First, String> {
     let (file, report) = match origin.load() {
         Ok(config) => (Some(config), None),
         Err(report) => (None, Some(report)),
@@ -50,9 +50,8 @@ pub fn choose(origin: &Origin, directory: Option<PathBuf>) -> Result<First, u8> 
         .or_else(|| last_good(&history, file.as_ref(), &mut told))
         .or_else(|| for_want_of_any_other(&history, file, &mut told));
     let Some(Choice { config, generation, stored, cause, stale }) = choice else {
-        report.iter().for_each(|report| eprintln!("{report}"));
-        told.iter().for_each(|line| eprintln!("state directory: {line}"));
-        return Err(EXIT_CONFIG);
+        let report = report.iter().map(|report| format!("{report}\n"));
+        return Err(report.chain(told.iter().map(|line| format!("state directory: {line}\n"))).collect());
     };
     // A file that cannot be read does not say how many are kept; what runs instead of it does.
     if let (None, Some(state)) = (state, config.root().state.as_ref()) {

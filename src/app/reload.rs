@@ -15,6 +15,7 @@ use super::keeper::{Job, Trouble};
 use crate::admin::health::{Component, Status};
 use crate::config::{Config, Problem, diff};
 use crate::net::accept::Socket;
+use crate::net::held::Held;
 use crate::policy::probation::Observations;
 use crate::snapshot::{Snapshot, compile};
 use crate::telemetry::audit::Event;
@@ -29,7 +30,7 @@ pub struct Bound {
 }
 
 /// Binds what is not bound yet. A listener is its name and address; one that is only renamed keeps its socket.
-pub fn bind(config: &Config, old: &[Arc<Socket>]) -> io::Result<Bound> {
+pub fn bind(config: &Config, old: &[Arc<Socket>], held: &mut Held) -> io::Result<Bound> {
     let mut bound = Bound { kept: Vec::new(), new: Vec::new() };
     for listener in &config.root().listeners {
         let max = listener.max_connections as usize;
@@ -39,7 +40,7 @@ pub fn bind(config: &Config, old: &[Arc<Socket>]) -> io::Result<Bound> {
             }
             Some(socket) => bound.new.push(socket.renamed(listener)?),
             None => {
-                let socket = Socket::bind(listener).map_err(|error| {
+                let socket = Socket::bind(listener, held).map_err(|error| {
                     io::Error::new(
                         error.kind(),
                         format!("listener `{}` on {}: {error}", listener.name, listener.address),
@@ -140,7 +141,7 @@ impl App {
     /// Makes a configuration live, as a new generation; or tells why that cannot be.
     pub(super) async fn go_live(&mut self, step: Step, cause: Cause<'_>) -> Result<Live, String> {
         let Step { config, known, before } = step;
-        let bound = bind(&config, &self.sockets).map_err(|error| error.to_string())?;
+        let bound = bind(&config, &self.sockets, &mut Held::default()).map_err(|error| error.to_string())?;
         let old = self.shared.snapshot.load_full();
         let restart = needs_restart(&old.config, &config);
         let (material, troubles) = self.read_material(&config).await?;

@@ -17,7 +17,8 @@ const ID_MAX: usize = 128;
 /// Somebody who calls.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Who {
-    pub ip: IpAddr,
+    /// Whoever came by a Unix socket has none.
+    pub ip: Option<IpAddr>,
     pub id: Option<SpiffeId>,
 }
 
@@ -40,14 +41,18 @@ impl Who {
     pub fn at(&self, port: u16) -> Caller<'_> {
         Caller::new(self.ip, self.id.as_ref(), port)
     }
+
+    fn address(&self) -> String {
+        self.ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
+    }
 }
 
 /// As a report names it.
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.id {
-            Some(id) => write!(f, "{id} ({})", self.ip),
-            None => self.ip.fmt(f),
+            Some(id) => write!(f, "{id} ({})", self.address()),
+            None => f.write_str(&self.address()),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What is different between two treatments of one request.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::judge::{Lot, Taken};
@@ -11,6 +10,7 @@ use crate::discovery::Spec;
 use crate::policy::guard::Bound;
 use crate::snapshot::route::PathRule;
 use crate::snapshot::{Action, Forward, Rewrite, Service, Snapshot, Target};
+use crate::wire::address::Address;
 
 /// One difference.
 #[derive(Debug, PartialEq)]
@@ -214,18 +214,18 @@ fn moved(old: (&Service, Target), new: (&Service, Target)) -> f64 {
         return if same { 0.0 } else { 1.0 };
     };
     type Labels = std::collections::BTreeMap<String, String>;
-    let shares = |list: &[crate::discovery::Endpoint], labels: &Labels| -> HashMap<SocketAddr, f64> {
+    let shares = |list: &[crate::discovery::Endpoint], labels: &Labels| -> HashMap<Address, f64> {
         let fits = |have: &Labels| labels.iter().all(|(name, value)| have.get(name) == Some(value));
         let list: Vec<_> = list.iter().filter(|endpoint| endpoint.weight > 0 && fits(&endpoint.labels)).collect();
         let total: f64 = list.iter().map(|endpoint| f64::from(endpoint.weight)).sum();
-        list.iter().map(|endpoint| (endpoint.address, f64::from(endpoint.weight) / total)).collect()
+        list.iter().map(|endpoint| (endpoint.address.clone(), f64::from(endpoint.weight) / total)).collect()
     };
     let (was, is) = (shares(was, &before), shares(is, &after));
     if was.is_empty() || is.is_empty() {
         return if was.is_empty() == is.is_empty() { 0.0 } else { 1.0 };
     }
-    let all: HashSet<&SocketAddr> = was.keys().chain(is.keys()).collect();
-    let share = |of: &HashMap<SocketAddr, f64>, address| of.get(address).copied().unwrap_or(0.0);
+    let all: HashSet<&Address> = was.keys().chain(is.keys()).collect();
+    let share = |of: &HashMap<Address, f64>, address| of.get(address).copied().unwrap_or(0.0);
     let gained = all.into_iter().map(|address| (share(&is, address) - share(&was, address)).max(0.0));
     let gained: f64 = gained.sum();
     // What is left of rounding is no move.

@@ -134,7 +134,7 @@ impl Work<'_> {
         let Pair { old, new } = self.pair;
         let told = Told { looked: self.looked, print, path: request.path };
         let at = old.listeners.iter().position(|listener| *listener.name == *print.listener);
-        let address = at.and_then(|at| old.listeners.get(at)).map(|listener| listener.config.address);
+        let address = at.and_then(|at| old.listeners.get(at)).map(|listener| &listener.config.address);
         let there = address.and_then(|address| new.listener(&print.listener, address));
         let share = request.weight / self.total;
         let Callers { known, others } = &request.callers;
@@ -290,7 +290,7 @@ impl Sums {
         let written = new.routes.iter().enumerate().take(new.config.root().routes.len());
         let unreached = written.filter(|(index, route)| !self.reached.contains(index) && !is_tcp(route));
         let gone =
-            old.listeners.iter().filter(|listener| new.listener(&listener.name, listener.config.address).is_none());
+            old.listeners.iter().filter(|listener| new.listener(&listener.name, &listener.config.address).is_none());
         Radius {
             changed_share: percent(self.changed),
             changed_rate: self.changed * coverage.rate,

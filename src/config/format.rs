@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, Method};
 
+use super::schema::UNIX;
 use super::units::{Duration, Pattern, Size};
+use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{self, IdPattern, SpiffeId};
 
@@ -18,11 +20,10 @@ const NAME_MAX: usize = 253;
 pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
     let plain = |ok: bool, what: &str| if ok { Ok(()) } else { Err((format!("`{text}` is not {what}"), None)) };
     match format {
-        "socketAddress" => plain(text.parse::<SocketAddr>().is_ok(), "an address `ip:port`").map_err(|(message, _)| {
-            let port = text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty();
-            let example = if port { format!("0.0.0.0:{text}") } else { "0.0.0.0:8080".to_owned() };
-            (message, Some(format!("write it like `{example}` or `[::]:8080`")))
-        }),
+        "socketAddress" => socket_address(text),
+        "listenerAddress" if text.starts_with(UNIX) => text.parse::<Address>().map(drop).map_err(not_unix),
+        "listenerAddress" => socket_address(text),
+        "permissions" => permissions(text).map(drop),
         "port" => plain(text.parse::<u16>().is_ok_and(|port| port > 0), "a port, from 1 to 65535"),
         "headerName" => plain(HeaderName::from_bytes(text.as_bytes()).is_ok(), "a header name"),
         "host" => plain(is_host(text), "a host name"),
@@ -38,12 +39,36 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
         "spiffeId" => SpiffeId::parse(text).map(drop).map_err(|why| not_spiffe(text, why)),
         "identityPattern" => IdPattern::parse(text).map(drop).map_err(|why| not_spiffe(text, why)),
         "cidr" => Cidr::parse(text).map(drop),
-        "endpointAddress" => endpoint_address(text).map(|_| ()),
+        "peers" if text == UNIX => Ok(()),
+        "peers" => Cidr::parse(text).map(drop),
+        "endpoint" if text.starts_with(UNIX) => text.parse::<Address>().map(drop).map_err(not_unix),
+        "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),
         "rustRegex" => text.parse::<Pattern>().map(|_| ()).map_err(|message| (message, None)),
         _ => Ok(()),
     }
+}
+
+fn socket_address(text: &str) -> Result<(), Flaw> {
+    if text.parse::<SocketAddr>().is_ok() {
+        return Ok(());
+    }
+    let port = text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty();
+    let example = if port { format!("0.0.0.0:{text}") } else { "0.0.0.0:8080".to_owned() };
+    let remedy = format!("write it like `{example}` or `[::]:8080`");
+    Err((format!("`{text}` is not an address `ip:port`"), Some(remedy)))
+}
+
+fn not_unix(why: String) -> Flaw {
+    (why, Some("write it like `unix:/run/app.sock`, or `unix:@app` for a name in the abstract namespace".to_owned()))
+}
+
+/// The permissions of a file, in octal.
+pub fn permissions(text: &str) -> Result<u32, Flaw> {
+    let plain = (3..=4).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| plain && *mode <= 0o777);
+    mode.ok_or_else(|| (format!("`{text}` is no permissions in octal"), Some("write it like `\"0660\"`".to_owned())))
 }
 
 fn not_spiffe(text: &str, why: &str) -> Flaw {

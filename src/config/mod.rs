@@ -8,7 +8,7 @@ mod check;
 pub mod diff;
 pub mod digest;
 mod excerpt;
-mod format;
+pub mod format;
 mod interception;
 pub mod lint;
 mod merge;
@@ -50,6 +50,7 @@ use secrets::At;
 use substitute::{Filling, References};
 use tree::Node;
 
+use crate::wire::address::Address;
 use crate::wire::spiffe::SpiffeId;
 
 /// A configuration in which nothing is wrong. Only [`load`], [`parse`] and [`parse_all`] make one.
@@ -67,7 +68,7 @@ pub struct Config {
 /// An endpoint that can be connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedEndpoint {
-    pub address: SocketAddr,
+    pub address: Address,
     /// More addresses of it.
     pub alternatives: Vec<SocketAddr>,
     pub labels: BTreeMap<String, String>,
@@ -175,7 +176,10 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
         Some(SocketAddr::new(ip, own.or(port)?))
     };
     let alternatives = full.alternatives.iter().map(address).collect::<Option<_>>()?;
-    let address = address(&full.address)?;
+    let address = match full.address.starts_with(schema::UNIX) {
+        true => full.address.parse().ok()?,
+        false => address(&full.address)?.into(),
+    };
     // Its form was checked with all others.
     let identity = full.identity.as_deref().and_then(|id| SpiffeId::parse(id).ok());
     Some(ResolvedEndpoint {

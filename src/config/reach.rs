@@ -2,7 +2,7 @@
 //! which route can never be reached.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::check::listed;
 use super::merge::at;
@@ -10,6 +10,7 @@ use super::schema::{
     Caller, Listener, ListenerProtocol, Match, Mode, PathMatch, Protocol, Root, Route, Text, TextMatcher,
 };
 use super::validate::View;
+use crate::wire::address::Address;
 
 /// Whether a listener carries connections as they are: it is said to, or nothing but tcp routes are for it.
 pub fn is_tcp(root: &Root, listener: &Listener) -> bool {
@@ -27,16 +28,17 @@ pub fn is_tcp(root: &Root, listener: &Listener) -> bool {
 /// No two of our sockets may want the same address.
 pub fn addresses(view: &mut View<'_>) {
     let root = view.root;
-    let mut taken: Vec<(SocketAddr, String, &str)> = vec![(root.admin.address, "admin.address".to_owned(), "`admin`")];
+    let mut taken: Vec<(Address, String, &str)> =
+        vec![(root.admin.address.into(), "admin.address".to_owned(), "`admin`")];
     let mut by_port: HashMap<u16, Vec<usize>> = HashMap::from([(root.admin.address.port(), vec![0])]);
     let listeners = root.listeners.iter().enumerate();
-    let listeners =
-        listeners.map(|(index, l)| (l.address, format!("{}.address", view.listener_path(index)), l.name.as_str()));
+    let listeners = listeners
+        .map(|(index, l)| (l.address.clone(), format!("{}.address", view.listener_path(index)), l.name.as_str()));
     let sockets: Vec<_> =
-        [(root.health.address, "health.address".to_owned(), "`health`")].into_iter().chain(listeners).collect();
+        [(root.health.address.into(), "health.address".to_owned(), "`health`")].into_iter().chain(listeners).collect();
     for (address, path, name) in sockets {
         let same_port = by_port.entry(address.port()).or_default();
-        let collides = |index: &&usize| taken.get(**index).is_some_and(|(other, ..)| collide(*other, address));
+        let collides = |index: &&usize| taken.get(**index).is_some_and(|(other, ..)| collide(other, &address));
         let first = same_port.iter().find(collides).and_then(|index| taken.get(*index));
         if let Some((other, first, by)) = first {
             // A default is nowhere in the file; then the other one is what can be pointed at.
@@ -291,7 +293,8 @@ fn is_tcp_service(root: &Root, target: &str) -> bool {
     root.services.get(name).is_some_and(|service| service.protocol == Protocol::Tcp)
 }
 
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+fn collide(one: &Address, other: &Address) -> bool {
+    let (Address::Ip(one), Address::Ip(other)) = (one, other) else { return one == other };
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && (any || one.ip() == other.ip())
 }

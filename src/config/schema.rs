@@ -16,13 +16,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Duration, Pattern, Size};
+use crate::wire::address::Address;
 
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
 };
-pub use sockets::{ProxyProtocol, ProxyVersion};
+pub use sockets::{ProxyProtocol, ProxyVersion, UNIX};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
 
 /// A whole configuration.
@@ -298,15 +299,15 @@ pub enum Endpoints {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Endpoint {
-    /// `ip:port`, or `ip` where the service has a port.
-    Address(#[schemars(extend("format" = "endpointAddress"))] String),
+    /// `ip:port`, `ip` where the service has a port, or `unix:/path`.
+    Address(#[schemars(extend("format" = "endpoint"))] String),
     Full(FullEndpoint),
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FullEndpoint {
-    #[schemars(extend("format" = "endpointAddress"))]
+    #[schemars(extend("format" = "endpoint"))]
     pub address: String,
     /// Other addresses of the same endpoint, such as the one of the other family: whichever answers first is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -383,8 +384,12 @@ pub struct Listener {
     #[schemars(extend("format" = "name"))]
     pub name: String,
     pub mode: Mode,
-    #[schemars(with = "String", extend("format" = "socketAddress"))]
-    pub address: std::net::SocketAddr,
+    #[schemars(with = "String", extend("format" = "listenerAddress"))]
+    pub address: Address,
+    /// Permissions of a Unix socket, in octal; what the umask leaves where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "permissions"))]
+    pub socket_mode: Option<String>,
     /// `auto` is tcp where the only routes lead to tcp services, else http.
     #[serde(default)]
     pub protocol: ListenerProtocol,

@@ -1,4 +1,4 @@
-//! What can be wrong with the PROXY protocol.
+//! What can be wrong with the PROXY protocol and with Unix sockets.
 
 use super::schema::{Listener, Mode, Protocol, Service};
 use super::validate::View;
@@ -12,6 +12,18 @@ pub fn service(view: &mut View<'_>, path: &str, service: &Service) {
 }
 
 pub fn listener(view: &mut View<'_>, path: &str, listener: &Listener) {
+    let is_unix = listener.address.socket().is_none();
+    if is_unix && listener.mode != Mode::Proxy {
+        let message = "nothing is redirected to a Unix socket";
+        view.push(&format!("{path}.address"), message, "write `ip:port`, or say `mode: proxy`");
+    }
+    if listener.socket_mode.is_some() && listener.address.file().is_none() {
+        let (message, remedy) = match is_unix {
+            true => ("a name in the abstract namespace has no permissions", "remove it, or listen at a path"),
+            false => ("only a Unix socket has permissions", "remove it"),
+        };
+        view.push(&format!("{path}.socketMode"), message, remedy);
+    }
     if listener.proxy_protocol.is_some() && listener.mode != Mode::Proxy {
         let message = "no load balancer stands in front of redirected connections";
         view.push(&format!("{path}.proxyProtocol"), message, "remove it, or say `mode: proxy`");

@@ -2,7 +2,6 @@
 //! other. What takes more than one entry is in `reach`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 
 use http::HeaderValue;
 
@@ -16,6 +15,7 @@ use super::schema::{
 use super::tree::{Node, step};
 use super::units::Duration;
 use super::{ResolvedEndpoint, authorization, interception, reach, resolve, sockets, tls};
+use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
 const OURS: [&str; 10] = [
@@ -522,22 +522,22 @@ pub fn endpoint_problems(
     remedy: &str,
 ) -> (Vec<ResolvedEndpoint>, Vec<(usize, String, String)>) {
     let (mut resolved, mut problems) = (Vec::new(), Vec::new());
-    let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
+    let mut seen: HashMap<Address, usize> = HashMap::new();
     for (index, endpoint) in endpoints.iter().enumerate() {
         let Some(endpoint) = resolve(endpoint, port) else {
             problems.push((index, "the endpoint has no port".to_owned(), remedy.to_owned()));
             continue;
         };
-        if seen.insert(endpoint.address, index).is_some() {
+        if seen.insert(endpoint.address.clone(), index).is_some() {
             let message = format!("endpoint {} is there twice", endpoint.address);
             problems.push((index, message, "give one of them more `weight` instead".to_owned()));
         }
         let others = &endpoint.alternatives;
-        let again = |(at, other): (usize, &SocketAddr)| {
-            *other == endpoint.address || others.iter().take(at).any(|o| o == other)
+        let again = |(at, other): (usize, &std::net::SocketAddr)| {
+            Some(*other) == endpoint.address.socket() || others.iter().take(at).any(|o| o == other)
         };
         if let Some(at) = others.iter().enumerate().position(again) {
-            let twice = others.get(at).copied().unwrap_or(endpoint.address);
+            let twice = others.get(at).map_or_else(|| endpoint.address.to_string(), ToString::to_string);
             problems.push((
                 index,
                 format!("the endpoint has {twice} twice"),

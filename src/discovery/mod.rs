@@ -18,12 +18,13 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::config::{ResolvedEndpoint, schema};
+use crate::wire::address::Address;
 use crate::wire::spiffe::SpiffeId;
 
 /// One place where a service answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    pub address: SocketAddr,
+    pub address: Address,
     /// More addresses of it: the first that answers is used.
     pub alternatives: Vec<SocketAddr>,
     pub labels: BTreeMap<String, String>,
@@ -105,8 +106,15 @@ impl Spec {
 
 impl Endpoint {
     /// An address that nothing else is known of.
-    pub fn bare(address: SocketAddr) -> Self {
-        Self { address, alternatives: Vec::new(), labels: BTreeMap::new(), zone: None, weight: 1, identity: None }
+    pub fn bare(address: impl Into<Address>) -> Self {
+        Self {
+            address: address.into(),
+            alternatives: Vec::new(),
+            labels: BTreeMap::new(),
+            zone: None,
+            weight: 1,
+            identity: None,
+        }
     }
 }
 
@@ -140,8 +148,8 @@ impl Publisher {
 
     /// An attempt succeeded. Of several endpoints with one address, the first counts.
     fn publish(&self, mut list: Vec<Endpoint>) {
-        list.sort_by_key(|endpoint| endpoint.address);
-        list.dedup_by_key(|endpoint| endpoint.address);
+        list.sort_by(|one, other| one.address.cmp(&other.address));
+        list.dedup_by(|one, other| one.address == other.address);
         self.endpoints.send_if_modified(|shown| {
             let changed = **shown != *list;
             if changed {

@@ -50,7 +50,7 @@ impl Whom {
 
     /// Without an address it is none that anybody has.
     pub fn at(&self, port: u16) -> Caller<'_> {
-        Caller::new(self.ip.unwrap_or(Caller::NOBODY.ip()), self.id.as_ref(), port)
+        Caller::new(self.ip.or(Caller::NOBODY.ip()), self.id.as_ref(), port)
     }
 }
 

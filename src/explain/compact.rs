@@ -13,11 +13,11 @@ pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-outrigger-expl
 
 /// Whether the request asks, and may: from loopback with `1`, or from anywhere with the configured token. The field
 /// goes no further, for it may hold a token.
-pub fn take(headers: &mut HeaderMap, peer: IpAddr, token: Option<&str>) -> bool {
+pub fn take(headers: &mut HeaderMap, peer: Option<IpAddr>, token: Option<&str>) -> bool {
     if !headers.contains_key(REQUEST_HEADER) {
         return false;
     }
-    let local = peer.to_canonical().is_loopback();
+    let local = peer.is_some_and(|ip| ip.to_canonical().is_loopback());
     let may = |line: &HeaderValue| {
         local && line.as_bytes() == b"1" || token.is_some_and(|token| same(line.as_bytes(), token.as_bytes()))
     };
@@ -39,7 +39,7 @@ pub struct Known<'a> {
     pub grpc: bool,
     pub target: Option<Target>,
     pub drawn: Option<Drawn>,
-    pub endpoint: Option<std::net::SocketAddr>,
+    pub endpoint: Option<&'a crate::wire::address::Address>,
     pub reason: &'a str,
     /// The entry of `authorization` that denies it.
     pub denied: Option<&'a str>,

@@ -65,7 +65,7 @@ fn of_proxy(snapshot: &Snapshot, target: Target, parts: &request::Parts) -> Vec<
     edits.extend(differences(&before, &sent.headers, Some("a span of this proxy")));
     let before = sent.headers.clone();
     let hop = hop::strip_request(sent.version, &mut sent.headers);
-    forwarded::append(&mut sent, CLIENT, false);
+    forwarded::append(&mut sent, Some(CLIENT), false);
     let http2 = snapshot.services.get(target.service).is_some_and(|service| service.protocol == Protocol::Http2);
     let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let fallback = HeaderValue::from_static("");

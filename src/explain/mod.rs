@@ -34,6 +34,7 @@ use crate::policy::split;
 use crate::snapshot::authz::{self, Rule};
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::{Action, Kind, Listener, Redirect, Rewrite, Snapshot};
+use crate::wire::address::Address;
 use crate::wire::grpc;
 use crate::wire::hop;
 use places::place;
@@ -209,7 +210,7 @@ pub struct Side {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    pub address: std::net::SocketAddr,
+    pub address: Address,
     pub weight: u32,
     /// What is going on there now; only from a running proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,7 +229,7 @@ pub struct Live {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Excluded {
-    pub address: std::net::SocketAddr,
+    pub address: Address,
     pub why: String,
 }
 

@@ -97,8 +97,8 @@ fn endpoints(list: &[discovery::Endpoint], subset: Option<&Subset>) -> (Vec<Endp
     let (mut can, mut cannot) = (Vec::new(), Vec::new());
     for endpoint in list {
         match excluded(endpoint, subset) {
-            Some(why) => cannot.push(Excluded { address: endpoint.address, why }),
-            None => can.push(Endpoint { address: endpoint.address, weight: endpoint.weight, live: None }),
+            Some(why) => cannot.push(Excluded { address: endpoint.address.clone(), why }),
+            None => can.push(Endpoint { address: endpoint.address.clone(), weight: endpoint.weight, live: None }),
         }
     }
     (can, cannot)

@@ -134,7 +134,7 @@ fn rebuild(spare: &request::Parts) -> Request<Upload> {
 async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
     let Upstream { pool, limits, .. } = plan.upstream;
     let begun = clock::recent();
-    plan.tries.begin(pool.address, request.version(), begun);
+    plan.tries.begin(pool.address.clone(), request.version(), begun);
     if request.version() == Version::HTTP_2 {
         let lease = match h2::checkout(pool, limits, plan.worker).await {
             Ok(lease) => lease,

@@ -145,7 +145,7 @@ impl Exchange {
             let record = &self.0.record;
             record.conn.pick(&view, record.listener, chosen.target).ok_or(Reason::NoEndpoint)?
         };
-        self.0.record.endpoint = Some(pool.address);
+        self.0.record.endpoint = Some(pool.address.clone());
         self.check_body(&body, &chosen)?;
         let request = self.outgoing(parts, body, &chosen, service, &pool)?;
         let mut plan = self.plan(&chosen, service, pool);

@@ -1,7 +1,6 @@
 //! The facts of one exchange, gathered while it runs, and told exactly once when it is dropped: to the metrics and to
 //! the access log.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,6 +25,7 @@ use crate::telemetry::recent::{
     ATTRIBUTES_MAX, Attempt, Bucket, Exchange, Micros, NotAgain, Phases, SHADOW_MAX, Would,
 };
 use crate::telemetry::shadow::Example;
+use crate::wire::address::Address;
 use crate::wire::spiffe::SpiffeId;
 use crate::wire::trace::Context;
 use crate::wire::{grpc, proxy_status};
@@ -65,7 +65,7 @@ pub struct Record {
     pub reads_past: bool,
     pub grpc: bool,
     pub grpc_status: Option<u8>,
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Address>,
     pub tries: Tries,
     pub upstream: Option<Duration>,
     /// When the head of the answer came.
@@ -228,7 +228,7 @@ impl Record {
             grpc: self.grpc,
             target: self.chosen.and_then(|chosen| chosen.target),
             drawn: self.chosen.and_then(|chosen| chosen.drawn),
-            endpoint: self.endpoint,
+            endpoint: self.endpoint.as_ref(),
             reason: self.reason.code(),
             denied: self.denied.as_deref(),
             would_deny: &self.would_deny,
@@ -306,7 +306,7 @@ impl Record {
             entry: would.entry.to_owned(),
             method: self.method.to_string(),
             path: self.uri.path().to_owned(),
-            peer: self.conn.peer,
+            peer: self.conn.peer.clone(),
             identity: self.conn.identity().cloned(),
         });
     }
@@ -368,7 +368,7 @@ impl Record {
             reason: self.reason,
             denied: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
-            peer: self.conn.peer,
+            peer: self.conn.peer.clone(),
             identity: self.conn.identity().map_or("", SpiffeId::as_str),
             request_bytes: self.upload.bytes.get(),
             response_bytes: self.response_bytes,
@@ -425,7 +425,7 @@ impl Record {
             route: &labels.route,
             service: &labels.service,
             subset: &labels.subset,
-            endpoint: self.endpoint,
+            endpoint: self.endpoint.as_ref(),
             method: self.method.as_str(),
             host: self.host(),
             path: self.uri.path_and_query().map_or(b"", |path| path.as_str().as_bytes()),
@@ -440,7 +440,7 @@ impl Record {
             upstream_duration: self.upstream,
             request_bytes: self.upload.bytes.get(),
             response_bytes: self.response_bytes,
-            peer: self.conn.peer,
+            peer: &self.conn.peer,
             peer_identity: self.conn.identity().map_or("", SpiffeId::as_str),
             tls_version: self.conn.tls.get().map_or("", |tls| tls.version),
             server_name: self.conn.tls.get().and_then(|tls| tls.server_name.as_deref()).unwrap_or_default(),

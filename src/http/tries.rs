@@ -9,10 +9,11 @@ use http::Version;
 
 use crate::error::Reason;
 use crate::telemetry::recent::{ATTEMPTS_MAX, Attempt, Connection, Micros, NotAgain, Outcome};
+use crate::wire::address::Address;
 
 /// Before something comes of it: what is told if nobody waits for that.
 const NONE: Attempt = Attempt {
-    endpoint: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    endpoint: Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)),
     outcome: Outcome::Failed(Reason::ClientReset),
     protocol: Version::HTTP_11,
     connection: None,
@@ -38,7 +39,7 @@ impl Default for Tries {
 }
 
 impl Tries {
-    pub fn begin(&self, endpoint: SocketAddr, protocol: Version, now: Instant) {
+    pub fn begin(&self, endpoint: Address, protocol: Version, now: Instant) {
         self.count.set(self.count.get() + 1);
         self.since.set(Some(now));
         self.with_last(|slot| *slot = Attempt { endpoint, protocol, ..NONE });

@@ -120,7 +120,7 @@ impl Grant {
                 entry: entry.to_string(),
                 method: self.head.as_ref().map(|head| head.method.to_string()).unwrap_or_default(),
                 path: self.head.as_ref().map(|head| head.path.to_string()).unwrap_or_default(),
-                peer: self.conn.peer,
+                peer: self.conn.peer.clone(),
                 identity: self.conn.identity().cloned(),
             });
         }

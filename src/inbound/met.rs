@@ -24,7 +24,7 @@ impl<'a> Met<'a> {
 
     fn peer(&self) -> Peer {
         let Self { conn, how } = *self;
-        let (address, listener) = (conn.peer.ip().to_canonical(), conn.socket.name.clone());
+        let (address, listener) = (conn.peer.ip().map(|ip| ip.to_canonical()), conn.socket.name.clone());
         Peer { address, how, identity: conn.identity().cloned(), listener }
     }
 }

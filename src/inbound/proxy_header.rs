@@ -2,7 +2,6 @@
 //! nothing of it is looked at, and it has no place among those that a stop waits for.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::net::TcpStream;
 use crate::error::Reason;
 use crate::net::accept::Accepted;
 use crate::snapshot::Listener;
+use crate::wire::address::Address;
 use crate::wire::proxy_protocol::{Client, Parsed, parse};
 use crate::worker::Worker;
 
@@ -19,10 +19,11 @@ use crate::worker::Worker;
 const CHUNK: usize = 256;
 
 /// Whether a peer is one that begins with a header.
-pub fn is_due(listener: &Listener, peer: SocketAddr) -> bool {
-    !listener.headed.is_empty() && {
-        let ip = peer.ip().to_canonical();
-        listener.headed.iter().any(|block| block.contains(ip))
+pub fn is_due(listener: &Listener, peer: &Address) -> bool {
+    let Some(config) = &listener.config.proxy_protocol else { return false };
+    match peer.ip() {
+        Some(ip) => listener.headed.iter().any(|block| block.contains(ip.to_canonical())),
+        None => config.is_from_unix(),
     }
 }
 
@@ -34,8 +35,9 @@ pub fn spawn(worker: &Rc<Worker>, mut stream: TcpStream, mut accepted: Accepted,
         match client.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(Some(client)) => {
                 accepted.peer = match client {
-                    Client::Ip(address) => address,
-                    Client::Peer | Client::Unix => accepted.peer,
+                    Client::Ip(address) => address.into(),
+                    Client::Unix => Address::unnamed(),
+                    Client::Peer => accepted.peer,
                 };
                 super::begin(&worker, stream, accepted);
             }

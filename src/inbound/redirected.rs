@@ -28,18 +28,21 @@ use crate::tcp::{self, First, Plan, Raced};
 use crate::telemetry::detection::Outcome;
 use crate::telemetry::peers::How;
 use crate::upstream::transport::Dialled;
+use crate::wire::address::Address;
 use crate::wire::client_hello::{self, Parsed};
 use crate::wire::detect::{self, ServerSpeaks, Verdict};
 use crate::wire::first_request as wire_first;
 
-/// Most clients that speak first have done so by then.
+/// Most clients that speak first have done so by then. Where they are known to do so, a silent one may still be one
+/// that waits for its server: who has learned that may have been misled by a probe.
 const GRACE: Duration = Duration::from_millis(1);
+const GRACE_CLIENT_FIRST: Duration = Duration::from_millis(20);
 /// The longest ClientHello that is looked into.
 const HELLO_MAX: usize = 16 * 1024;
-/// Who has never come in plaintext may be about to begin TLS, however soon the server speaks: a client of the mesh does it
-/// as soon as it is connected.
-const HOLD_STRANGER: Duration = Duration::from_millis(100);
-const HOLD_KNOWN: Duration = Duration::from_millis(3);
+/// A client may be about to begin TLS, however soon the server speaks: one of the mesh does so as soon as it is connected,
+/// and surely if it did before.
+const HOLD: Duration = Duration::from_millis(3);
+const HOLD_MUTUAL: Duration = Duration::from_millis(200);
 const CHUNK: usize = 4096;
 
 /// What is known of the destination before a byte has come.
@@ -389,11 +392,15 @@ enum Spoke {
 /// `holds`: the client may be about to begin TLS with us.
 async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: bool) -> Result<Spoke, Reason> {
     let known = learned(conn, target);
-    let may_race = target.undetected && !target.deny && matches!(known, None | Some(Spoken::ServerFirst));
+    let may_race = target.undetected && !target.deny;
     let idle = *conn.worker.view().snapshot.config.root().defaults.tcp_idle_timeout;
     let mut client = pin!(tokio::time::timeout(idle, spoken(conn, stream)));
     if may_race {
-        let grace = if known.is_some() { Duration::ZERO } else { GRACE };
+        let grace = match known {
+            None => GRACE,
+            Some(Spoken::ServerFirst) => Duration::ZERO,
+            Some(_) => GRACE_CLIENT_FIRST,
+        };
         tokio::select! {
             biased;
             client = &mut client => return client.unwrap_or(Err(Reason::IdleTimeout)).map(|()| Spoke::Client),
@@ -407,9 +414,9 @@ async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds
             raced = server => match raced {
                 Ok(Some(raced)) => {
                     if holds {
-                        let (peer, listener) = (conn.peer.ip().to_canonical(), &conn.socket.name);
-                        let known = conn.worker.peers.borrow().knows(peer, How::Plaintext, listener);
-                        let hold = tokio::time::sleep(if known { HOLD_KNOWN } else { HOLD_STRANGER });
+                        let peer = conn.peer.ip().map(|ip| ip.to_canonical());
+                        let mutual = conn.worker.peers.borrow().knows_as_mutual(peer);
+                        let hold = tokio::time::sleep(if mutual { HOLD_MUTUAL } else { HOLD });
                         tokio::select! {
                             biased;
                             client = &mut client => {
@@ -418,7 +425,8 @@ async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds
                             () = hold => {}
                         }
                     }
-                    ended(conn, if known.is_some() { Outcome::Learned } else { Outcome::ServerFirst });
+                    let learned = known == Some(Spoken::ServerFirst);
+                    ended(conn, if learned { Outcome::Learned } else { Outcome::ServerFirst });
                     return Ok(Spoke::Server(raced));
                 }
                 // It waits for the client, whatever it said.
@@ -506,9 +514,10 @@ fn poll_greeting(cx: &mut Context<'_>, upstream: &mut Dialled, spoken: &mut Byte
 fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
     let (view, _) = conn.view();
     let root = view.snapshot.config.root();
-    let listeners = root.listeners.iter().map(|listener| listener.address);
-    let configured = listeners.chain([root.admin.address, root.health.address, conn.socket.address]);
-    let mut same_port = configured.filter(|own| own.port() == to.port()).peekable();
+    let listeners = root.listeners.iter().map(|listener| &listener.address);
+    let ports = listeners.chain([&conn.socket.address]).map(Address::port);
+    let mut same_port =
+        ports.chain([root.admin.address.port(), root.health.address.port()]).filter(|own| *own == to.port()).peekable();
     // An address is local if a socket can have it. Asked for where the port is one of ours only.
     same_port.peek().is_some() && UdpSocket::bind((to.ip(), 0)).is_ok()
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum, value_parser};
 
+use crate::net::held;
 use crate::wire::cidr::Cidr;
 
 /// Most rules; one transaction has to fit into the buffer of a socket.
@@ -22,10 +23,10 @@ pub struct Settings {
     #[arg(long, value_name = "GID", value_delimiter = ',')]
     pub proxy_gid: Vec<u32>,
     /// Where connections that arrive go
-    #[arg(long, value_name = "PORT", default_value_t = 15006, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = held::INBOUND, value_parser = value_parser!(u16).range(1..))]
     pub inbound_port: u16,
     /// Where connections that the application makes go
-    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = held::OUTBOUND, value_parser = value_parser!(u16).range(1..))]
     pub outbound_port: u16,
     /// How connections that arrive are captured; as `transparent` of the listener
     #[arg(long, value_enum, default_value_t = Mode::Redirect)]

@@ -2,17 +2,21 @@
 //! that serves the fewest. (SO_REUSEPORT would bind each client to one worker by a hash, for ever.)
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::config::schema::{Listener, Mode};
+use super::held::Held;
+use super::socket::{self, SocketFile};
+use crate::config::format;
+use crate::config::schema::{Listener, Mode, Transparent};
+use crate::wire::address::Address;
 use crate::worker::{Accepting, Order, Shared, Worker};
 
 /// Pause where descriptors or memory have run out: the closing of other connections is what helps.
@@ -23,15 +27,17 @@ const PAUSE_MS: std::ops::Range<u64> = 20..60;
 pub struct Socket {
     pub name: Arc<str>,
     /// As configured; the port may be 0.
-    pub configured: SocketAddr,
+    pub configured: Address,
     /// As bound.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// Gone with the last socket that has it.
+    file: Option<Arc<SocketFile>>,
     max_connections: AtomicUsize,
     /// Permits in use beyond a limit that was lowered: forgotten as they come back.
     surplus: AtomicUsize,
     /// What the kernel redirects: the same address of the other family belongs to it.
     pub mode: Mode,
-    /// None once closed. A worker that accepts has duplicates of its own.
+    /// None once closed. A worker that accepts has duplicates of its own. Some may be Unix sockets.
     listeners: Mutex<Vec<std::net::TcpListener>>,
     permits: Arc<Semaphore>,
     closed: AtomicBool,
@@ -40,7 +46,7 @@ pub struct Socket {
 
 /// A connection on its way to the worker that will serve it.
 pub struct Accepted {
-    pub peer: SocketAddr,
+    pub peer: Address,
     pub socket: Arc<Socket>,
     pub permit: OwnedSemaphorePermit,
     /// Counted with the worker that serves it, from the moment that it is chosen.
@@ -75,33 +81,50 @@ impl Drop for Load {
 }
 
 impl Socket {
-    pub fn bind(config: &Listener) -> io::Result<Arc<Self>> {
-        let mut listeners = vec![super::socket::listen(config.address)?];
-        if let Some(other) = config.mode.is_redirected().then(|| other_family(config.address)).flatten() {
-            match super::socket::listen(SocketAddr::new(other, listeners[0].local_addr()?.port())) {
+    pub fn bind(config: &Listener, held: &mut Held) -> io::Result<Arc<Self>> {
+        let tproxy = config.mode.is_redirected() && config.transparent == Transparent::Tproxy;
+        let address = match &config.address {
+            Address::Unix(path) => {
+                let mode = config.socket_mode.as_deref().and_then(|mode| format::permissions(mode).ok());
+                let (listener, file) = socket::listen_unix(path, mode)?;
+                return Self::new(config, config.address.clone(), vec![listener], file.map(Arc::new));
+            }
+            Address::Ip(address) => *address,
+        };
+        let first = held.listen(address, tproxy)?;
+        let bound = first.local_addr()?;
+        let mut listeners = vec![first];
+        if let Some(other) = config.mode.is_redirected().then(|| socket::other_family(bound)).flatten() {
+            match held.listen(other, tproxy) {
                 Ok(listener) => listeners.push(listener),
                 // A machine without IPv6 redirects none.
                 Err(error) => tracing::info!(listener = config.name, address = %other, %error, "not heard"),
             }
         }
-        Self::new(config, listeners)
+        Self::new(config, bound.into(), listeners, None)
     }
 
     /// The same socket under another name.
     pub fn renamed(&self, config: &Listener) -> io::Result<Arc<Self>> {
-        Self::new(config, self.duplicates()?)
+        Self::new(config, self.address.clone(), self.duplicates()?, self.file.clone())
     }
 
     fn duplicates(&self) -> io::Result<Vec<std::net::TcpListener>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|one| one.try_clone()).collect()
     }
 
-    fn new(config: &Listener, listeners: Vec<std::net::TcpListener>) -> io::Result<Arc<Self>> {
+    fn new(
+        config: &Listener,
+        address: Address,
+        listeners: Vec<std::net::TcpListener>,
+        file: Option<Arc<SocketFile>>,
+    ) -> io::Result<Arc<Self>> {
         let max_connections = config.max_connections as usize;
         Ok(Arc::new(Self {
             name: config.name.as_str().into(),
-            configured: config.address,
-            address: listeners.first().ok_or(io::ErrorKind::NotConnected)?.local_addr()?,
+            configured: config.address.clone(),
+            address,
+            file,
             mode: config.mode,
             max_connections: AtomicUsize::new(max_connections),
             surplus: AtomicUsize::new(0),
@@ -155,7 +178,7 @@ pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
         let accepting = (socket.mode != Mode::Outbound).then(|| Accepting::new(&worker));
         tokio::task::spawn_local(async move {
             let _accepting = accepting;
-            match TcpListener::from_std(listener) {
+            match Listening::new(listener, &socket.address) {
                 Ok(listener) => run(&worker, &socket, &listener).await,
                 Err(error) => tracing::error!(listener = &*socket.name, %error, "cannot listen"),
             }
@@ -163,18 +186,32 @@ pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
     }
 }
 
-/// The same address in the other family, where there is such a thing: rules for both lead to one port.
-fn other_family(address: SocketAddr) -> Option<IpAddr> {
-    match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv6Addr::UNSPECIFIED.into()),
-        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(Ipv4Addr::UNSPECIFIED.into()),
-        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Ipv4Addr::LOCALHOST.into()),
-        _ => None,
+enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    fn new(listener: std::net::TcpListener, address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Ip(_) => Self::Tcp(TcpListener::from_std(listener)?),
+            Address::Unix(_) => Self::Unix(UnixListener::from_std(OwnedFd::from(listener).into())?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(TcpStream, Address)> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| (stream, peer.into())),
+            Self::Unix(listener) => {
+                let stream = OwnedFd::from(listener.accept().await?.0.into_std()?);
+                // To all that follows it is a stream like any other.
+                Ok((TcpStream::from_std(stream.into())?, Address::unnamed()))
+            }
+        }
     }
 }
 
-async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) {
+async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &Listening) {
     loop {
         let closed = socket.close.notified();
         let permit = tokio::select! {
@@ -211,7 +248,7 @@ async fn run(worker: &Rc<Worker>, socket: &Arc<Socket>, listener: &TcpListener) 
 fn hand_over(
     worker: &Rc<Worker>,
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Address,
     socket: &Arc<Socket>,
     permit: OwnedSemaphorePermit,
 ) {

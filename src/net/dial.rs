@@ -130,10 +130,7 @@ async fn bound(to: SocketAddr, from: IpAddr, mark: Option<u32>) -> io::Result<Tc
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(mark) = mark {
         let socket = SockRef::from(&socket);
-        match to {
-            SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-            SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
-        }
+        socket::transparent(&socket, to)?;
         socket.set_mark(mark)?;
     }
     // The port is chosen by the connection, so that one serves for many destinations.

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod clock;
 pub mod dial;
 pub mod first_request;
+pub mod held;
 pub mod io;
 pub mod lifetime;
 pub mod ports;

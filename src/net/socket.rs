@@ -1,7 +1,10 @@
 //! Socket options, and nothing else.
 
+use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -13,17 +16,93 @@ const VANISHED: Duration = Duration::from_secs(90);
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
 
-/// A listening socket, not blocking. An IPv6 wildcard listens on IPv6 alone, as the configuration says.
-pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// A listening socket, not blocking. An IPv6 wildcard listens on IPv6 alone, as the configuration says. A transparent
+/// one takes connections to any address that is routed to it (takes the capability NET_ADMIN).
+pub fn listen(address: SocketAddr, transparent: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if transparent {
+        self::transparent(&socket, address)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// The same address in the other family, where there is such a thing: rules and probes of both lead to one port.
+pub fn other_family(address: SocketAddr) -> Option<SocketAddr> {
+    let other: IpAddr = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv6Addr::UNSPECIFIED.into(),
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(other, address.port()))
+}
+
+/// Lets a socket have an address that is not ours: of the family of `address`.
+pub fn transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let set = match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    };
+    set.map_err(|error| io::Error::new(error.kind(), format!("`transparent: tproxy` needs NET_ADMIN: {error}")))
+}
+
+/// A listening Unix socket. What a process that is gone has left at its path is replaced, where nobody listens there.
+pub fn listen_unix(path: &str, mode: Option<u32>) -> io::Result<(std::net::TcpListener, Option<SocketFile>)> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.bind(&unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left(path) => {
+            fs::remove_file(path)?;
+            socket.bind(&unix(path)?)?;
+        }
+        bound => bound?,
+    }
+    let file = path.starts_with('/').then(|| SocketFile::at(path)).transpose()?;
+    if let Some(mode) = mode {
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    socket.listen(BACKLOG)?;
+    Ok((socket.into(), file))
+}
+
+fn is_left(path: &str) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    is_socket && connect_unix(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The file of a listening Unix socket: removed at the end, unless by then it is that of another.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn at(path: &str) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.into(), device: file.dev(), inode: file.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = |file: fs::Metadata| file.dev() == self.device && file.ino() == self.inode;
+        if fs::symlink_metadata(&self.path).is_ok_and(ours)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::debug!(path = %self.path.display(), %error, "the file of a socket stays");
+        }
+    }
 }
 
 /// Connected, or `WouldBlock` where the queue of whoever listens is full. To all that follows it is a stream like any

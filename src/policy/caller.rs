@@ -9,8 +9,8 @@ use crate::wire::spiffe::{IdPattern, SpiffeId};
 /// The facts of a connection that rules may look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
-    /// Of the connection, in its canonical form: IPv4 is never written within IPv6.
-    ip: IpAddr,
+    /// Of the connection, in its canonical form: IPv4 is never written within IPv6. Whoever came by a Unix socket has none.
+    ip: Option<IpAddr>,
     /// Proven by a client certificate.
     pub id: Option<&'a SpiffeId>,
     /// That was connected to.
@@ -31,10 +31,11 @@ pub struct Callers {
 
 impl<'a> Caller<'a> {
     /// Of whom nothing is known.
-    pub const NOBODY: Caller<'static> = Caller { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), id: None, port: 0, to: None };
+    pub const NOBODY: Caller<'static> =
+        Caller { ip: Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), id: None, port: 0, to: None };
 
-    pub fn new(ip: IpAddr, id: Option<&'a SpiffeId>, port: u16) -> Self {
-        Self { ip: ip.to_canonical(), id, port, to: None }
+    pub fn new(ip: impl Into<Option<IpAddr>>, id: Option<&'a SpiffeId>, port: u16) -> Self {
+        Self { ip: ip.into().map(|ip| ip.to_canonical()), id, port, to: None }
     }
 
     /// The same, on its way to this address.
@@ -42,7 +43,7 @@ impl<'a> Caller<'a> {
         Self { to, ..self }
     }
 
-    pub fn ip(&self) -> IpAddr {
+    pub fn ip(&self) -> Option<IpAddr> {
         self.ip
     }
 }
@@ -50,9 +51,10 @@ impl<'a> Caller<'a> {
 /// As a report names it.
 impl fmt::Display for Caller<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = self.ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
         match self.id {
-            Some(id) => write!(f, "{id} ({})", self.ip),
-            None => write!(f, "{} without an identity", self.ip),
+            Some(id) => write!(f, "{id} ({ip})"),
+            None => write!(f, "{ip} without an identity"),
         }
     }
 }
@@ -78,7 +80,7 @@ impl Callers {
             *id.trust_domain() == *self.trust_domain
                 && id.namespace().is_some_and(|own| self.namespaces.iter().any(|known| **known == *own))
         };
-        (self.cidrs.is_empty() || self.cidrs.iter().any(|block| block.contains(caller.ip)))
+        (self.cidrs.is_empty() || self.cidrs.iter().any(|block| caller.ip.is_some_and(|ip| block.contains(ip))))
             && (self.identities.is_empty() || caller.id.is_some_and(identity))
             && (self.namespaces.is_empty() || caller.id.is_some_and(namespace))
     }

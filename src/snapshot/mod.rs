@@ -11,7 +11,6 @@ pub mod redirected;
 pub mod route;
 pub mod upstream;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
 use crate::policy::guard::Bound;
 use crate::telemetry::metrics::Labels;
+use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::proxy_protocol;
 use crate::wire::spiffe::{IdPattern, SpiffeId};
@@ -202,9 +202,9 @@ impl Listener {
 
 impl Snapshot {
     /// The listener of a socket: by its name, or else, where it was renamed, by its address.
-    pub fn listener(&self, name: &str, address: SocketAddr) -> Option<usize> {
+    pub fn listener(&self, name: &str, address: &Address) -> Option<usize> {
         let named = self.listeners.iter().position(|listener| *listener.name == *name);
-        named.or_else(|| self.listeners.iter().position(|listener| listener.config.address == address))
+        named.or_else(|| self.listeners.iter().position(|listener| listener.config.address == *address))
     }
 
     /// How many series a worker may come to hold.

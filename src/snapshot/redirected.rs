@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
@@ -138,12 +139,14 @@ impl Endpoints {
         let mut map = HashMap::new();
         for (index, service) in snapshot.services.iter().enumerate() {
             for endpoint in service.upstream.endpoints().borrow().iter() {
-                // Of several services with one endpoint, the first.
-                map.entry(endpoint.address).or_insert(index);
+                for address in endpoint.address.socket().iter().chain(&endpoint.alternatives) {
+                    // Of several services with one endpoint, the first.
+                    map.entry(*address).or_insert(index);
+                }
             }
         }
         let found = map.get(&address).copied();
-        self.0.store(Some((version, map).into()));
+        self.0.store(Some(Arc::new((version, map))));
         found
     }
 }

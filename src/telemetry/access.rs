@@ -4,7 +4,6 @@
 //! standard output costs lines, which are counted, and never a worker's time.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +17,7 @@ use super::line;
 use super::metrics::Metrics;
 use crate::config::schema::{self, AccessFormat};
 use crate::error::{Producer, Reason};
+use crate::wire::address::Address;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 4096;
@@ -34,7 +34,7 @@ pub struct Entry<'a> {
     pub service: &'a str,
     pub subset: &'a str,
     /// The endpoint that was tried last.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<&'a Address>,
     /// Empty for TCP, as are host, path, user agent and request id.
     pub method: &'a str,
     pub host: &'a [u8],
@@ -57,7 +57,7 @@ pub struct Entry<'a> {
     pub upstream_duration: Option<Duration>,
     pub request_bytes: u64,
     pub response_bytes: u64,
-    pub peer: SocketAddr,
+    pub peer: &'a Address,
     /// Who the client has proven to be; empty where nobody.
     pub peer_identity: &'a str,
     /// `TLSv1.3`; empty for plaintext, and for TLS that is not with us.

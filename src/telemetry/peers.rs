@@ -64,7 +64,8 @@ impl Connections {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Peer {
-    pub address: IpAddr,
+    /// Whoever came by a Unix socket has none.
+    pub address: Option<IpAddr>,
     pub how: How,
     /// What it has proven to be.
     pub identity: Option<SpiffeId>,
@@ -98,9 +99,9 @@ impl Peers {
         seen.last = now;
     }
 
-    /// Whether somebody without an identity has come this way.
-    pub fn knows(&self, address: IpAddr, how: How, listener: &Arc<str>) -> bool {
-        self.known.contains_key(&Peer { address, how, identity: None, listener: listener.clone() })
+    /// Whether somebody with this address has proven an identity, to whichever listener.
+    pub fn knows_as_mutual(&self, address: Option<IpAddr>) -> bool {
+        self.known.keys().any(|peer| peer.how == How::Mutual && peer.address == address)
     }
 
     /// One of its connections has ended.
@@ -150,7 +151,7 @@ fn entry(peer: &Peer, seen: &Seen) -> Value {
         "listener": peer.listener.as_ref(),
         "how": peer.how.name(),
         "identity": peer.identity.as_ref().map(SpiffeId::as_str),
-        "address": peer.address.to_string(),
+        "address": peer.address.map_or_else(|| "unix:".to_owned(), |address| address.to_string()),
         "connections": seen.connections,
         "open": seen.open,
         "firstSeen": Rfc3339(seen.first).to_string(),
@@ -180,7 +181,7 @@ mod tests {
 
     fn peer(number: u32, how: How) -> Peer {
         let identity = (how == How::Mutual).then(|| SpiffeId::parse("spiffe://a/b").expect("an id"));
-        Peer { address: Ipv4Addr::from_bits(number).into(), how, identity, listener: "edge".into() }
+        Peer { address: Some(Ipv4Addr::from_bits(number).into()), how, identity, listener: "edge".into() }
     }
 
     #[test]

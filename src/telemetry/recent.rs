@@ -8,7 +8,6 @@ mod shape;
 mod slow;
 mod track;
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use http::Version;
@@ -19,6 +18,7 @@ pub use self::code::{
 pub use self::ring::{BYTES_MIN, Filter, Kept, LIST_MAX, Ring};
 use crate::error::{Producer, Reason};
 use crate::policy::guard::Guard;
+use crate::wire::address::Address;
 
 /// Facts of one finished exchange. What is longer than its bound is cut when it is kept, and the record says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Exchange<'a> {
     /// The entry of `authorization` that denied it; empty where none did.
     pub denied: &'a str,
     pub producer: Producer,
-    pub peer: SocketAddr,
+    pub peer: Address,
     /// Who the client has proven to be; empty where nobody.
     pub identity: &'a str,
     pub request_bytes: u64,
@@ -75,9 +75,9 @@ pub struct Bucket {
 }
 
 /// One try at one endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    pub endpoint: SocketAddr,
+    pub endpoint: Address,
     pub outcome: Outcome,
     /// What was spoken with the endpoint.
     pub protocol: Version,

@@ -1,7 +1,6 @@
 //! The last requests that a rule in shadow mode would have refused. Each worker keeps a few; counts are in `block`.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 use super::metrics::Metrics;
 use super::rfc3339::Rfc3339;
 use crate::policy::guard::Guard;
+use crate::wire::address::Address;
 use crate::wire::spiffe::SpiffeId;
 
 /// Examples that one worker keeps.
@@ -32,7 +32,7 @@ pub struct Example {
     pub method: String,
     /// Without its query.
     pub path: String,
-    pub peer: SocketAddr,
+    pub peer: Address,
     /// What the peer has proven to be.
     pub identity: Option<SpiffeId>,
 }

@@ -3,7 +3,6 @@
 //! An unused connection stays with hyper, which notices when the peer closes it or sends what nobody asked for.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -180,11 +179,11 @@ async fn lend(
         ends: lifetime.map(|lifetime| lifetime.soft),
         activity,
     });
-    let (driven, pool_of, address) = (state.clone(), pool.clone(), pool.address);
+    let (driven, pool_of) = (state.clone(), pool.clone());
     counters.upstream_connections_active.inc();
     tokio::task::spawn_local(async move {
         let over = lifetime.map(|lifetime| lifetime.hard);
-        drive(connection, &driven, &pool_of, address, over, port).await;
+        drive(connection, &driven, &pool_of, over, port).await;
         counters.upstream_connections_active.dec();
         drop(open);
     });
@@ -195,14 +194,13 @@ async fn drive(
     mut connection: http1::Connection<Io, Upload>,
     state: &State,
     pool: &Pool,
-    address: SocketAddr,
     over: Option<Instant>,
     port: Option<Held>,
 ) {
     // By reference, so that the socket can be had back after an upgrade.
     match transport::until(over, &mut connection).await {
         None => return,
-        Some(Err(error)) => tracing::debug!(%address, %error, "upstream connection"),
+        Some(Err(error)) => tracing::debug!(address = %pool.address, %error, "upstream connection"),
         Some(Ok(())) => {}
     }
     if let Some(upgraded) = state.upgraded.take() {

@@ -9,7 +9,7 @@ pub mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,8 +17,10 @@ use rand::Rng;
 use tokio::sync::watch;
 
 use crate::discovery::Endpoint;
+use crate::net::dial::Source;
 use crate::policy::pick::Candidates;
 use crate::snapshot::{Service, Transport, Upstream};
+use crate::wire::address::Address;
 use pool::Pool;
 use transport::Prepared;
 
@@ -32,9 +34,9 @@ pub struct Cluster {
     transport: RefCell<Transport>,
     prepared: RefCell<Rc<Prepared>>,
     sets: RefCell<Sets>,
-    pools: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
-    /// Of original destinations.
-    originals: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    pools: RefCell<HashMap<Address, Rc<Pool>>>,
+    /// Of original destinations, and of each client whose address is kept.
+    originals: RefCell<HashMap<(SocketAddr, Option<IpAddr>), Rc<Pool>>>,
     turn: Cell<u64>,
 }
 
@@ -109,22 +111,22 @@ impl Cluster {
         rng: &mut impl Rng,
     ) -> Option<Rc<Pool>> {
         let picked = self.pick(service, subset, rng);
-        self.pools.borrow().get(&address).cloned().or(picked)
+        self.pools.borrow().get(&address.into()).cloned().or(picked)
     }
 
     /// Connections to where a redirected one was going. Beyond a number of destinations they are not kept.
-    pub fn original(&self, address: SocketAddr) -> Rc<Pool> {
+    pub fn original(&self, address: SocketAddr, from: Option<Source>) -> Rc<Pool> {
+        let key = (address, from.map(|from| from.ip));
         let mut originals = self.originals.borrow_mut();
-        if originals.len() >= ORIGINALS && !originals.contains_key(&address) {
+        if originals.len() >= ORIGINALS && !originals.contains_key(&key) {
             originals.retain(|_, pool| !pool.is_unused());
         }
-        if originals.len() >= ORIGINALS && !originals.contains_key(&address) {
-            let pool = Pool::new(&Endpoint::bare(address), Transport::Plain, Rc::default());
+        if originals.len() >= ORIGINALS && !originals.contains_key(&key) {
+            let pool = Pool::of_client(address, from);
             pool.retire();
             return pool;
         }
-        let new = || Pool::new(&Endpoint::bare(address), Transport::Plain, Rc::default());
-        originals.entry(address).or_insert_with(new).clone()
+        originals.entry(key).or_insert_with(|| Pool::of_client(address, from)).clone()
     }
 
     /// Every pool, for the sweep and for `/clusters`.
@@ -160,7 +162,7 @@ impl Cluster {
             let shared =
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
-            pools.insert(endpoint.address, same.unwrap_or_else(|| Pool::new(endpoint, transport, prepared)));
+            pools.insert(endpoint.address.clone(), same.unwrap_or_else(|| Pool::new(endpoint, transport, prepared)));
         }
         old.values().for_each(|pool| pool.retire());
         let set = |wanted: &BTreeMap<String, String>| {

@@ -11,7 +11,9 @@ use super::queue::Queue;
 use super::transport::Prepared;
 use super::{h1, h2};
 use crate::discovery::Endpoint;
+use crate::net::dial::Source;
 use crate::snapshot::Transport;
+use crate::wire::address::Address;
 
 /// What a checkout must keep to.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +30,13 @@ pub struct Limits {
 }
 
 pub struct Pool {
-    pub address: SocketAddr,
+    pub address: Address,
     /// More addresses of the endpoint.
     pub alternatives: Box<[SocketAddr]>,
     /// The one of them all that was first to answer the last time, and when.
     pub(super) winner: Cell<Option<(SocketAddr, Instant)>>,
+    /// Connections are made from the address of the client.
+    pub source: Option<Source>,
     pub transport: Transport,
     pub(super) prepared: Rc<Prepared>,
     pub(super) idle: RefCell<Vec<h1::Idle>>,
@@ -59,10 +63,20 @@ const LEARN_MIN: Duration = Duration::from_millis(500);
 
 impl Pool {
     pub fn new(endpoint: &Endpoint, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
+        Self::from(endpoint, None, transport, prepared)
+    }
+
+    /// One whose connections are made from the address of a client.
+    pub fn of_client(address: SocketAddr, source: Option<Source>) -> Rc<Self> {
+        Self::from(&Endpoint::bare(address), source, Transport::Plain, Rc::default())
+    }
+
+    fn from(endpoint: &Endpoint, source: Option<Source>, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
         Rc::new(Self {
-            address: endpoint.address,
+            address: endpoint.address.clone(),
             alternatives: endpoint.alternatives.as_slice().into(),
             winner: Cell::new(None),
+            source,
             transport,
             prepared,
             idle: RefCell::default(),

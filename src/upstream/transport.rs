@@ -1,6 +1,7 @@
 //! How the connections of a pool are made: plain, or in TLS, and what the other side proves by that.
 
 use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +19,7 @@ use crate::net::ports::Held;
 use crate::net::socket;
 use crate::net::stream::{Rewound, Stream};
 use crate::snapshot::Transport;
+use crate::wire::address::Address;
 use crate::worker::Worker;
 
 /// A connection, ready for its codec.
@@ -64,17 +66,23 @@ pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening
     let counters = &worker.counters;
     counters.upstream_connects.inc();
     let connected = connect(pool, timeout, (Alpn::Tcp, opening)).await;
-    let dialled = connected.map(|Connected { stream, port }| Dialled { stream: stream.into(), http2: false, lifetime: None, port });
+    let dialled = connected.map(|Connected { stream, port }| Dialled {
+        stream: stream.into(),
+        http2: false,
+        lifetime: None,
+        port,
+    });
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
 async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {
-    let connected = match pool.alternatives.is_empty() {
-        true => dial::connect(&pool.address.into(), None, timeout).await?,
-        false => Box::pin(race(pool, timeout)).await?,
+    let connected = match &pool.address {
+        Address::Ip(address) if !pool.alternatives.is_empty() => Box::pin(race(pool, *address, timeout)).await?,
+        address => dial::connect(address, pool.source, timeout).await?,
     };
     let stream = &connected.stream;
     if alpn != Alpn::Tcp
+        && pool.address.ip().is_some()
         && let Err(error) = socket::expect_answers(stream)
     {
         tracing::debug!(%error, "socket options");
@@ -87,14 +95,14 @@ async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8]))
 }
 
 /// The address that has won the last time sets out first.
-async fn race(pool: &Pool, timeout: Duration) -> Result<Connected, Reason> {
+async fn race(pool: &Pool, usual: SocketAddr, timeout: Duration) -> Result<Connected, Reason> {
     let last = pool.winner.get().filter(|(_, at)| at.elapsed() < FORGET).map(|(address, _)| address);
-    let mut addresses = vec![pool.address];
+    let mut addresses = vec![usual];
     addresses.extend(&*pool.alternatives);
     addresses.sort_by_key(|address| Some(*address) != last);
     let (connected, winner) = dial::race(&addresses, timeout).await?;
     if Some(winner) != last {
-        pool.winner.set((winner != pool.address).then(|| (winner, Instant::now())));
+        pool.winner.set((winner != usual).then(|| (winner, Instant::now())));
     }
     Ok(connected)
 }
@@ -116,7 +124,10 @@ async fn secure(
     let connector = pool.prepared.get(pool, &material).ok_or_else(|| failed(Failure::NoIdentity, &"nothing loaded"))?;
     let tls = tokio_rustls::TlsConnector::from(connector.config(alpn));
     let stream = tls
-        .connect(connector.server_name_for(pool.address.ip()), Rewound::new(socket, Bytes::new()))
+        .connect(
+            connector.server_name_for(pool.address.ip().unwrap_or(Ipv4Addr::LOCALHOST.into())),
+            Rewound::new(socket, Bytes::new()),
+        )
         .await
         .map_err(|error| failed(Failure::of(&error), &error))?;
     let (now, clock) = (Instant::now(), SystemTime::now());
@@ -215,7 +226,8 @@ impl Prepared {
                 Connector::mutual(material.mesh.as_ref()?, Arc::clone(expected), server_name.as_deref())
             }
             Transport::Simple { service, server_name } => {
-                let name = server_name.as_deref().map_or_else(|| pool.address.ip().to_string(), str::to_owned);
+                let own = || pool.address.ip().map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
+                let name = server_name.as_deref().map_or_else(own, str::to_owned);
                 Connector::simple(material.roots.get(&**service)?, &name)
             }
         };

@@ -17,7 +17,7 @@ pub enum Address {
 
 const UNIX: &str = "unix:";
 /// `sun_path` without a NUL at its end.
-const PATH_BYTES_MAX: usize = 107;
+pub const PATH_BYTES_MAX: usize = 107;
 
 impl Address {
     pub fn unnamed() -> Self {

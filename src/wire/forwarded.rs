@@ -38,9 +38,9 @@ pub fn count_hop(headers: &mut HeaderMap) -> Result<(), Reason> {
 /// A longer id than this was not made to be one.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// Appends the peer, and adds scheme and host where no hop before us did. For the host to be what the client asked
-/// for, this comes before any rewrite.
-pub fn append(parts: &mut Parts, peer: IpAddr, tls: bool) {
+/// Appends the peer (`unknown` where it has no address: others count the entries from the end), and adds scheme and host
+/// where no hop before us did. For the host to be what the client asked for, this comes before any rewrite.
+pub fn append(parts: &mut Parts, peer: Option<IpAddr>, tls: bool) {
     append_for(&mut parts.headers, peer);
     if let Entry::Vacant(entry) = parts.headers.entry(PROTO) {
         entry.insert(HeaderValue::from_static(if tls { "https" } else { "http" }));
@@ -57,13 +57,17 @@ pub fn append(parts: &mut Parts, peer: IpAddr, tls: bool) {
 }
 
 /// One line, whatever the number that came: many applications read the first line only.
-fn append_for(headers: &mut HeaderMap, peer: IpAddr) {
+fn append_for(headers: &mut HeaderMap, peer: Option<IpAddr>) {
     const ADDRESS_BYTES_MAX: usize = 45;
+    let write_to = |line: &mut dyn Write| match peer {
+        Some(ip) => write!(line, "{}", ip.to_canonical()),
+        None => line.write_all(b"unknown"),
+    };
     if !headers.contains_key(FOR) {
         let mut line = [0; ADDRESS_BYTES_MAX];
         let mut rest = &mut line[..];
         // The longest address fits.
-        let _ = write!(rest, "{}", peer.to_canonical());
+        let _ = write_to(&mut rest);
         let left = rest.len();
         if let Ok(value) = HeaderValue::from_bytes(line.get(..ADDRESS_BYTES_MAX - left).unwrap_or_default()) {
             headers.insert(FOR, value);
@@ -77,7 +81,7 @@ fn append_for(headers: &mut HeaderMap, peer: IpAddr) {
         line.extend_from_slice(b", ");
     }
     // Writing to a vector does not fail, nor can valid lines and an address make an invalid one.
-    let _ = write!(line, "{}", peer.to_canonical());
+    let _ = write_to(&mut line);
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(line)) {
         headers.insert(FOR, value);
     }

@@ -142,7 +142,7 @@ impl Compare<'_> {
         self.new.root().listeners.iter().filter(|l| on(is, l) && self.new.is_tcp_listener(&l.name) == tcp).any(|new| {
             let old = self.old.root().listeners.iter().find(|old| old.name == new.name && on(was, old));
             // Where a listener listens is no property of what it does.
-            old.is_some_and(|old| Listener { address: new.address, ..old.clone() } != *new)
+            old.is_some_and(|old| Listener { address: new.address.clone(), ..old.clone() } != *new)
         })
     }
 }
@@ -180,7 +180,7 @@ fn lead(config: &Config, to: &str) -> Option<Lead> {
     if let Endpoints::Static(list) = &service.endpoints {
         let resolved = list.iter().filter_map(|endpoint| resolve(endpoint, service.port));
         endpoints = resolved.filter(|e| labels.is_none_or(|labels| has_labels(&e.labels, labels))).collect();
-        endpoints.sort_by_key(|endpoint| endpoint.address);
+        endpoints.sort_by(|one: &ResolvedEndpoint, other| one.address.cmp(&other.address));
         (bare.port, bare.endpoints) = (None, Endpoints::Static(Vec::new()));
     }
     // Of endpoints that are found elsewhere, the labels say which.

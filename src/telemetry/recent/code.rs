@@ -11,6 +11,7 @@ use memchr::{memchr, memrchr};
 use super::{Attempt, Bucket, Connection, Exchange, Micros, NotAgain, Outcome, Phases, Producer, Would};
 use crate::error::Reason;
 use crate::policy::guard::Guard;
+use crate::wire::address::{Address, PATH_BYTES_MAX};
 
 /// Bytes that are kept of each.
 pub const ID_MAX: usize = 128;
@@ -100,7 +101,7 @@ pub fn encode<'o>(out: &'o mut Buffer, exchange: &Exchange<'_>, slow: bool) -> &
     writer.byte(exchange.reason as u8);
     writer.text(exchange.denied, NAME_MAX);
     writer.byte(exchange.producer as u8);
-    writer.address(exchange.peer);
+    writer.address(&exchange.peer);
     writer.text(exchange.identity, NAME_MAX);
     writer.number(exchange.request_bytes);
     writer.number(exchange.response_bytes);
@@ -258,23 +259,27 @@ impl Writer<'_> {
         self.byte(place.unwrap_or(2) as u8);
     }
 
-    fn address(&mut self, address: SocketAddr) {
+    fn address(&mut self, address: &Address) {
         match address {
-            SocketAddr::V4(v4) => {
+            Address::Ip(SocketAddr::V4(v4)) => {
                 self.byte(4);
                 self.raw(&v4.ip().octets());
             }
-            SocketAddr::V6(v6) => {
+            Address::Ip(SocketAddr::V6(v6)) => {
                 self.byte(6);
                 self.raw(&v6.ip().octets());
                 self.number(v6.scope_id().into());
+            }
+            Address::Unix(path) => {
+                self.byte(1);
+                return self.text(path, PATH_BYTES_MAX);
             }
         }
         self.raw(&address.port().to_le_bytes());
     }
 
     fn attempt(&mut self, attempt: &Attempt) {
-        self.address(attempt.endpoint);
+        self.address(&attempt.endpoint);
         match attempt.outcome {
             Outcome::Answered => self.byte(0),
             Outcome::Unsent => self.byte(1),
@@ -366,17 +371,19 @@ impl<'a> Reader<'a> {
         Reason::ALL.into_iter().find(|reason| *reason as u8 == byte)
     }
 
-    fn address(&mut self) -> Option<SocketAddr> {
+    fn address(&mut self) -> Option<Address> {
         let (ip, scope): (IpAddr, u32) = match self.byte()? {
+            1 => return Some(Address::Unix(self.text()?.into())),
             4 => (Ipv4Addr::from(self.array::<4>()?).into(), 0),
             6 => (Ipv6Addr::from(self.array::<16>()?).into(), u32::try_from(self.number()?).ok()?),
             _ => return None,
         };
         let port = u16::from_le_bytes(self.array()?);
-        Some(match ip {
+        let address: SocketAddr = match ip {
             IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
             IpAddr::V4(_) => SocketAddr::new(ip, port),
-        })
+        };
+        Some(address.into())
     }
 
     fn phases(&mut self, total: Micros) -> Option<Phases> {
