@@ -126,12 +126,8 @@ impl Conn {
         let client = self.peer.ip().filter(|_| keeps).map(|ip| Source { ip: ip.to_canonical(), mark: intercept::MARK });
         match &listener.kind {
             Kind::Inbound(ports) if ports.of(to.port()).loopback => {
-                let loopback: IpAddr = match to {
-                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-                };
                 // The kernel routes no answer from there to another machine's address.
-                Some(cluster.original(SocketAddr::new(loopback, to.port()), None))
+                Some(cluster.original(loopback(to), None))
             }
             _ if service.original => Some(cluster.original(to, client)),
             Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(to)) {
@@ -228,6 +224,14 @@ impl Conn {
         // What has begun may end; nothing is begun any more.
         (self.busy.get() == 0 && self.is_unproven()).then_some(Reason::Denied)
     }
+}
+
+fn loopback(to: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, to.port())
 }
 
 /// Wakes a connection when its time comes.

@@ -46,6 +46,9 @@ pub struct Explain {
     /// The port that it comes to
     #[arg(long, value_name = "N")]
     port: Option<u16>,
+    /// Where it was going before the kernel redirected it: `ip:port`
+    #[arg(long, value_name = "ADDR")]
+    to: Option<String>,
     /// The caller: a SPIFFE id, an address, or both with a comma between them
     #[arg(long, value_name = "CALLER")]
     from: Option<String>,
@@ -97,6 +100,7 @@ fn ask(args: &Explain) -> Ask {
         headers: args.headers.clone(),
         listener: args.listener.clone(),
         port: args.port,
+        to: args.to.clone(),
         from: args.from.clone(),
     }
 }

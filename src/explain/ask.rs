@@ -1,6 +1,6 @@
 //! The request that is asked about: as on curl's command line, or as JSON in `POST /explain`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{Method, Request, Uri, Version, request};
@@ -23,6 +23,8 @@ pub struct Ask {
     /// Name of the listener; otherwise the one that listens on `port`, or the first that has a route.
     pub listener: Option<String>,
     pub port: Option<u16>,
+    /// Where it was going before the kernel redirected it, `ip:port`.
+    pub to: Option<String>,
     /// The caller: a SPIFFE id, an address, or both with a comma between them.
     pub from: Option<String>,
 }
@@ -74,6 +76,13 @@ impl Ask {
             parts.headers.insert(HOST, host);
         }
         Ok(parts)
+    }
+
+    /// Where it was going, in canonical form.
+    pub fn destination(&self) -> Result<Option<SocketAddr>, String> {
+        let Some(text) = &self.to else { return Ok(None) };
+        let to: SocketAddr = text.parse().map_err(|_| format!("`{text}` is not an address `ip:port`"))?;
+        Ok(Some(SocketAddr::new(to.ip().to_canonical(), to.port())))
     }
 
     pub fn caller(&self) -> Result<Whom, String> {

@@ -23,6 +23,8 @@ pub struct Candidates {
     pub more: More,
     /// Rules for the host that come before the winner, and fail.
     pub failing: usize,
+    /// The route, and which of its matches.
+    pub winner: Option<(usize, usize)>,
 }
 
 /// The winner, and those before and after it.
@@ -46,6 +48,7 @@ pub fn candidates(snapshot: &Snapshot, listener: &Listener, facts: &Facts<'_>) -
         }
         let failed = judge.failed(order.host, hosts);
         won = failed.is_none();
+        found.winner = won.then_some((rule.route, rule.index));
         found.failing += usize::from(!won && order.host != Host::Other);
         match won {
             true => found.shown.push(judge.candidate(Standing::Wins, None)),
@@ -87,7 +90,7 @@ pub fn of_tcp(snapshot: &Snapshot, listener: &Listener, name: &str) -> Candidate
     let shown: Vec<Candidate> = shown.collect();
     let left = ranked.len() - shown.len();
     let more = if won { More { before: 0, after: left } } else { More { before: left, after: 0 } };
-    Candidates { shown, more, failing: 0 }
+    Candidates { shown, more, ..Candidates::default() }
 }
 
 /// What precedes the path in the order of precedence.

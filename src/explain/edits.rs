@@ -21,10 +21,16 @@ use crate::wire::{forwarded, hop, trace};
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// In the order in which they are made.
-pub fn of(snapshot: &Snapshot, decision: &Decision<'_>, facts: &Facts<'_>, parts: &request::Parts) -> Vec<Edit> {
+pub fn of(
+    snapshot: &Snapshot,
+    decision: &Decision<'_>,
+    facts: &Facts<'_>,
+    parts: &request::Parts,
+    outbound: bool,
+) -> Vec<Edit> {
     let mut edits = Vec::new();
     if let Verdict::Forward { forward, target, .. } = decision.verdict {
-        edits = of_proxy(snapshot, target, parts);
+        edits = of_proxy(snapshot, target, parts, outbound);
         for attribute in &snapshot.attributes {
             if let (Some(name), Some(value)) = (&attribute.forward, attribute.value(facts)) {
                 let why = format!("attribute {}", attribute.name);
@@ -53,7 +59,7 @@ fn of_route<'a>(on: &'a str, list: &'a HeaderEdits) -> impl Iterator<Item = Edit
 }
 
 /// What differs between the head that came and the one that leaves.
-fn of_proxy(snapshot: &Snapshot, target: Target, parts: &request::Parts) -> Vec<Edit> {
+fn of_proxy(snapshot: &Snapshot, target: Target, parts: &request::Parts, outbound: bool) -> Vec<Edit> {
     // What is drawn is not shown.
     let mut rng = SmallRng::seed_from_u64(0);
     let mut sent = parts.clone();
@@ -65,7 +71,12 @@ fn of_proxy(snapshot: &Snapshot, target: Target, parts: &request::Parts) -> Vec<
     edits.extend(differences(&before, &sent.headers, Some("a span of this proxy")));
     let before = sent.headers.clone();
     let hop = hop::strip_request(sent.version, &mut sent.headers);
-    forwarded::append(&mut sent, Some(CLIENT), false);
+    // What goes out of the application begins there.
+    if !outbound {
+        forwarded::append(&mut sent, Some(CLIENT), false);
+    }
+    // What has gone around too often is refused before.
+    let _ = forwarded::count_hop(&mut sent.headers);
     let http2 = snapshot.services.get(target.service).is_some_and(|service| service.protocol == Protocol::Http2);
     let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let fallback = HeaderValue::from_static("");

@@ -1,9 +1,13 @@
 //! Which listener a request comes to, and whether that one takes its head.
 
+use std::net::SocketAddr;
+
 use http::header::CONTENT_LENGTH;
 use http::request;
 
 use super::ask::{Ask, Whom};
+use super::redirected;
+use crate::config::schema::Mode;
 use crate::decide::{self, Understood};
 use crate::error::Reason;
 use crate::snapshot::{Kind, Listener, Snapshot};
@@ -14,6 +18,7 @@ pub fn choose<'s>(
     ask: &Ask,
     parts: &request::Parts,
     from: &Whom,
+    to: Option<SocketAddr>,
 ) -> Result<(&'s Listener, String), String> {
     let all = &snapshot.listeners;
     let names = || all.iter().map(|listener| format!("`{}`", listener.name)).collect::<Vec<_>>().join(", ");
@@ -23,19 +28,28 @@ pub fn choose<'s>(
             .map(|listener| (listener, "it was named".to_owned()))
             .ok_or_else(|| format!("there is no listener `{name}`: there is {}", names()));
     }
+    let of = |mode: Mode| all.iter().find(|listener| listener.config.mode == mode);
+    if let Some(listener) = to.and_then(|_| of(Mode::Outbound).or_else(|| of(Mode::Inbound))) {
+        return Ok((listener, "what goes elsewhere is redirected to it".to_owned()));
+    }
     let on = |port: u16| all.iter().find(|listener| listener.config.address.port() == port);
     if let Some(port) = ask.port {
         let found = on(port).map(|listener| (listener, format!("it listens on port {port}")));
-        return found.ok_or_else(|| format!("no listener is on port {port}: there is {}", names()));
+        let redirected = || Some((of(Mode::Inbound)?, format!("what comes to port {port} is redirected to it")));
+        return found.or_else(redirected).ok_or_else(|| format!("no listener is on port {port}: there is {}", names()));
     }
     if let Some((listener, port)) = ask.url_port().and_then(|port| Some((on(port)?, port))) {
         return Ok((listener, format!("it listens on port {port}")));
     }
-    let http = |listener: &&Listener| matches!(listener.kind, Kind::Http { .. });
+    let http = |listener: &&Listener| matches!(listener.kind, Kind::Http { .. } | Kind::Outbound(_));
     let routed = |listener: &&Listener| {
         let Ok(understood) = understand(listener, parts) else { return false };
-        let caller = from.at(listener.config.address.port());
-        decide::decide(snapshot, listener, &understood.facts(snapshot, parts, caller), || 0).is_ok()
+        let caller = from.at(redirected::port(listener, ask, None));
+        let facts = understood.facts(snapshot, parts, caller);
+        match &listener.kind {
+            Kind::Outbound(outbound) => outbound.find(snapshot, &facts).is_some(),
+            _ => decide::decide(snapshot, listener, &facts, || 0).is_ok(),
+        }
     };
     let found = all.iter().filter(http).find(routed);
     let listener = found.or_else(|| all.iter().find(http)).or(all.first()).ok_or("there is no listener")?;

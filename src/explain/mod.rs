@@ -9,6 +9,7 @@ mod edits;
 mod effective;
 mod listener;
 mod places;
+mod redirected;
 mod sides;
 
 #[cfg(test)]
@@ -26,7 +27,7 @@ pub use authorization::{Authorization, Says};
 pub use compact::{Known, REQUEST_HEADER, compact, take};
 
 use crate::config::REDACTED;
-use crate::config::schema::Protocol;
+use crate::config::schema::{Mode, Protocol};
 use crate::decide::{self, Decision, Refusal, Verdict};
 use crate::error::Reason;
 use crate::policy::caller::Caller;
@@ -37,6 +38,7 @@ use crate::snapshot::{Action, Kind, Listener, Redirect, Rewrite, Snapshot};
 use crate::wire::address::Address;
 use crate::wire::grpc;
 use crate::wire::hop;
+use candidates::Candidates;
 use places::place;
 
 /// Everything that is known of a request before its body. `outrigger explain --format json` prints it as it is.
@@ -281,8 +283,9 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
         }
         (false, None) | (true, Some(_)) => {}
     }
-    let (listener, why) = listener::choose(snapshot, ask, &parts, &from)?;
-    let caller = from.at(listener.config.address.port());
+    let to = ask.destination()?;
+    let (listener, why) = listener::choose(snapshot, ask, &parts, &from, to)?;
+    let caller = from.at(redirected::port(listener, ask, to)).on_its_way(to);
     let index = snapshot.listeners.iter().position(|known| known.name == listener.name).unwrap_or_default();
     explanation.listener = Some(Named {
         name: listener.name.to_string(),
@@ -290,8 +293,10 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
         why: format!("{} ({why})", listener.config.address),
     });
     explanation.policy = effective::of_listener(snapshot, index);
-    if let Kind::Tcp(routes) = &listener.kind {
-        tcp(&mut explanation, snapshot, listener, routes.has_names(), &caller);
+    explanation.notes.extend(redirected::notes(snapshot, listener, &caller));
+    if redirected::is_relayed(snapshot, listener, &caller) {
+        let named = matches!(&listener.kind, Kind::Tcp(routes) if routes.has_names());
+        tcp(&mut explanation, snapshot, listener, named, &caller);
         return Ok(explanation);
     }
     let understood = match listener::understand(listener, &parts) {
@@ -315,8 +320,6 @@ fn http(
     explanation.request.host = facts.host.to_owned();
     explanation.request.path = facts.path.to_owned();
     explanation.attributes = attributes(snapshot, facts);
-    let candidates = candidates::candidates(snapshot, listener, facts);
-    (explanation.candidates, explanation.more_candidates) = (candidates.shown, candidates.more);
     let ruling = authz::judge(&snapshot.authorization, &listener.authorization, facts);
     let port = facts.caller.port;
     explanation.authorization = authorization::of(snapshot, listener, port, &ruling, |_, rule| rule.fits(facts));
@@ -324,18 +327,31 @@ fn http(
     let decision = match decide::ruled(snapshot, listener, facts, ruling, || 0) {
         Ok(decision) => decision,
         Err(Refusal { reason, .. }) => {
+            let candidates = candidates::candidates(snapshot, listener, facts);
+            (explanation.candidates, explanation.more_candidates) = (candidates.shown, candidates.more);
             explanation.outcome = if reason == Reason::NoRoute { Outcome::NoRoute } else { Outcome::Refuse };
             explanation.reason = Some(because(snapshot, reason, denied));
             return;
         }
     };
+    let candidates = match &listener.kind {
+        // Whatever is asked for, it is for the application.
+        Kind::Inbound(_) => Candidates::default(),
+        _ => {
+            let hosts = redirected::hosts(snapshot, listener, &facts.caller, facts.host);
+            let mut found = hosts.map(|host| candidates::candidates(snapshot, listener, &Facts { host, ..*facts }));
+            found.find(|found| found.winner == Some((decision.rule.route, decision.rule.index))).unwrap_or_default()
+        }
+    };
+    (explanation.candidates, explanation.more_candidates) = (candidates.shown, candidates.more);
     explanation.outcome = match (&decision.verdict, &decision.route.action) {
         (Verdict::Forward { .. }, _) => Outcome::Forward,
         (Verdict::Refuse(_), _) | (Verdict::Answer, Action::Forward(_)) => Outcome::Refuse,
         (Verdict::Answer, Action::Redirect(_)) => Outcome::Redirect,
         (Verdict::Answer, Action::Respond(..)) => Outcome::Respond,
     };
-    (explanation.split, explanation.sides) = sides::of(snapshot, &decision);
+    let original = redirected::original(listener, &facts.caller);
+    (explanation.split, explanation.sides) = sides::of(snapshot, &decision, original);
     let mut action = action(snapshot, &decision, &explanation.sides);
     let refused = match decision.verdict {
         Verdict::Refuse(reason) => Some(reason),
@@ -355,7 +371,8 @@ fn http(
             action = format!("refused: {}", reason.sentence());
         }
         None => {
-            explanation.edits = edits::of(snapshot, &decision, facts, parts);
+            let outbound = listener.config.mode == Mode::Outbound;
+            explanation.edits = edits::of(snapshot, &decision, facts, parts, outbound);
             explanation.unknown = unknown(&decision, parts, explanation.split.as_ref(), &explanation.sides);
         }
     }
@@ -364,7 +381,10 @@ fn http(
         name: decision.route.name.to_string(),
         rule: places::number(snapshot, route, rule),
         place: place(snapshot, &places::of_rule(snapshot, route, rule)),
-        why: why_it_won(candidates.failing),
+        why: match candidates.winner {
+            Some(_) => why_it_won(candidates.failing),
+            None => "its destination leads there, and no written route is for it".to_owned(),
+        },
         action,
     });
     explanation.policy.splice(0..0, effective::of_route(snapshot, &decision, facts.grpc));
@@ -384,10 +404,17 @@ fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, listener: &Listener, 
         let candidates = candidates::of_tcp(snapshot, listener, name);
         (explanation.candidates, explanation.more_candidates) = (candidates.shown, candidates.more);
     }
-    let decided = decide::decide_tcp(snapshot, listener, Some(name), || 0);
+    let decided = match &listener.kind {
+        Kind::Tcp(_) => decide::decide_tcp(snapshot, listener, Some(name), || 0).ok_or(Reason::NoRoute),
+        _ => decide::decide_relayed(snapshot, listener, Some(name), *caller, || 0),
+    };
+    let (decided, reason) = match decided {
+        Ok(decided) => (Some(decided), Reason::NoRoute),
+        Err(reason) => (None, reason),
+    };
     let index = decided.and_then(|(route, ..)| snapshot.routes.iter().position(|known| std::ptr::eq(known, route)));
     let Some((index, route)) = index.and_then(|index| Some((index, snapshot.routes.get(index)?))) else {
-        explanation.reason = Some(Because { status: 0, ..because(snapshot, Reason::NoRoute, None) });
+        explanation.reason = Some(Because { status: 0, ..because(snapshot, reason, None) });
         return;
     };
     explanation.outcome = Outcome::Forward;
@@ -397,13 +424,15 @@ fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, listener: &Listener, 
         rule: None,
         place: place(snapshot, &places::of_route(snapshot, index)),
         why: match (named, for_names) {
+            _ if caller.to.is_some() => "its destination leads there".to_owned(),
             (false, _) => "a tcp listener has one route, and looks at no request".to_owned(),
             (true, true) => format!("a client of TLS that asks for `{name}` goes there"),
             (true, false) => "for clients of TLS that ask for no name of another route, and for others".to_owned(),
         },
         action: "bytes are relayed both ways".to_owned(),
     });
-    (explanation.split, explanation.sides) = sides::of_tcp(snapshot, route, index);
+    (explanation.split, explanation.sides) =
+        sides::of_tcp(snapshot, route, index, redirected::original(listener, caller));
     explanation.policy.splice(0..0, effective::of_tcp(snapshot, route));
     let nowhere = sides::nowhere(&explanation.sides).then_some(Reason::NoEndpoint);
     if let Some(reason) = ruling.denied.map(|_| Reason::Denied).or(nowhere) {

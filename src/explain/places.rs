@@ -20,7 +20,13 @@ pub fn of_route(snapshot: &Snapshot, route: usize) -> String {
         Some(_) => format!("routes[{route}]"),
         None => {
             let name = snapshot.routes.get(route).map_or("", |route| &*route.name);
-            format!("services{}.hosts", step(name))
+            let root = snapshot.config.root();
+            let port = |number: &&str| root.listeners.iter().position(|listener| listener.ports.contains_key(*number));
+            match (root.services.get(name), name.strip_prefix("port-")) {
+                (Some(service), _) if service.hosts.is_empty() => format!("services{}", step(name)),
+                (_, Some(number)) if let Some(at) = port(&number) => format!("listeners[{at}].ports{}", step(number)),
+                _ => format!("services{}.hosts", step(name)),
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where a request may go: the sides of a route, and the endpoints of each that can or cannot be chosen.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::places::{self, place};
@@ -11,10 +12,11 @@ use crate::snapshot::{Action, Forward, Route, Snapshot, Subset, Target};
 /// Endpoints of one side that are shown, and as many of those that cannot be chosen.
 const SHOWN: usize = 100;
 
-pub fn of(snapshot: &Snapshot, decision: &Decision<'_>) -> (Option<Split>, Vec<Side>) {
+/// `original`: where it goes if it is not led elsewhere.
+pub fn of(snapshot: &Snapshot, decision: &Decision<'_>, original: Option<SocketAddr>) -> (Option<Split>, Vec<Side>) {
     let Verdict::Forward { forward, side, drawn, .. } = decision.verdict else { return (None, Vec::new()) };
     let path = places::of_route(snapshot, decision.rule.route);
-    let sides = sides(snapshot, forward, drawn.is_none_or(|drawn| drawn.sticky).then_some(side), &path);
+    let sides = sides(snapshot, forward, drawn.is_none_or(|drawn| drawn.sticky).then_some(side), (&path, original));
     let split = drawn.map(|drawn| {
         let by = match (&forward.sticky, only(&sides)) {
             (Some(key), _) if drawn.sticky => format!("by its {}", key.describe(snapshot)),
@@ -29,11 +31,16 @@ pub fn of(snapshot: &Snapshot, decision: &Decision<'_>) -> (Option<Split>, Vec<S
 }
 
 /// Of the route of a tcp listener, which has this index.
-pub fn of_tcp(snapshot: &Snapshot, route: &Route, index: usize) -> (Option<Split>, Vec<Side>) {
+pub fn of_tcp(
+    snapshot: &Snapshot,
+    route: &Route,
+    index: usize,
+    original: Option<SocketAddr>,
+) -> (Option<Split>, Vec<Side>) {
     let Action::Forward(forward) = &route.action else { return (None, Vec::new()) };
     let path = places::of_route(snapshot, index);
     let several = forward.targets.len() > 1;
-    let sides = sides(snapshot, forward, (!several).then_some(0), &path);
+    let sides = sides(snapshot, forward, (!several).then_some(0), (&path, original));
     let by = match only(&sides) {
         Some(side) => format!("whatever is drawn: {} is the only possible side", side.to),
         None => "by chance".to_owned(),
@@ -50,7 +57,9 @@ pub fn only(sides: &[Side]) -> Option<&Side> {
 
 /// Whether there is no endpoint on any side that may be chosen.
 pub fn nowhere(sides: &[Side]) -> bool {
-    sides.iter().filter(|side| side.possible).all(|side| side.endpoints.is_empty())
+    // Where it was going there may be somebody: that is not known before.
+    let empty = |side: &Side| side.endpoints.is_empty() && !side.to.starts_with('@');
+    sides.iter().filter(|side| side.possible).all(empty)
 }
 
 /// `service` or `service/subset`.
@@ -61,15 +70,23 @@ pub fn name(snapshot: &Snapshot, target: Target) -> String {
     subset.map_or_else(|| service.to_owned(), |subset| format!("{service}/{}", subset.name))
 }
 
-fn sides(snapshot: &Snapshot, forward: &Forward, chosen: Option<usize>, path: &str) -> Vec<Side> {
+fn sides(
+    snapshot: &Snapshot,
+    forward: &Forward,
+    chosen: Option<usize>,
+    (path, original): (&str, Option<SocketAddr>),
+) -> Vec<Side> {
     let starts = std::iter::once(0).chain(forward.edges.iter().copied());
     let sides = forward.targets.iter().zip(&forward.edges).zip(starts).enumerate();
     sides
         .map(|(index, ((target, end), start))| {
             let service = snapshot.services.get(target.service);
             let subset = service.and_then(|service| service.subsets.get(target.subset?));
-            let list: Arc<[discovery::Endpoint]> =
-                service.map_or_else(|| Arc::from([]), |service| service.upstream.endpoints().borrow().clone());
+            let list: Arc<[discovery::Endpoint]> = match service {
+                Some(service) if service.original => original.map(discovery::Endpoint::bare).into_iter().collect(),
+                Some(service) => service.upstream.endpoints().borrow().clone(),
+                None => Arc::from([]),
+            };
             let (mut endpoints, mut excluded) = endpoints(&list, subset);
             let more_endpoints = endpoints.len().saturating_sub(SHOWN);
             let more_excluded = excluded.len().saturating_sub(SHOWN);
