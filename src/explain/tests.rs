@@ -521,7 +521,7 @@ fn the_edits_of_the_proxy_are_those_that_it_makes() {
         of_proxy.map(|edit| format!("{} {} {}", edit.what, edit.name, edit.value.unwrap_or_default())).collect()
     };
     let address = "set x-forwarded-for <the client's address>";
-    let always = ["set x-forwarded-proto http", "set x-forwarded-host a"];
+    let always = ["set x-forwarded-proto http", "set x-forwarded-host a", "set x-outrigger-hops 1"];
     let new = ["set x-request-id a new id", "set traceparent a span of this proxy", address];
     assert_eq!(edits(&[]), [&new[..], &always].concat());
     let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -133,7 +133,7 @@ fn one_place_one_socket() {
         only(
             &two(address),
             &format!(
-                "listeners[1].address: {address} is taken by listener `edge` ({address}, at t.yaml:2:50) \
+                "listeners[1].address: {address} is taken by listener `edge` ({address}, t.yaml:2:49) \
                  | use another path or name"
             ),
         );
