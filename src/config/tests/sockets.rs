@@ -149,6 +149,12 @@ fn one_place_one_socket() {
     );
     only(
         &endpoint("{ address: \"10.0.0.1:80\", alternatives: [▸unix:/a] }"),
-        "services.app.endpoints.static[0].alternatives[0]: ",
+        "services.app.endpoints.static[0].alternatives[0]: `unix:/a` is a Unix socket | write an address, or make it an endpoint",
     );
+    only(
+        &endpoint("unix:/a").replace("app: { ", "app: { ▸tls: { mode: simple }, "),
+        "services.app.tls: a Unix socket has no address to prove | write the name of its certificate as `serverName`",
+    );
+    let named = endpoint("unix:/a").replace("app: { ", "app: { tls: { mode: simple, serverName: a.test }, ");
+    assert_eq!(said(&problems(&named)), [""; 0]);
 }
