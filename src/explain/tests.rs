@@ -6,12 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+mod authorization;
+mod redirected;
 mod tcp;
-
 use super::*;
 use crate::config;
-
-mod authorization;
 
 fn compile(text: &str) -> Snapshot {
     let config = config::parse("t.yaml", text, &|_| None).unwrap_or_else(|report| panic!("{report}\n{text}"));
@@ -517,8 +516,8 @@ fn lists_are_bounded() {
 fn the_edits_of_the_proxy_are_those_that_it_makes() {
     let edits = |headers: &[&str]| -> Vec<String> {
         let explained = explained("routes: [{ name: all, to: app }]\n", &asked("GET", "http://a/", headers));
-        let of_proxy = explained.edits.into_iter().filter(|edit| edit.why == "the proxy");
-        of_proxy.map(|edit| format!("{} {} {}", edit.what, edit.name, edit.value.unwrap_or_default())).collect()
+        let edits = explained.edits.into_iter().filter(|edit| edit.why == "the proxy");
+        edits.map(|edit| format!("{} {} {}", edit.what, edit.name, edit.value.unwrap_or_default())).collect()
     };
     let address = "set x-forwarded-for <the client's address>";
     let always = ["set x-forwarded-proto http", "set x-forwarded-host a", "set x-outrigger-hops 1"];
