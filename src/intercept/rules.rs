@@ -1,6 +1,8 @@
 //! The rules, as a model: what `text` writes, `encode` encodes and `verify` compares. In a chain the first rule that fits
 //! and ends decides. A packet that no rule captures goes its way as if there were none.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use super::settings::{Family, Interface, Ports, Settings};
 use super::{MARK, settings};
 use crate::wire::cidr::Cidr;
@@ -49,8 +51,13 @@ pub enum Match {
     Group(u32),
     In(Interface),
     Out(Interface),
+    From(Cidr),
     To(Cidr),
+    /// The destination is no address of this machine.
+    ToOthers,
     Tcp,
+    /// TCP, but not the first packet of a connection.
+    MidStream,
     TcpTo(Ports),
     UdpTo(Ports),
     Mark(u32),
@@ -127,12 +134,28 @@ pub fn chains(settings: &Settings) -> Vec<Chain> {
     ]
 }
 
+/// Its addresses mean nothing without the interface, which the kernel does not tell with the original destination.
+const LINK_LOCAL: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10);
+
+/// Those of the families that are captured at all.
+fn blocks<const N: usize>(settings: &Settings, all: [(IpAddr, u8); N]) -> impl Iterator<Item = Cidr> {
+    let families = settings.families();
+    let all = all.into_iter().filter(|(address, _)| families.contains(&Family::of(*address)));
+    all.map(|(address, length)| Cidr::around(address, length))
+}
+
+/// The kernel need not have known of a connection before there were rules: to these its next packet is a first one.
+fn mid_stream() -> Rule {
+    leave(Match::MidStream, "a connection that was there before")
+}
+
 fn no_ipv6(settings: &Settings) -> impl Iterator<Item = Rule> {
     settings.no_ipv6.then(|| leave(Match::Family(Family::V6), "IPv6 is left alone")).into_iter()
 }
 
 fn outbound(settings: &Settings) -> Vec<Rule> {
     let mut rules: Vec<Rule> = no_ipv6(settings).collect();
+    // First of all, so that no other rule is in the proxy's way.
     let users = |uids: &[u32], why| uids.iter().map(move |uid| leave(Match::User(*uid), why)).collect::<Vec<_>>();
     let groups = |gids: &[u32], why| gids.iter().map(move |gid| leave(Match::Group(*gid), why)).collect::<Vec<_>>();
     rules.extend(users(&settings.proxy_uid, "the proxy itself"));
@@ -140,6 +163,8 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     rules.extend(users(&settings.exclude_uids, "excluded user"));
     rules.extend(groups(&settings.exclude_gids, "excluded group"));
     rules.push(leave(Match::Out(Interface::loopback()), "within the pod"));
+    rules.extend(blocks(settings, [LINK_LOCAL]).map(|block| leave(Match::To(block), "link-local")));
+    rules.push(mid_stream());
     rules.extend(settings.exclude_interfaces.iter().map(|name| leave(Match::Out(name.clone()), "excluded interface")));
     rules.extend(settings.exclude_outbound_cidrs.iter().map(|block| leave(Match::To(*block), "excluded address")));
     rules.extend(settings.exclude_outbound_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "excluded port")));
@@ -163,6 +188,15 @@ fn inbound(settings: &Settings, first: Vec<Rule>, capture: Action) -> Vec<Rule> 
     rules.push(leave(Match::In(Interface::loopback()), "within the pod"));
     if settings.tproxy() {
         rules.push(leave(Match::Reply, "answers to connections of this pod"));
+    }
+    // Else the proxy would be a way to where the kernel would not let a neighbour.
+    rules.push(leave(Match::ToOthers, "for another machine"));
+    let loopback = [(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
+    rules.extend(blocks(settings, loopback).map(|block| leave(Match::To(block), "loopback, from outside")));
+    rules.extend(blocks(settings, [LINK_LOCAL]).map(|block| leave(Match::To(block), "link-local")));
+    // Tproxy has to see every packet, and does not take those of a socket that is not the proxy's.
+    if !settings.tproxy() {
+        rules.push(mid_stream());
     }
     rules.extend(settings.exclude_interfaces.iter().map(|name| leave(Match::In(name.clone()), "excluded interface")));
     rules.extend(settings.own_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "the proxy itself")));

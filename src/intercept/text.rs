@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::rules::{Action, Chain, Kind, Match, Rule};
 use super::settings::{Family, Settings};
 use super::{MARK, ROUTE_TABLE, TABLE, rules};
+use crate::wire::cidr::Cidr;
 
 /// Replaces the table, in one transaction, whether it is there or not.
 pub fn nft(settings: &Settings) -> String {
@@ -35,16 +36,23 @@ fn nft_match(wanted: &Match) -> String {
         Match::Group(gid) => format!("meta skgid {gid}"),
         Match::In(name) => format!("iifname \"{name}\""),
         Match::Out(name) => format!("oifname \"{name}\""),
-        Match::To(block) => match Family::of(block.first()) {
-            Family::V4 => format!("ip daddr {block}"),
-            Family::V6 => format!("ip6 daddr {block}"),
-        },
+        Match::From(block) => format!("{} saddr {block}", nft_header(block)),
+        Match::To(block) => format!("{} daddr {block}", nft_header(block)),
+        Match::ToOthers => "fib daddr type != local".to_owned(),
         Match::Tcp => "meta l4proto tcp".to_owned(),
+        Match::MidStream => "tcp flags & (fin | syn | rst | ack) != syn".to_owned(),
         Match::TcpTo(ports) => format!("tcp dport {ports}"),
         Match::UdpTo(ports) => format!("udp dport {ports}"),
         Match::Mark(mark) => format!("meta mark {mark}"),
         Match::ConnectionMark(mark) => format!("ct mark {mark}"),
         Match::Reply => "ct direction reply".to_owned(),
+    }
+}
+
+fn nft_header(block: &Cidr) -> &'static str {
+    match Family::of(block.first()) {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
     }
 }
 
@@ -77,7 +85,12 @@ pub fn iptables(settings: &Settings) -> String {
         }
         for chain in &chains {
             let _ = writeln!(out, "-A {} -j {}", chain.hook.name().to_uppercase(), iptables_chain(chain));
-            for rule in &chain.rules {
+            for (n, rule) in chain.rules.iter().enumerate() {
+                if let Action::Tproxy(_) = rule.action
+                    && !chain.rules[..n].iter().any(|before| before.action == rule.action)
+                {
+                    out += &iptables_mid_stream(chain, rule.action);
+                }
                 let _ = writeln!(out, "# {}\n{}", rule.why, iptables_rule(chain, rule));
             }
         }
@@ -107,7 +120,7 @@ fn unload(chain: &Chain) -> String {
 fn iptables_rule(chain: &Chain, rule: &Rule) -> String {
     let family = rule.matches.iter().find_map(|wanted| match wanted {
         Match::Family(family) => Some(*family),
-        Match::To(block) => Some(Family::of(block.first())),
+        Match::From(block) | Match::To(block) => Some(Family::of(block.first())),
         _ => None,
     });
     let only = match family {
@@ -120,6 +133,15 @@ fn iptables_rule(chain: &Chain, rule: &Rule) -> String {
     format!("{only}-A {} {matches}{}", iptables_chain(chain), iptables_action(rule.action))
 }
 
+/// Where nf_tables go on, iptables drop: a packet for a socket that is not the proxy's.
+fn iptables_mid_stream(chain: &Chain, tproxy: Action) -> String {
+    let (chain, tproxy) = (iptables_chain(chain), iptables_action(tproxy));
+    format!(
+        "# the proxy's connections\n-A {chain} -p tcp ! --syn -m socket --transparent {tproxy}\n\
+         # a connection that was there before\n-A {chain} -p tcp ! --syn -m socket -j RETURN\n"
+    )
+}
+
 fn iptables_match(wanted: &Match) -> String {
     let ports = |ports: &super::settings::Ports| ports.to_string().replace('-', ":");
     match wanted {
@@ -128,8 +150,11 @@ fn iptables_match(wanted: &Match) -> String {
         Match::Group(gid) => format!("-m owner --gid-owner {gid} "),
         Match::In(name) => format!("-i {name} "),
         Match::Out(name) => format!("-o {name} "),
+        Match::From(block) => format!("-s {block} "),
         Match::To(block) => format!("-d {block} "),
+        Match::ToOthers => "-m addrtype ! --dst-type LOCAL ".to_owned(),
         Match::Tcp => "-p tcp ".to_owned(),
+        Match::MidStream => "-p tcp ! --syn ".to_owned(),
         Match::TcpTo(wanted) => format!("-p tcp --dport {} ", ports(wanted)),
         Match::UdpTo(wanted) => format!("-p udp --dport {} ", ports(wanted)),
         Match::Mark(mark) => format!("-m mark --mark {mark} "),
