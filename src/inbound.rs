@@ -126,12 +126,8 @@ impl Conn {
         let client = self.peer.ip().filter(|_| keeps).map(|ip| Source { ip: ip.to_canonical(), mark: intercept::MARK });
         match &listener.kind {
             Kind::Inbound(ports) if ports.of(to.port()).loopback => {
-                let loopback: IpAddr = match to {
-                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-                };
                 // The kernel routes no answer from there to another machine's address.
-                Some(cluster.original(SocketAddr::new(loopback, to.port()), None))
+                Some(cluster.original(loopback(to), None))
             }
             _ if service.original => Some(cluster.original(to, client)),
             Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(to)) {
@@ -230,6 +226,14 @@ impl Conn {
     }
 }
 
+fn loopback(to: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, to.port())
+}
+
 /// Wakes a connection when its time comes.
 struct Alarm(AbortHandle);
 
@@ -276,7 +280,8 @@ pub fn spawn(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
 fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
     let view = worker.view();
     let Some(index) = view.snapshot.listener(&accepted.socket.name, &accepted.socket.configured) else { return };
-    if accepted.peer.ip().is_some()
+    // Whoever the peer speaks for.
+    if accepted.socket.address.ip().is_some()
         && let Err(error) = socket::tune(&stream)
     {
         tracing::debug!(%error, "socket options");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
+use crate::config::schema::Protocol;
 use crate::decide;
 use crate::error::Reason;
 use crate::identity::Alpn;
@@ -82,6 +83,12 @@ impl Plan {
             return Err((Reason::Denied, Some(entry)));
         }
         let service = snapshot.services.get(target.service).ok_or(no(Reason::NoEndpoint))?;
+        if let Kind::Outbound(outbound) = &listener.kind
+            && service.protocol != Protocol::Tcp
+            && outbound.services.get(target.service).is_some_and(|known| !known.undetected)
+        {
+            return Err(no(Reason::Undetected));
+        }
         let proxy_protocol = service.proxy_protocol;
         let (pool, connect_timeout) =
             (conn.pick(&view, index, target).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
@@ -99,12 +106,14 @@ impl Plan {
             false => match self.secured(conn, &opening).await {
                 // The other side may have let its application greet us before it saw that we begin TLS. Nothing is lost:
                 // all that was sent is a handshake.
-                Err(Reason::UpstreamTls) if matches!(self.pool.transport, Transport::Mutual { .. }) => {
-                    self.secured(conn, &opening).await
-                }
+                Err(Reason::UpstreamTls) if self.is_mutual() => self.secured(conn, &opening).await,
                 dialled => dialled,
             },
         }
+    }
+
+    pub fn is_mutual(&self) -> bool {
+        matches!(self.pool.transport, Transport::Mutual { .. })
     }
 
     async fn secured(&self, conn: &Conn, opening: &[u8]) -> Result<Dialled, Reason> {
@@ -131,6 +140,17 @@ pub async fn run(conn: &Rc<Conn>, client: Stream, first: First) -> Reason {
         log(conn, &view.snapshot, listener, start, &facts, reason);
     }
     reason
+}
+
+/// Tells of a connection that comes to nothing.
+pub fn refused(conn: &Conn, reason: Reason) {
+    let (view, listener) = conn.view();
+    let now = Instant::now();
+    let wanted = conn.worker.shared.access.wants(true, now, &mut *conn.worker.rng.borrow_mut());
+    if wanted {
+        let start = conn.accepted.get().unwrap_or(now);
+        log(conn, &view.snapshot, listener, start, &Facts::default(), reason);
+    }
 }
 
 #[derive(Default)]

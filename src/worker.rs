@@ -4,9 +4,10 @@
 mod alarm;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -171,6 +172,8 @@ pub struct Worker {
     pub shadow: RefCell<Examples>,
     /// Who has connected.
     pub peers: RefCell<Peers>,
+    /// Some of this machine's, once they were seen to be.
+    pub addresses: RefCell<HashSet<IpAddr>>,
     /// What destinations have turned out to speak.
     pub learned: RefCell<Learned>,
     /// What applications call that the configuration does not know.
@@ -274,6 +277,7 @@ impl Worker {
             handshakes: RefCell::default(),
             shadow: RefCell::default(),
             peers: RefCell::default(),
+            addresses: RefCell::default(),
             learned: RefCell::default(),
             unknown: RefCell::default(),
             rng: RefCell::new(rng),

@@ -13,6 +13,7 @@ use super::first::First;
 use super::history::{History, Version};
 use super::keeper::{Job, Trouble};
 use crate::admin::health::{Component, Status};
+use crate::config::schema::Listener;
 use crate::config::{Config, Problem, diff};
 use crate::net::accept::Socket;
 use crate::net::held::Held;
@@ -24,21 +25,19 @@ use crate::worker::Order;
 
 /// The sockets of a configuration: those that stay, and those that are new.
 pub struct Bound {
-    /// With their limits of connections.
-    kept: Vec<(Arc<Socket>, usize)>,
-    new: Vec<Arc<Socket>>,
+    kept: Vec<(Arc<Socket>, Listener)>,
+    new: Vec<(Arc<Socket>, Listener)>,
 }
 
 /// Binds what is not bound yet. A listener is its name and address; one that is only renamed keeps its socket.
 pub fn bind(config: &Config, old: &[Arc<Socket>], held: &mut Held) -> io::Result<Bound> {
     let mut bound = Bound { kept: Vec::new(), new: Vec::new() };
     for listener in &config.root().listeners {
-        let max = listener.max_connections as usize;
         match old.iter().find(|socket| socket.configured == listener.address) {
             Some(socket) if *socket.name == *listener.name && socket.mode == listener.mode => {
-                bound.kept.push((socket.clone(), max));
+                bound.kept.push((socket.clone(), listener.clone()));
             }
-            Some(socket) => bound.new.push(socket.renamed(listener)?),
+            Some(socket) => bound.new.push((socket.renamed(listener)?, listener.clone())),
             None => {
                 let socket = Socket::bind(listener, held).map_err(|error| {
                     io::Error::new(
@@ -47,7 +46,7 @@ pub fn bind(config: &Config, old: &[Arc<Socket>], held: &mut Held) -> io::Result
                     )
                 })?;
                 tracing::info!(listener = listener.name, address = %socket.address, "listening");
-                bound.new.push(socket);
+                bound.new.push((socket, listener.clone()));
             }
         }
     }
@@ -262,7 +261,7 @@ impl App {
 
     /// Makes the bound sockets those that are accepted on.
     pub(super) fn install(&mut self, bound: Bound) {
-        for socket in &bound.new {
+        for (socket, _) in &bound.new {
             for worker in &self.shared.workers {
                 // At most one a listener and reload, into mail that holds a thousand: full means that the worker hangs.
                 if worker.sender.try_send(Order::Listen(socket.clone())).is_err() {
@@ -274,11 +273,11 @@ impl App {
         for socket in self.sockets.iter().filter(|socket| !stays(socket)) {
             socket.close();
         }
-        let kept = bound.kept.into_iter().map(|(socket, max)| {
-            socket.set_max_connections(max);
+        let sockets = bound.kept.into_iter().chain(bound.new).map(|(socket, listener)| {
+            socket.configure(&listener);
             socket
         });
-        self.sockets = kept.chain(bound.new).collect();
+        self.sockets = sockets.collect();
         self.health.set(Component::Listeners, Status::Ok, format!("{} listening", self.sockets.len()));
     }
 

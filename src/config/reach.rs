@@ -44,7 +44,8 @@ pub fn addresses(view: &mut View<'_>) {
             // A default is nowhere in the file; then the other one is what can be pointed at.
             let by = if by.starts_with('`') { (*by).to_owned() } else { format!("listener `{by}`") };
             let place = view.tree.find(first).map_or_else(|| "by default".to_owned(), at);
-            view.push(&path, format!("{address} is taken by {by} ({other}, {place})"), "use another port");
+            let remedy = if address.socket().is_some() { "use another port" } else { "use another path or name" };
+            view.push(&path, format!("{address} is taken by {by} ({other}, {place})"), remedy);
         }
         same_port.push(taken.len());
         taken.push((address, path, name));

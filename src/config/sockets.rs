@@ -1,6 +1,6 @@
 //! What can be wrong with the PROXY protocol and with Unix sockets.
 
-use super::schema::{Listener, Mode, Protocol, Service};
+use super::schema::{Listener, Mode, Protocol, Service, UNIX};
 use super::validate::View;
 
 pub fn service(view: &mut View<'_>, path: &str, service: &Service) {
@@ -27,5 +27,13 @@ pub fn listener(view: &mut View<'_>, path: &str, listener: &Listener) {
     if listener.proxy_protocol.is_some() && listener.mode != Mode::Proxy {
         let message = "no load balancer stands in front of redirected connections";
         view.push(&format!("{path}.proxyProtocol"), message, "remove it, or say `mode: proxy`");
+    }
+    let from = listener.proxy_protocol.iter().flat_map(|config| &config.from);
+    for (index, _) in from.enumerate().filter(|(_, from)| (*from == UNIX) != is_unix) {
+        let (message, remedy) = match is_unix {
+            true => ("whoever comes by a Unix socket has no address", "write `unix:`, which is all of them"),
+            false => ("nobody comes to this listener by a Unix socket", "remove it"),
+        };
+        view.push(&format!("{path}.proxyProtocol.from[{index}]"), message, remedy);
     }
 }

@@ -533,6 +533,10 @@ pub fn endpoint_problems(
             problems.push((index, message, "give one of them more `weight` instead".to_owned()));
         }
         let others = &endpoint.alternatives;
+        if endpoint.address.socket().is_none() && !others.is_empty() {
+            let remedy = "remove `alternatives`, or make them endpoints of their own".to_owned();
+            problems.push((index, "a Unix socket has no other addresses".to_owned(), remedy));
+        }
         let again = |(at, other): (usize, &std::net::SocketAddr)| {
             Some(*other) == endpoint.address.socket() || others.iter().take(at).any(|o| o == other)
         };

@@ -150,14 +150,16 @@ impl Publisher {
     fn publish(&self, mut list: Vec<Endpoint>) {
         list.sort_by(|one, other| one.address.cmp(&other.address));
         list.dedup_by(|one, other| one.address == other.address);
-        self.endpoints.send_if_modified(|shown| {
+        let changed = self.endpoints.send_if_modified(|shown| {
             let changed = **shown != *list;
             if changed {
                 *shown = list.into();
             }
             changed
         });
-        VERSION.fetch_add(1, Ordering::AcqRel);
+        if changed {
+            VERSION.fetch_add(1, Ordering::AcqRel);
+        }
         self.status.send_replace(Status { last_success: Some(SystemTime::now()), ..Status::default() });
     }
 

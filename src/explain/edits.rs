@@ -21,7 +21,13 @@ use crate::wire::{forwarded, hop, trace};
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// In the order in which they are made.
-pub fn of(snapshot: &Snapshot, decision: &Decision<'_>, facts: &Facts<'_>, parts: &request::Parts, outbound: bool) -> Vec<Edit> {
+pub fn of(
+    snapshot: &Snapshot,
+    decision: &Decision<'_>,
+    facts: &Facts<'_>,
+    parts: &request::Parts,
+    outbound: bool,
+) -> Vec<Edit> {
     let mut edits = Vec::new();
     if let Verdict::Forward { forward, target, .. } = decision.verdict {
         edits = of_proxy(snapshot, target, parts, outbound);

@@ -431,7 +431,8 @@ fn tcp(explanation: &mut Explanation, snapshot: &Snapshot, listener: &Listener, 
         },
         action: "bytes are relayed both ways".to_owned(),
     });
-    (explanation.split, explanation.sides) = sides::of_tcp(snapshot, route, index, redirected::original(listener, caller));
+    (explanation.split, explanation.sides) =
+        sides::of_tcp(snapshot, route, index, redirected::original(listener, caller));
     explanation.policy.splice(0..0, effective::of_tcp(snapshot, route));
     let nowhere = sides::nowhere(&explanation.sides).then_some(Reason::NoEndpoint);
     if let Some(reason) = ruling.denied.map(|_| Reason::Denied).or(nowhere) {

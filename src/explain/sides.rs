@@ -31,7 +31,12 @@ pub fn of(snapshot: &Snapshot, decision: &Decision<'_>, original: Option<SocketA
 }
 
 /// Of the route of a tcp listener, which has this index.
-pub fn of_tcp(snapshot: &Snapshot, route: &Route, index: usize, original: Option<SocketAddr>) -> (Option<Split>, Vec<Side>) {
+pub fn of_tcp(
+    snapshot: &Snapshot,
+    route: &Route,
+    index: usize,
+    original: Option<SocketAddr>,
+) -> (Option<Split>, Vec<Side>) {
     let Action::Forward(forward) = &route.action else { return (None, Vec::new()) };
     let path = places::of_route(snapshot, index);
     let several = forward.targets.len() > 1;
@@ -65,7 +70,12 @@ pub fn name(snapshot: &Snapshot, target: Target) -> String {
     subset.map_or_else(|| service.to_owned(), |subset| format!("{service}/{}", subset.name))
 }
 
-fn sides(snapshot: &Snapshot, forward: &Forward, chosen: Option<usize>, (path, original): (&str, Option<SocketAddr>)) -> Vec<Side> {
+fn sides(
+    snapshot: &Snapshot,
+    forward: &Forward,
+    chosen: Option<usize>,
+    (path, original): (&str, Option<SocketAddr>),
+) -> Vec<Side> {
     let starts = std::iter::once(0).chain(forward.edges.iter().copied());
     let sides = forward.targets.iter().zip(&forward.edges).zip(starts).enumerate();
     sides

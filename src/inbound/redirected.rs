@@ -1,22 +1,22 @@
 //! A redirected connection from its first bytes: where it was going is known before what it speaks. What a destination
 //! speaks decides the client, or, where the client waits, the server: then the connection to it is there already.
 
-use std::future::poll_fn;
+mod race;
+
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::pin::{Pin, pin};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::Conn;
 use super::handshake::{self, Begun, Spoken as Agreed};
 use super::met::Met;
-use crate::config::schema::{self, ListenerTlsMode, PortProtocol, Protocol};
+use crate::config::schema::{self, ListenerTlsMode, Mode, PortProtocol, Protocol};
+use crate::decide;
 use crate::error::Reason;
 use crate::http;
 use crate::net::first_request;
@@ -24,25 +24,21 @@ use crate::net::stream::Stream;
 use crate::policy::learned::Spoken;
 use crate::snapshot::Kind;
 use crate::snapshot::redirected::Destination;
-use crate::tcp::{self, First, Plan, Raced};
+use crate::tcp::{self, First};
 use crate::telemetry::detection::Outcome;
 use crate::telemetry::peers::How;
-use crate::upstream::transport::Dialled;
 use crate::wire::address::Address;
 use crate::wire::client_hello::{self, Parsed};
-use crate::wire::detect::{self, ServerSpeaks, Verdict};
+use crate::wire::detect::{self, Verdict};
 use crate::wire::first_request as wire_first;
+use race::Spoke;
 
-/// Most clients that speak first have done so by then. Where they are known to do so, a silent one may still be one
-/// that waits for its server: who has learned that may have been misled by a probe.
-const GRACE: Duration = Duration::from_millis(1);
-const GRACE_CLIENT_FIRST: Duration = Duration::from_millis(20);
 /// The longest ClientHello that is looked into.
 const HELLO_MAX: usize = 16 * 1024;
-/// A client may be about to begin TLS, however soon the server speaks: one of the mesh does so as soon as it is connected,
-/// and surely if it did before.
-const HOLD: Duration = Duration::from_millis(3);
-const HOLD_MUTUAL: Duration = Duration::from_millis(200);
+/// For the first request of HTTP/2, of which only we want to know the host.
+const HOST_OF_HTTP2: Duration = Duration::from_millis(300);
+/// Own addresses that a worker remembers.
+const ADDRESSES: usize = 64;
 const CHUNK: usize = 4096;
 
 /// What is known of the destination before a byte has come.
@@ -56,18 +52,23 @@ struct Target {
     undetected: bool,
     /// No service has it.
     unknown: bool,
+    /// Unknown destinations are denied.
     deny: bool,
+    /// For whoever may still say something by which it is known, or told why not.
+    patience: Duration,
 }
 
 impl Target {
     fn new(conn: &Conn, to: SocketAddr) -> Option<Self> {
         let (view, index) = conn.view();
         let snapshot = &view.snapshot;
-        match &snapshot.listeners.get(index)?.kind {
+        let listener = snapshot.listeners.get(index)?;
+        let patience = *listener.config.detection_timeout;
+        match &listener.kind {
             Kind::Inbound(ports) => {
                 let port = ports.of(to.port());
                 let (protocol, tls, undetected) = (port.protocol, port.tls, port.undetected);
-                Some(Self { inbound: true, to, protocol, tls, undetected, unknown: false, deny: false })
+                Some(Self { inbound: true, to, protocol, tls, undetected, unknown: false, deny: false, patience })
             }
             Kind::Outbound(outbound) => {
                 let service = match outbound.destination(snapshot, Some(to)) {
@@ -86,7 +87,8 @@ impl Target {
                     tls: ListenerTlsMode::Off,
                     undetected: known.map_or(!outbound.deny, |known| known.undetected),
                     unknown: service.is_none(),
-                    deny: outbound.deny,
+                    deny: outbound.deny && service.is_none(),
+                    patience,
                 })
             }
             Kind::Http { .. } | Kind::Tcp(_) => None,
@@ -108,17 +110,33 @@ pub fn original(socket: &TcpStream, config: &schema::Listener) -> Option<SocketA
     found.ok()?.as_socket().map(canonical)
 }
 
+/// With the interface, where the address is of one link.
 fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none() => address,
+        _ => SocketAddr::new(address.ip().to_canonical(), address.port()),
+    }
 }
 
 /// Serves the connection to its end.
 pub async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> Reason {
+    let reason = run(conn, socket, config).await;
+    if matches!(reason, Reason::NotRedirected | Reason::Loop | Reason::Undetected | Reason::Handshake) {
+        tcp::refused(conn, reason);
+    }
+    reason
+}
+
+async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> Reason {
     let local = socket.local_addr().ok().map(canonical);
     let straight = |to: &SocketAddr| Some(*to) == local && to.port() == conn.socket.address.port();
     let Some(to) = conn.original.filter(|to| !straight(to)) else { return Reason::NotRedirected };
-    if is_ours(conn, to) {
+    if is_ours(conn, dialled(conn, to)) {
         return Reason::Loop;
+    }
+    // What is for another machine we do not pass on, nor to whom only listens to this machine what comes from elsewhere.
+    if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to.ip())) {
+        return Reason::NotRedirected;
     }
     let Some(target) = Target::new(conn, to) else { return Reason::NoRoute };
     let opening = match begin(conn, socket, config, &target).await {
@@ -165,8 +183,12 @@ async fn begin(
     let mut stream = Stream::from(socket);
     // In plaintext the server may have the first word.
     if target.tls == ListenerTlsMode::Permissive && target.protocol != PortProtocol::Http {
-        if let Spoke::Server(raced) = who_speaks(conn, &mut stream, target, true).await? {
-            return Ok(Opening::Relay(stream, First { raced: Some(raced), ..First::default() }));
+        match race::run(conn, &mut stream, target, true).await? {
+            Spoke::Client => {}
+            Spoke::Server(raced) => {
+                return Ok(Opening::Relay(stream, First { raced: Some(raced), ..First::default() }));
+            }
+            Spoke::Nobody => return Ok(Opening::Relay(stream, First::default())),
         }
     }
     let Stream::Plain(socket) = stream else { return Err(Reason::Handshake) };
@@ -194,8 +216,9 @@ async fn detected(
 ) -> Reason {
     let mut early = BytesMut::from(&*early);
     if early.is_empty() {
-        match who_speaks(conn, &mut stream, target, false).await {
+        match race::run(conn, &mut stream, target, false).await {
             Ok(Spoke::Client) => {}
+            Ok(Spoke::Nobody) => return Box::pin(tcp::run(conn, stream, First::default())).await,
             Ok(Spoke::Server(raced)) => {
                 tell_unknown(conn, target, None, Spoken::ServerFirst);
                 return Box::pin(tcp::run(conn, stream, First { raced: Some(raced), ..First::default() })).await;
@@ -238,6 +261,11 @@ async fn first_bytes(
             Verdict::More
         }
     };
+    // Half a request line, of which the rest would not be looked at.
+    let slow = verdict == Verdict::More && matches!(learned(conn, target), Some(Spoken::Http1 | Spoken::Http2));
+    if slow {
+        return Err(Reason::HeaderTimeout);
+    }
     let spoken = match verdict {
         Verdict::Http1 => Spoken::Http1,
         Verdict::Http2 => Spoken::Http2,
@@ -254,9 +282,15 @@ async fn first_bytes(
         return Ok(Protocols::Http);
     }
     if http {
-        // Whoever takes longer is not asked for what only we want to know.
-        let asked = tokio::time::timeout(*config.detection_timeout, asked_for(stream, early, spoken, config)).await;
-        let host = asked.unwrap_or_default();
+        // Whoever takes longer is not asked for what only we want to know. A client of HTTP/2 may wait for the server.
+        let within = match spoken {
+            Spoken::Http2 => HOST_OF_HTTP2.min(*config.detection_timeout),
+            _ => *config.detection_timeout,
+        };
+        let host = match spoken == Spoken::Http1 || goes_by_host(conn) {
+            true => tokio::time::timeout(within, asked_for(stream, early, spoken, config)).await.unwrap_or_default(),
+            false => None,
+        };
         if host.as_deref().is_some_and(|host| knows(conn, host)) {
             return Ok(Protocols::Http);
         }
@@ -346,6 +380,15 @@ async fn server_name(stream: &mut Stream, early: &mut BytesMut) -> Option<Box<st
     }
 }
 
+/// Whether a host leads anywhere at all.
+fn goes_by_host(conn: &Conn) -> bool {
+    let (view, index) = conn.view();
+    match view.snapshot.listeners.get(index).map(|listener| &listener.kind) {
+        Some(Kind::Outbound(outbound)) => !outbound.table.is_empty() || !outbound.fallback.is_empty(),
+        _ => false,
+    }
+}
+
 fn knows(conn: &Conn, name: &str) -> bool {
     let (view, index) = conn.view();
     match view.snapshot.listeners.get(index).map(|listener| &listener.kind) {
@@ -354,7 +397,13 @@ fn knows(conn: &Conn, name: &str) -> bool {
     }
 }
 
+/// From whoever may come: what somebody speaks that is sent away says nothing.
 fn learn(conn: &Conn, target: &Target, spoken: Spoken) {
+    let (view, index) = conn.view();
+    let denied = |listener| decide::authorize_connection(&view.snapshot, listener, &conn.caller()).denied.is_some();
+    if view.snapshot.listeners.get(index).is_none_or(denied) {
+        return;
+    }
     conn.worker.learned.borrow_mut().learn(target.inbound, target.to, spoken, Instant::now());
 }
 
@@ -381,132 +430,12 @@ fn tell_unknown(conn: &Conn, target: &Target, name: Option<&str>, spoken: Spoken
     conn.worker.unknown.borrow_mut().see(target.to, name, spoken.name(), !target.deny, Instant::now());
 }
 
-/// Who has spoken first.
-enum Spoke {
-    Client,
-    Server(Raced),
-}
-
-/// Waits for the first byte of the client, and, where that may be, of the server at the same time.
-///
-/// `holds`: the client may be about to begin TLS with us.
-async fn who_speaks(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: bool) -> Result<Spoke, Reason> {
-    let known = learned(conn, target);
-    let may_race = target.undetected && !target.deny;
-    let idle = *conn.worker.view().snapshot.config.root().defaults.tcp_idle_timeout;
-    let mut client = pin!(tokio::time::timeout(idle, spoken(conn, stream)));
-    if may_race {
-        let grace = match known {
-            None => GRACE,
-            Some(Spoken::ServerFirst) => Duration::ZERO,
-            Some(_) => GRACE_CLIENT_FIRST,
-        };
-        tokio::select! {
-            biased;
-            client = &mut client => return client.unwrap_or(Err(Reason::IdleTimeout)).map(|()| Spoke::Client),
-            () = tokio::time::sleep(grace) => {}
-        }
-        // Boxed: most connections never come here.
-        let server = Box::pin(server(conn, target));
-        tokio::select! {
-            biased;
-            client = &mut client => return client.unwrap_or(Err(Reason::IdleTimeout)).map(|()| Spoke::Client),
-            raced = server => match raced {
-                Ok(Some(raced)) => {
-                    if holds {
-                        let peer = conn.peer.ip().map(|ip| ip.to_canonical());
-                        let mutual = conn.worker.peers.borrow().knows_as_mutual(peer);
-                        let hold = tokio::time::sleep(if mutual { HOLD_MUTUAL } else { HOLD });
-                        tokio::select! {
-                            biased;
-                            client = &mut client => {
-                                return client.unwrap_or(Err(Reason::IdleTimeout)).map(|()| Spoke::Client);
-                            }
-                            () = hold => {}
-                        }
-                    }
-                    let learned = known == Some(Spoken::ServerFirst);
-                    ended(conn, if learned { Outcome::Learned } else { Outcome::ServerFirst });
-                    return Ok(Spoke::Server(raced));
-                }
-                // It waits for the client, whatever it said.
-                Ok(None) => {}
-                Err(reason) => {
-                    drop(client);
-                    stream.break_off();
-                    return Err(reason);
-                }
-            },
-        }
-    }
-    client.await.unwrap_or(Err(Reason::IdleTimeout)).map(|()| Spoke::Client)
-}
-
-/// Ready when the client has sent something, or nothing is to be waited for any more.
-async fn spoken(conn: &Rc<Conn>, stream: &Stream) -> Result<(), Reason> {
-    poll_fn(|cx| {
-        conn.place.attention.register(cx.waker());
-        // An idle connection does not keep an old snapshot alive.
-        drop(conn.view());
-        let came = match stream {
-            Stream::Plain(socket) => {
-                let mut byte = [0];
-                socket.poll_peek(cx, &mut ReadBuf::new(&mut byte)).map(|peeked| peeked.map(drop))
-            }
-            // TLS cannot be looked into without being read; what is read is not raced for.
-            Stream::Tls(_) => Poll::Ready(Ok(())),
-        };
-        match came {
-            Poll::Ready(came) => Poll::Ready(came.map_err(|_| Reason::ClientReset)),
-            Poll::Pending => match conn.cut() {
-                Some(reason) => Poll::Ready(Err(reason)),
-                None if conn.is_closed() => Poll::Ready(Err(Reason::None)),
-                None => Poll::Pending,
-            },
-        }
-    })
-    .await
-}
-
-/// Connects, and waits for the server to speak. None where it is known to wait for its client.
-async fn server(conn: &Rc<Conn>, target: &Target) -> Result<Option<Raced>, Reason> {
-    // What is not allowed, or leads nowhere, is told when the client has spoken.
-    let Ok(plan) = Plan::new(conn, None) else { return Ok(None) };
-    let mut upstream = match plan.dial(conn, Some(target.to), false).await {
-        Ok(upstream) => upstream,
-        // There is no other place to try.
-        Err(reason) if target.inbound || target.unknown => return Err(reason),
-        Err(_) => return Ok(None),
-    };
-    let mut spoken = BytesMut::new();
-    let came = poll_fn(|cx| poll_greeting(cx, &mut upstream, &mut spoken)).await;
-    match came {
-        ServerSpeaks::Opaque => {
-            learn(conn, target, Spoken::ServerFirst);
-            Ok(Some(Raced { plan, upstream, spoken: spoken.freeze() }))
-        }
-        // It has ended it: so be it for the client.
-        ServerSpeaks::More if spoken.is_empty() => Ok(Some(Raced { plan, upstream, spoken: Bytes::new() })),
-        ServerSpeaks::Http1 | ServerSpeaks::Http2 | ServerSpeaks::TlsAlert | ServerSpeaks::More => Ok(None),
-    }
-}
-
-/// `More` where it has closed.
-fn poll_greeting(cx: &mut Context<'_>, upstream: &mut Dialled, spoken: &mut BytesMut) -> Poll<ServerSpeaks> {
-    loop {
-        if !spoken.is_empty() {
-            match detect::spoken_first(spoken) {
-                ServerSpeaks::More => {}
-                speaks => return Poll::Ready(speaks),
-            }
-        }
-        ready!(upstream.stream.poll_read_ready(cx)).ok();
-        let mut chunk = [0; 1024];
-        let mut buf = ReadBuf::new(&mut chunk);
-        match ready!(Pin::new(&mut upstream.stream).poll_read(cx, &mut buf)) {
-            Ok(()) if !buf.filled().is_empty() => spoken.extend_from_slice(buf.filled()),
-            Ok(()) | Err(_) => return Poll::Ready(ServerSpeaks::More),
-        }
+/// Where it would be dialled, if it goes where it was going.
+fn dialled(conn: &Conn, to: SocketAddr) -> SocketAddr {
+    let (view, index) = conn.view();
+    match view.snapshot.listeners.get(index).map(|listener| &listener.kind) {
+        Some(Kind::Inbound(ports)) if ports.of(to.port()).loopback => super::loopback(to),
+        _ => to,
     }
 }
 
@@ -514,10 +443,27 @@ fn poll_greeting(cx: &mut Context<'_>, upstream: &mut Dialled, spoken: &mut Byte
 fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
     let (view, _) = conn.view();
     let root = view.snapshot.config.root();
-    let listeners = root.listeners.iter().map(|listener| &listener.address);
-    let ports = listeners.chain([&conn.socket.address]).map(Address::port);
-    let mut same_port =
-        ports.chain([root.admin.address.port(), root.health.address.port()]).filter(|own| *own == to.port()).peekable();
-    // An address is local if a socket can have it. Asked for where the port is one of ours only.
-    same_port.peek().is_some() && UdpSocket::bind((to.ip(), 0)).is_ok()
+    let listeners = root.listeners.iter().map(|listener| &listener.address).chain([&conn.socket.address]);
+    let all = listeners.filter_map(Address::socket).chain([root.admin.address, root.health.address]);
+    let mut same_port = all.filter(|own| own.port() == to.port()).peekable();
+    let same = |own: SocketAddr| match own.ip() {
+        ip if ip.is_unspecified() => is_local(conn, to.ip()),
+        // Redirected listeners have both families.
+        ip if ip.is_loopback() => to.ip().is_loopback(),
+        ip => ip.to_canonical() == to.ip(),
+    };
+    same_port.peek().is_some() && same_port.any(same)
+}
+
+/// Whether this machine has the address: then a socket can have it.
+fn is_local(conn: &Conn, ip: IpAddr) -> bool {
+    let mut known = conn.worker.addresses.borrow_mut();
+    if known.contains(&ip) {
+        return true;
+    }
+    let local = UdpSocket::bind((ip, 0)).is_ok();
+    if local && known.len() < ADDRESSES {
+        known.insert(ip);
+    }
+    local
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -30,18 +30,23 @@ pub struct Socket {
     pub configured: Address,
     /// As bound.
     pub address: Address,
-    /// Gone with the last socket that has it.
-    file: Option<Arc<SocketFile>>,
     max_connections: AtomicUsize,
     /// Permits in use beyond a limit that was lowered: forgotten as they come back.
     surplus: AtomicUsize,
     /// What the kernel redirects: the same address of the other family belongs to it.
     pub mode: Mode,
-    /// None once closed. A worker that accepts has duplicates of its own. Some may be Unix sockets.
-    listeners: Mutex<Vec<std::net::TcpListener>>,
+    bound: Mutex<Bound>,
     permits: Arc<Semaphore>,
     closed: AtomicBool,
     close: Notify,
+}
+
+/// Nothing once closed. A worker that accepts has duplicates of the listeners, of which some may be Unix sockets.
+#[derive(Debug, Default)]
+struct Bound {
+    /// Removed by the last that has it, ahead of the listeners.
+    file: Option<Arc<SocketFile>>,
+    listeners: Vec<std::net::TcpListener>,
 }
 
 /// A connection on its way to the worker that will serve it.
@@ -85,58 +90,67 @@ impl Socket {
         let tproxy = config.mode.is_redirected() && config.transparent == Transparent::Tproxy;
         let address = match &config.address {
             Address::Unix(path) => {
-                let mode = config.socket_mode.as_deref().and_then(|mode| format::permissions(mode).ok());
-                let (listener, file) = socket::listen_unix(path, mode)?;
-                return Self::new(config, config.address.clone(), vec![listener], file.map(Arc::new));
+                let (listener, file) = socket::listen_unix(path, permissions(config))?;
+                let bound = Bound { file: file.map(Arc::new), listeners: vec![listener] };
+                return Ok(Self::new(config, config.address.clone(), bound));
             }
             Address::Ip(address) => *address,
         };
         let first = held.listen(address, tproxy)?;
-        let bound = first.local_addr()?;
+        let at = first.local_addr()?;
         let mut listeners = vec![first];
-        if let Some(other) = config.mode.is_redirected().then(|| socket::other_family(bound)).flatten() {
+        if let Some(other) = config.mode.is_redirected().then(|| socket::other_family(at)).flatten() {
             match held.listen(other, tproxy) {
                 Ok(listener) => listeners.push(listener),
                 // A machine without IPv6 redirects none.
                 Err(error) => tracing::info!(listener = config.name, address = %other, %error, "not heard"),
             }
         }
-        Self::new(config, bound.into(), listeners, None)
+        Ok(Self::new(config, at.into(), Bound { file: None, listeners }))
     }
 
     /// The same socket under another name.
     pub fn renamed(&self, config: &Listener) -> io::Result<Arc<Self>> {
-        Self::new(config, self.address.clone(), self.duplicates()?, self.file.clone())
+        let bound = Bound { listeners: self.duplicates()?, file: self.bound().file.clone() };
+        Ok(Self::new(config, self.address.clone(), bound))
+    }
+
+    fn bound(&self) -> MutexGuard<'_, Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn duplicates(&self) -> io::Result<Vec<std::net::TcpListener>> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|one| one.try_clone()).collect()
+        self.bound().listeners.iter().map(|one| one.try_clone()).collect()
     }
 
-    fn new(
-        config: &Listener,
-        address: Address,
-        listeners: Vec<std::net::TcpListener>,
-        file: Option<Arc<SocketFile>>,
-    ) -> io::Result<Arc<Self>> {
+    fn new(config: &Listener, address: Address, bound: Bound) -> Arc<Self> {
         let max_connections = config.max_connections as usize;
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             name: config.name.as_str().into(),
             configured: config.address.clone(),
             address,
-            file,
             mode: config.mode,
             max_connections: AtomicUsize::new(max_connections),
             surplus: AtomicUsize::new(0),
-            listeners: Mutex::new(listeners),
+            bound: Mutex::new(bound),
             permits: Arc::new(Semaphore::new(max_connections)),
             closed: AtomicBool::new(false),
             close: Notify::new(),
-        }))
+        })
+    }
+
+    /// What a configuration says anew of a socket that stays.
+    pub fn configure(&self, config: &Listener) {
+        self.set_max_connections(config.max_connections as usize);
+        if let Some(file) = &self.bound().file
+            && let Err(error) = file.permit(permissions(config))
+        {
+            tracing::error!(listener = &*self.name, %error, "permissions stay as they are");
+        }
     }
 
     /// A lower limit closes nothing: connections that end are then not replaced.
-    pub fn set_max_connections(&self, max: usize) {
+    fn set_max_connections(&self, max: usize) {
         let old = self.max_connections.swap(max, Ordering::Relaxed);
         if max > old {
             let settled = self.surplus.load(Ordering::Relaxed).min(max - old);
@@ -157,7 +171,7 @@ impl Socket {
     /// free when the last worker has seen it.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.bound() = Bound::default();
         self.close.notify_waiters();
     }
 
@@ -184,6 +198,10 @@ pub fn spawn(worker: &Rc<Worker>, socket: Arc<Socket>) {
             }
         });
     }
+}
+
+fn permissions(config: &Listener) -> Option<u32> {
+    config.socket_mode.as_deref().and_then(|mode| format::permissions(mode).ok())
 }
 
 enum Listening {

@@ -152,7 +152,12 @@ async fn unix(path: &str) -> io::Result<Connected> {
     loop {
         match socket::connect_unix(path) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL).await,
-            stream => return Ok(Connected { stream: TcpStream::from_std(stream?)?, port: None }),
+            stream => {
+                let stream = TcpStream::from_std(stream?)?;
+                // It can be, from the start; but until that is seen nothing is.
+                stream.writable().await?;
+                return Ok(Connected { stream, port: None });
+            }
         }
     }
 }

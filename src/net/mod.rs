@@ -7,6 +7,7 @@ pub mod first_request;
 pub mod held;
 pub mod io;
 pub mod lifetime;
+pub mod own;
 pub mod ports;
 pub mod relay;
 pub mod socket;

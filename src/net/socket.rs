@@ -59,45 +59,66 @@ pub fn listen_unix(path: &str, mode: Option<u32>) -> io::Result<(std::net::TcpLi
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.bind(&unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left(path) => {
-            fs::remove_file(path)?;
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            make_room(path)?;
             socket.bind(&unix(path)?)?;
         }
         bound => bound?,
     }
     let file = path.starts_with('/').then(|| SocketFile::at(path)).transpose()?;
-    if let Some(mode) = mode {
-        // Nobody can connect before it listens.
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    // Nobody can connect before it listens.
+    if let Some(file) = &file {
+        file.permit(mode)?;
     }
     socket.listen(BACKLOG)?;
     Ok((socket.into(), file))
 }
 
-fn is_left(path: &str) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    is_socket && connect_unix(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+fn make_room(path: &str) -> io::Result<()> {
+    let taken = |why| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    let is_file = path.starts_with('/');
+    if is_file && !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return taken("a file that is no socket is in the way");
+    }
+    match connect_unix(path) {
+        Err(error) if is_file && error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => taken("another process has it"),
+    }
 }
 
-/// The file of a listening Unix socket: removed at the end, unless by then it is that of another.
+/// The file of a listening Unix socket: removed at the end, unless by then it is that of another. To be dropped before
+/// the socket, which keeps the number of the file from being given to another.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Permissions, as the umask has left them.
+    usual: u32,
 }
 
 impl SocketFile {
     fn at(path: &str) -> io::Result<Self> {
         let file = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.into(), device: file.dev(), inode: file.ino() })
+        Ok(Self { path: path.into(), device: file.dev(), inode: file.ino(), usual: file.mode() & 0o777 })
+    }
+
+    fn is_ours(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|file| file.dev() == self.device && file.ino() == self.inode)
+    }
+
+    /// Lets these connect.
+    pub fn permit(&self, mode: Option<u32>) -> io::Result<()> {
+        match self.is_ours() {
+            true => fs::set_permissions(&self.path, fs::Permissions::from_mode(mode.unwrap_or(self.usual))),
+            false => Ok(()),
+        }
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = |file: fs::Metadata| file.dev() == self.device && file.ino() == self.inode;
-        if fs::symlink_metadata(&self.path).is_ok_and(ours)
+        if self.is_ours()
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::debug!(path = %self.path.display(), %error, "the file of a socket stays");

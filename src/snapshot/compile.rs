@@ -168,6 +168,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         connect_timeout: *root.defaults.connect_timeout,
         transport: compile_transport(name, service),
         original: false,
+        beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
         upstream,
     }
@@ -383,6 +384,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         transport: Transport::Plain,
         proxy_protocol: None,
         original: true,
+        beside: false,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), Arc::from([]))),
     }
 }

@@ -20,7 +20,7 @@ use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
 use crate::policy::guard::Bound;
-use crate::telemetry::metrics::Labels;
+use crate::telemetry::metrics::{Direction, Labels};
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::proxy_protocol;
@@ -61,6 +61,9 @@ pub struct Service {
     pub transport: Transport,
     /// It has no endpoints of its own: whatever comes for it goes where it was going.
     pub original: bool,
+    /// An endpoint with our own address is the application beside us: what leads there ends there, without a sidecar
+    /// that would end TLS.
+    pub beside: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
     pub upstream: Arc<Upstream>,
@@ -224,13 +227,18 @@ impl Snapshot {
 
     pub fn labels(&self, series: usize) -> Labels {
         let width = 1 + self.sides.len();
-        let listener = self.listeners.get(series / width).map(|listener| listener.name.clone());
+        let listener = self.listeners.get(series / width);
+        let direction = match listener.map(|listener| listener.config.mode) {
+            Some(schema::Mode::Inbound) => Direction::Inbound,
+            Some(schema::Mode::Outbound) => Direction::Outbound,
+            Some(schema::Mode::Proxy) | None => Direction::Proxy,
+        };
         let side = (series % width).checked_sub(1).and_then(|side| self.sides.get(side)).cloned();
         let empty: Arc<str> = "".into();
         let side = side.unwrap_or(SideLabels { route: empty.clone(), service: empty.clone(), subset: empty.clone() });
         Labels {
-            direction: crate::telemetry::metrics::Direction::Proxy,
-            listener: listener.unwrap_or(empty),
+            direction,
+            listener: listener.map_or(empty, |listener| listener.name.clone()),
             route: side.route,
             service: side.service,
             subset: side.subset,

@@ -67,6 +67,10 @@ impl RouteTable {
         Self(table.map(Paths::new))
     }
 
+    pub fn is_empty(&self) -> bool {
+        !self.0.has_names() && !self.knows("")
+    }
+
     /// Whether any rule may be for a host, in lower case.
     pub fn knows(&self, host: &str) -> bool {
         self.0.of(host).any(|paths| !paths.empty)

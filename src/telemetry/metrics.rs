@@ -29,6 +29,10 @@ const SERIES_PER_BLOCK: usize = (DURATION.len() + 3) + 2 * (SIZE.len() + 3) + 1 
 pub enum Direction {
     /// A listener in front of a service; nothing is redirected.
     Proxy,
+    /// To the application of the pod.
+    Inbound,
+    /// From it.
+    Outbound,
 }
 
 /// What a traffic series is labelled with; every value from configuration or a closed enum.
@@ -280,6 +284,8 @@ impl Direction {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
         }
     }
 }

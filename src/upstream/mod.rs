@@ -8,7 +8,7 @@ mod queue;
 pub mod transport;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::discovery::Endpoint;
 use crate::net::dial::Source;
+use crate::net::own;
 use crate::policy::pick::Candidates;
 use crate::snapshot::{Service, Transport, Upstream};
 use crate::wire::address::Address;
@@ -32,6 +33,7 @@ pub struct Cluster {
     endpoints: RefCell<watch::Receiver<Arc<[Endpoint]>>>,
     upstream: RefCell<Arc<Upstream>>,
     transport: RefCell<Transport>,
+    beside: Cell<bool>,
     prepared: RefCell<Rc<Prepared>>,
     sets: RefCell<Sets>,
     pools: RefCell<HashMap<Address, Rc<Pool>>>,
@@ -60,6 +62,7 @@ impl Cluster {
             endpoints: RefCell::new(service.upstream.endpoints()),
             upstream: RefCell::new(service.upstream.clone()),
             transport: RefCell::new(service.transport.clone()),
+            beside: Cell::new(service.beside),
             prepared: RefCell::default(),
             sets: RefCell::default(),
             pools: RefCell::default(),
@@ -80,6 +83,7 @@ impl Cluster {
             *self.transport.borrow_mut() = service.transport.clone();
             *self.prepared.borrow_mut() = Rc::default();
         }
+        self.beside.set(service.beside);
         self.sets.borrow_mut().labels = service.subsets.iter().map(|subset| subset.labels.clone()).collect();
         self.rebuild();
     }
@@ -149,8 +153,13 @@ impl Cluster {
         let list = self.endpoints.borrow_mut().borrow_and_update().clone();
         let mut pools = self.pools.borrow_mut();
         let mut old = std::mem::take(&mut *pools);
+        let beside = self.beside.get() && matches!(*self.transport.borrow(), Transport::Mutual { .. });
+        let own = if beside { own::addresses() } else { HashSet::new() };
         for endpoint in list.iter() {
-            let transport = self.transport.borrow().of(endpoint.identity.as_ref());
+            let transport = match endpoint.address.ip() {
+                Some(ip) if own.contains(&ip) => Transport::Plain,
+                _ => self.transport.borrow().of(endpoint.identity.as_ref()),
+            };
             // Connections that proved something else, or nothing, are not used for what now has to be proven.
             let same = old.remove(&endpoint.address).and_then(|pool| {
                 let same = pool.transport == transport && *pool.alternatives == *endpoint.alternatives;

@@ -35,6 +35,8 @@ pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Longer methods are unknown to HTTP, and longer first words common elsewhere.
 const METHOD_BYTES_MAX: usize = 32;
+/// Nothing but HTTP ignores empty lines, and nobody sends so many.
+const EMPTY_BYTES_MAX: usize = 64;
 
 /// Bytes that are looked at, at most: a method, its space, and the scheme of an absolute target.
 pub const BYTES_MAX: usize = 64;
@@ -106,7 +108,10 @@ fn settings(bytes: &[u8]) -> ServerSpeaks {
 /// SSH or Redis.
 fn http1(bytes: &[u8]) -> Verdict {
     // A server ignores empty lines ahead of the request line (RFC 9112, section 2.2).
-    let empty = bytes.iter().take(4).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let empty = bytes.iter().take(EMPTY_BYTES_MAX).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if empty == EMPTY_BYTES_MAX {
+        return Verdict::Http1;
+    }
     let line = bytes.get(empty..).unwrap_or_default();
     let method = line.iter().take(METHOD_BYTES_MAX + 1).take_while(|&&byte| token(byte)).count();
     let Some(&after) = line.get(method) else {

@@ -19,6 +19,7 @@ pub mod pods;
 pub mod proxy;
 pub mod tell;
 pub mod tls;
+pub mod unix;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};

@@ -1,8 +1,10 @@
 //! A scriptable HTTP/1 upstream: a thread a connection, every request kept as the bytes that arrived.
 
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+
+use socket2::Socket;
 
 use super::{Conn, Message, SOON, eventually};
 
@@ -38,7 +40,7 @@ pub struct Seen {
 
 pub struct Origin {
     addr: SocketAddr,
-    listener: TcpListener,
+    listener: Socket,
     shared: Arc<Shared>,
 }
 
@@ -56,9 +58,9 @@ impl Origin {
         Self::raw_on(local(), serve)
     }
 
-    /// The same on a listener of the caller, which may be in another network namespace.
-    pub fn raw_on(listener: TcpListener, serve: impl Fn(Conn, usize) + Send + Sync + 'static) -> Self {
-        Self::accept(listener, move |conn, number, _| serve(conn, number))
+    /// The same on a listener of the caller, which may be in another network namespace, or a Unix socket.
+    pub fn raw_on(listener: impl Into<Socket>, serve: impl Fn(Conn, usize) + Send + Sync + 'static) -> Self {
+        Self::accept(listener.into(), move |conn, number, _| serve(conn, number))
     }
 
     /// Calls `answer` with every request that arrives whole; those cut short are recorded only.
@@ -67,8 +69,11 @@ impl Origin {
     }
 
     /// The same on a listener of the caller.
-    pub fn start_on(listener: TcpListener, answer: impl Fn(&Seen, &mut Conn) -> Next + Send + Sync + 'static) -> Self {
-        Self::accept(listener, move |mut conn, connection, shared| {
+    pub fn start_on(
+        listener: impl Into<Socket>,
+        answer: impl Fn(&Seen, &mut Conn) -> Next + Send + Sync + 'static,
+    ) -> Self {
+        Self::accept(listener.into(), move |mut conn, connection, shared| {
             while let Some(message) = conn.request() {
                 let seen = Seen { connection, message };
                 shared.seen.lock().expect("seen").push(seen.clone());
@@ -128,23 +133,26 @@ impl Origin {
         })
     }
 
-    fn accept(listener: TcpListener, serve: impl Fn(Conn, usize, &Shared) + Send + Sync + 'static) -> Self {
-        let addr = listener.local_addr().expect("address of the origin");
+    fn accept(listener: Socket, serve: impl Fn(Conn, usize, &Shared) + Send + Sync + 'static) -> Self {
+        // A Unix socket has none.
+        let addr = listener.local_addr().expect("address of the origin").as_socket();
+        let addr = addr.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
         let accepting = listener.try_clone().expect("clone a listener");
         let shared = Arc::new(Shared::default());
         let (serve, inner) = (Arc::new(serve), Arc::clone(&shared));
         std::thread::spawn(move || {
-            for stream in accepting.incoming() {
+            loop {
+                let accepted = accepting.accept();
                 if inner.stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let Ok(stream) = stream else { continue };
+                let Ok((stream, _)) = accepted else { continue };
                 let number = inner.connections.fetch_add(1, Ordering::SeqCst);
                 inner.open.fetch_add(1, Ordering::SeqCst);
                 let (serve, inner) = (Arc::clone(&serve), Arc::clone(&inner));
                 std::thread::spawn(move || {
                     let _open = Open(Arc::clone(&inner));
-                    serve(Conn::patient(stream), number, &inner);
+                    serve(Conn::patient(stream.into()), number, &inner);
                 });
             }
         });
@@ -188,7 +196,7 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         // Wakes the accept, so that the port is given back.
-        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _ = self.listener.shutdown(Shutdown::Both);
     }
 }
 

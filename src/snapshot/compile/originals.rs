@@ -57,8 +57,8 @@ pub fn compile_ports(listener: &schema::Listener, root: &schema::Root, originals
         numbers.iter().filter_map(|number| root.authorization.get(*number)).collect();
     // What asks for the head of a request can say nothing of what has none.
     let about_http = |port: Option<u16>| {
-        entries.iter().any(|entry| {
-            let here = |ports: &[u16]| ports.is_empty() || port.is_none_or(|port| ports.contains(&port));
+        entries.iter().filter(|entry| entry.mode == schema::RuleMode::Enforce).any(|entry| {
+            let here = |ports: &[u16]| ports.is_empty() || port.is_some_and(|port| ports.contains(&port));
             let looks = |rule: &schema::AuthorizationRule| {
                 let to = &rule.to;
                 let any = to.methods.len() + to.paths.len() + to.hosts.len() + to.headers.len() > 0;
@@ -81,6 +81,14 @@ pub fn compile_ports(listener: &schema::Listener, root: &schema::Root, originals
         let number = text.parse().ok()?;
         Some((number, port(Some(number), *config, *originals.ports.get(&number)?)))
     });
+    // A port that a rule names is not as any other, though the listener says nothing of it.
+    let rules = |entry: &&schema::Authorization| {
+        let of_rules = entry.allow.iter().chain(&entry.deny).flat_map(|rule| rule.to.ports.iter());
+        entry.ports.iter().chain(of_rules).copied().collect::<Vec<_>>()
+    };
+    let ruled = entries.iter().flat_map(rules);
+    let ruled = ruled.map(|number| (number, port(Some(number), schema::Port::default(), originals.other_ports)));
+    let known = ruled.collect::<Vec<_>>().into_iter().chain(known);
     Ports { known: known.collect(), others: port(None, schema::Port::default(), originals.other_ports) }
 }
 
