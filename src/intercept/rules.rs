@@ -168,19 +168,42 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     rules.extend(settings.exclude_interfaces.iter().map(|name| leave(Match::Out(name.clone()), "excluded interface")));
     rules.extend(settings.exclude_outbound_cidrs.iter().map(|block| leave(Match::To(*block), "excluded address")));
     rules.extend(settings.exclude_outbound_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "excluded port")));
+    let users = settings.include_uids.iter().map(|uid| Match::User(*uid));
+    let users = users.chain(settings.include_gids.iter().map(|gid| Match::Group(*gid)));
+    let interfaces = settings.include_interfaces.iter().map(|name| Match::Out(name.clone()));
+    let only = each(&each(&[Vec::new()], users.collect()), interfaces.collect());
     if let Some(port) = settings.dns_port {
         let dns = settings::Ports { first: 53, last: 53 };
-        rules.push(rule([Match::UdpTo(dns)], Action::Redirect(port), "DNS"));
-        rules.push(rule([Match::TcpTo(dns)], Action::Redirect(port), "DNS"));
+        let dns = each(&only, vec![Match::UdpTo(dns), Match::TcpTo(dns)]);
+        rules.extend(dns.into_iter().map(|matches| rule(matches, Action::Redirect(port), "DNS")));
     }
+    let blocks = settings.include_outbound_cidrs.iter().map(|block| Match::To(*block));
     let capture = Action::Redirect(settings.outbound_port);
-    let (ports, blocks) = (&settings.include_outbound_ports, &settings.include_outbound_cidrs);
-    if ports.is_empty() && blocks.is_empty() {
-        rules.push(rule([Match::Tcp], capture, "everything else to the proxy"));
-    }
-    rules.extend(ports.iter().map(|ports| rule([Match::TcpTo(*ports)], capture, "included port")));
-    rules.extend(blocks.iter().map(|block| rule([Match::To(*block), Match::Tcp], capture, "included address")));
+    rules.extend(captures(&only, &settings.include_outbound_ports, blocks.collect(), capture));
     rules
+}
+
+/// As many as there are ways to fit all of `before` and one of `then`; without such, as before.
+fn each(before: &[Vec<Match>], then: Vec<Match>) -> Vec<Vec<Match>> {
+    if then.is_empty() {
+        return before.to_vec();
+    }
+    let one = |matches: &Vec<Match>, wanted: &Match| [&matches[..], std::slice::from_ref(wanted)].concat();
+    before.iter().flat_map(|matches| then.iter().map(|wanted| one(matches, wanted)).collect::<Vec<_>>()).collect()
+}
+
+/// Of what fits `only`: these ports, and what fits one of `blocks`; without either, everything.
+fn captures(only: &[Vec<Match>], ports: &[Ports], blocks: Vec<Match>, capture: Action) -> Vec<Rule> {
+    let all = |why| move |matches| rule(matches, capture, why);
+    if ports.is_empty() && blocks.is_empty() {
+        let narrowed = only.iter().any(|matches| !matches.is_empty());
+        let why = if narrowed { "included user or interface" } else { "everything else to the proxy" };
+        return each(only, vec![Match::Tcp]).into_iter().map(all(why)).collect();
+    }
+    let none = |of: Vec<Match>| if of.is_empty() { Vec::new() } else { each(only, of) };
+    let ports = none(ports.iter().map(|ports| Match::TcpTo(*ports)).collect());
+    let blocks = each(&none(blocks), vec![Match::Tcp]);
+    ports.into_iter().map(all("included port")).chain(blocks.into_iter().map(all("included address"))).collect()
 }
 
 fn inbound(settings: &Settings, first: Vec<Rule>, capture: Action) -> Vec<Rule> {
@@ -200,11 +223,10 @@ fn inbound(settings: &Settings, first: Vec<Rule>, capture: Action) -> Vec<Rule> 
     }
     rules.extend(settings.exclude_interfaces.iter().map(|name| leave(Match::In(name.clone()), "excluded interface")));
     rules.extend(settings.own_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "the proxy itself")));
+    rules.extend(settings.exclude_inbound_cidrs.iter().map(|block| leave(Match::From(*block), "excluded address")));
     rules.extend(settings.exclude_inbound_ports.iter().map(|ports| leave(Match::TcpTo(*ports), "excluded port")));
-    if settings.include_inbound_ports.is_empty() {
-        rules.push(rule([Match::Tcp], capture, "everything else to the proxy"));
-    }
-    let include = &settings.include_inbound_ports;
-    rules.extend(include.iter().map(|ports| rule([Match::TcpTo(*ports)], capture, "included port")));
+    let only = each(&[Vec::new()], settings.include_interfaces.iter().map(|name| Match::In(name.clone())).collect());
+    let blocks = settings.include_inbound_cidrs.iter().map(|block| Match::From(*block));
+    rules.extend(captures(&only, &settings.include_inbound_ports, blocks.collect(), capture));
     rules
 }
