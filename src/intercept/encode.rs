@@ -85,7 +85,7 @@ fn string(out: &mut Vec<u8>, kind: u16, value: &str) {
 pub fn expressions(rule: &Rule) -> Vec<u8> {
     let mut out = Vec::new();
     rule.matches.iter().for_each(|wanted| wants(&mut out, wanted));
-    does(&mut out, rule.action);
+    does(&mut out, rule);
     out
 }
 
@@ -129,8 +129,8 @@ fn wants(out: &mut Vec<u8>, wanted: &Match) {
     }
 }
 
-fn does(out: &mut Vec<u8>, action: Action) {
-    match action {
+fn does(out: &mut Vec<u8>, rule: &Rule) {
+    match rule.action {
         Action::Return => verdict(out, RETURN),
         Action::Redirect(port) => {
             immediate(out, &port.to_be_bytes());
@@ -139,7 +139,7 @@ fn does(out: &mut Vec<u8>, action: Action) {
         }
         Action::Tproxy(port) => {
             immediate(out, &port.to_be_bytes());
-            numbers(out, "tproxy", &[(1, 0), (3, REGISTER)]);
+            numbers(out, "tproxy", &[(1, rule.family().map_or(0, of).into()), (3, REGISTER)]);
             immediate(out, &MARK.to_ne_bytes());
             numbers(out, "meta", &[(2, META_MARK), (3, REGISTER)]);
             verdict(out, ACCEPT);

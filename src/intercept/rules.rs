@@ -108,6 +108,17 @@ impl Hook {
     }
 }
 
+impl Rule {
+    /// The only one that it is for.
+    pub fn family(&self) -> Option<Family> {
+        self.matches.iter().find_map(|wanted| match wanted {
+            Match::Family(family) => Some(*family),
+            Match::From(block) | Match::To(block) => Some(Family::of(block.first())),
+            _ => None,
+        })
+    }
+}
+
 fn rule(matches: impl Into<Vec<Match>>, action: Action, why: &'static str) -> Rule {
     Rule { matches: matches.into(), action, why }
 }

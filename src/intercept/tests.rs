@@ -107,7 +107,7 @@ table inet outrigger {
 		tcp dport 15000 return comment "the proxy itself"
 		tcp dport 15020 return comment "the proxy itself"
 		iifname "eth0" tcp dport 80 tproxy to :15006 meta mark set 1337 accept comment "included port"
-		iifname "eth0" ip saddr 10.9.0.0/16 meta l4proto tcp tproxy to :15006 meta mark set 1337 accept comment "included address"
+		iifname "eth0" ip saddr 10.9.0.0/16 meta l4proto tcp tproxy ip to :15006 meta mark set 1337 accept comment "included address"
 	}
 
 	chain answers {

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use super::rules::{Action, Chain, Kind, Match, Rule};
 use super::settings::{Family, Settings};
 use super::{MARK, ROUTE_TABLE, TABLE, rules};
-use crate::wire::cidr::Cidr;
 
 /// Replaces the table, in one transaction, whether it is there or not.
 pub fn nft(settings: &Settings) -> String {
@@ -25,7 +24,7 @@ pub fn nft(settings: &Settings) -> String {
 
 pub fn nft_rule(rule: &Rule) -> String {
     let matches = rule.matches.iter().map(nft_match);
-    matches.chain([nft_action(rule.action)]).collect::<Vec<_>>().join(" ")
+    matches.chain([nft_action(rule)]).collect::<Vec<_>>().join(" ")
 }
 
 fn nft_match(wanted: &Match) -> String {
@@ -36,8 +35,8 @@ fn nft_match(wanted: &Match) -> String {
         Match::Group(gid) => format!("meta skgid {gid}"),
         Match::In(name) => format!("iifname \"{name}\""),
         Match::Out(name) => format!("oifname \"{name}\""),
-        Match::From(block) => format!("{} saddr {block}", nft_header(block)),
-        Match::To(block) => format!("{} daddr {block}", nft_header(block)),
+        Match::From(block) => format!("{} saddr {block}", nft_header(Family::of(block.first()))),
+        Match::To(block) => format!("{} daddr {block}", nft_header(Family::of(block.first()))),
         Match::ToOthers => "fib daddr type != local".to_owned(),
         Match::Tcp => "meta l4proto tcp".to_owned(),
         Match::MidStream => "tcp flags & (fin | syn | rst | ack) != syn".to_owned(),
@@ -49,18 +48,21 @@ fn nft_match(wanted: &Match) -> String {
     }
 }
 
-fn nft_header(block: &Cidr) -> &'static str {
-    match Family::of(block.first()) {
+fn nft_header(family: Family) -> &'static str {
+    match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
     }
 }
 
-fn nft_action(action: Action) -> String {
-    match action {
+fn nft_action(rule: &Rule) -> String {
+    match rule.action {
         Action::Return => "return".to_owned(),
         Action::Redirect(port) => format!("redirect to :{port}"),
-        Action::Tproxy(port) => format!("tproxy to :{port} meta mark set {MARK} accept"),
+        Action::Tproxy(port) => {
+            let family = rule.family().map(|family| format!("{} ", nft_header(family))).unwrap_or_default();
+            format!("tproxy {family}to :{port} meta mark set {MARK} accept")
+        }
         Action::MarkConnection => format!("ct mark set {MARK}"),
         Action::RestoreMark => "meta mark set ct mark".to_owned(),
     }
@@ -118,12 +120,7 @@ fn unload(chain: &Chain) -> String {
 }
 
 fn iptables_rule(chain: &Chain, rule: &Rule) -> String {
-    let family = rule.matches.iter().find_map(|wanted| match wanted {
-        Match::Family(family) => Some(*family),
-        Match::From(block) | Match::To(block) => Some(Family::of(block.first())),
-        _ => None,
-    });
-    let only = match family {
+    let only = match rule.family() {
         None => "",
         Some(Family::V4) => "-4 ",
         Some(Family::V6) => "-6 ",
