@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use super::*;
 
 fn endpoint(address: &str, weight: u32) -> Endpoint {
-    Endpoint { weight, ..Endpoint::bare(address.parse().unwrap()) }
+    Endpoint { weight, ..Endpoint::bare(address.parse::<Address>().unwrap()) }
 }
 
 fn addresses(subscription: &Subscription) -> Vec<String> {

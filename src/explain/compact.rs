@@ -111,7 +111,7 @@ mod tests {
         let mapped = "::ffff:127.0.0.1".parse::<IpAddr>().unwrap();
         let token = Some("0123456789abcdef");
         let takes = |mut headers: HeaderMap, peer, token| {
-            let taken = take(&mut headers, peer, token);
+            let taken = take(&mut headers, Some(peer), token);
             assert!(headers.is_empty(), "it goes no further");
             taken
         };
@@ -122,5 +122,7 @@ mod tests {
         let mut two = asked("1");
         two.append(REQUEST_HEADER, HeaderValue::from_static("0123456789abcdef"));
         assert!(takes(two, remote, token));
+        // Behind a Unix socket may be anybody.
+        assert!(!take(&mut asked("1"), None, None) && take(&mut asked("0123456789abcdef"), None, token));
     }
 }

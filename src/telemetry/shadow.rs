@@ -109,7 +109,7 @@ mod tests {
                 entry: String::new(),
                 method: "POST".to_owned(),
                 path: "é".repeat(1000),
-                peer: ([127, 0, 0, 1], 1).into(),
+                peer: Address::unnamed(),
                 identity: None,
             });
         }

@@ -133,21 +133,27 @@ mod tests {
     #[test]
     fn begins_and_continues() {
         let mut first = parts("/", Version::HTTP_11, &[("host", "a.example:81")]);
-        append(&mut first, "::ffff:10.0.0.1".parse().unwrap(), false);
+        append(&mut first, "::ffff:10.0.0.1".parse().ok(), false);
         assert_eq!(first.headers["x-forwarded-for"], "10.0.0.1");
         assert_eq!(first.headers["x-forwarded-proto"], "http");
         assert_eq!(first.headers["x-forwarded-host"], "a.example:81");
 
-        append(&mut first, "2001:db8::1".parse().unwrap(), true);
+        append(&mut first, "2001:db8::1".parse().ok(), true);
         assert_eq!(first.headers["x-forwarded-for"], "10.0.0.1, 2001:db8::1");
         assert_eq!(first.headers["x-forwarded-proto"], "http");
+
+        let mut unix = parts("/", Version::HTTP_11, &[]);
+        append(&mut unix, None, false);
+        assert_eq!(unix.headers["x-forwarded-for"], "unknown");
+        append(&mut unix, None, false);
+        assert_eq!(unix.headers["x-forwarded-for"], "unknown, unknown");
     }
 
     #[test]
     fn several_lines_become_one() {
         let lines = [("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-for", ""), ("x-forwarded-for", "3.3.3.3")];
         let mut parts = parts("http://b.example/", Version::HTTP_2, &lines);
-        append(&mut parts, "4.4.4.4".parse().unwrap(), false);
+        append(&mut parts, "4.4.4.4".parse().ok(), false);
         let all: Vec<_> = parts.headers.get_all("x-forwarded-for").iter().collect();
         assert_eq!(all, ["1.1.1.1, 2.2.2.2, 3.3.3.3, 4.4.4.4"]);
         assert_eq!(parts.headers["x-forwarded-host"], "b.example");
@@ -156,7 +162,7 @@ mod tests {
     #[test]
     fn no_host_is_not_forwarded() {
         let mut parts = parts("/", Version::HTTP_10, &[]);
-        append(&mut parts, "4.4.4.4".parse().unwrap(), false);
+        append(&mut parts, "4.4.4.4".parse().ok(), false);
         assert!(!parts.headers.contains_key("x-forwarded-host"));
     }
 

@@ -193,7 +193,7 @@ fn the_page_shows_what_is_printed() {
         let (parts, ()) = request.expect("a request").into_parts();
         let listener = &running.listeners[0];
         let understood = crate::decide::understand(listener, &parts).expect("a sound head");
-        let peer = std::net::Ipv4Addr::from(0x0a00_0300 + peer).into();
+        let peer = std::net::IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0300 + peer));
         let caller = crate::policy::caller::Caller::new(peer, None, 8080);
         let seen = Seen { listener: &listener.name, parts: &parts, understood: &understood, caller };
         reservoir.see(now, || seen, &running.looked);

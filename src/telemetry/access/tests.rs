@@ -1,3 +1,4 @@
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{self, Sender};
 use std::time::UNIX_EPOCH;
 
@@ -8,6 +9,9 @@ use serde_json::Value;
 use super::*;
 use crate::config::schema::{Sample, Workload};
 
+static ENDPOINT: Address = Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 80));
+static PEER: Address = Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4711));
+
 fn entry() -> Entry<'static> {
     Entry {
         time: UNIX_EPOCH,
@@ -15,7 +19,7 @@ fn entry() -> Entry<'static> {
         route: "all",
         service: "app",
         subset: "v1",
-        endpoint: Some(([10, 0, 0, 1], 80).into()),
+        endpoint: Some(&ENDPOINT),
         method: "GET",
         host: b"shop.example",
         path: b"/a?b=c",
@@ -30,7 +34,7 @@ fn entry() -> Entry<'static> {
         upstream_duration: Some(Duration::from_millis(11)),
         request_bytes: 0,
         response_bytes: 42,
-        peer: ([192, 0, 2, 1], 4711).into(),
+        peer: &PEER,
         peer_identity: "",
         tls_version: "",
         server_name: "",

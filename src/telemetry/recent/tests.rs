@@ -1,3 +1,4 @@
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::UNIX_EPOCH;
 
 use proptest::prelude::*;
@@ -11,7 +12,7 @@ const PAGE: &str = include_str!("../../../docs/why.md");
 
 const ATTEMPTS: [Attempt; 2] = [
     Attempt {
-        endpoint: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7)), 8080),
+        endpoint: Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)), 8080)),
         outcome: Outcome::Unsent,
         protocol: Version::HTTP_11,
         connection: Some(Connection::Reused),
@@ -20,7 +21,7 @@ const ATTEMPTS: [Attempt; 2] = [
         first_byte: Some(Micros(412)),
     },
     Attempt {
-        endpoint: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 8)), 8080),
+        endpoint: Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 8)), 8080)),
         outcome: Outcome::Failed(Reason::UpstreamReset),
         protocol: Version::HTTP_11,
         connection: Some(Connection::New),
@@ -50,7 +51,7 @@ fn exchange() -> Exchange<'static> {
         reason: Reason::UpstreamReset,
         denied: "",
         producer: Producer::Proxy,
-        peer: ([192, 0, 2, 1], 50_123).into(),
+        peer: SocketAddr::from(([192, 0, 2, 1], 50_123)).into(),
         identity: "spiffe://test.local/ns/shop/sa/web",
         request_bytes: 2048,
         response_bytes: 91,
@@ -404,10 +405,10 @@ fn what_is_too_long_is_cut_and_said_so() {
         status: u16::MAX,
         grpc_status: Some(u8::MAX),
         denied: &name,
-        peer: attempt.endpoint,
+        peer: attempt.endpoint.clone(),
         request_bytes: u64::MAX,
         response_bytes: u64::MAX,
-        attempts: &[attempt; 9],
+        attempts: &vec![attempt; 9],
         phases,
         attributes: &[(name.as_str(), long.as_slice()); 30],
         shadow: &shadow,
@@ -469,11 +470,13 @@ fn micros() -> impl Strategy<Value = Option<Micros>> {
     prop::option::of((0..u64::MAX).prop_map(Micros))
 }
 
-fn address() -> impl Strategy<Value = SocketAddr> {
+fn address() -> impl Strategy<Value = Address> {
     prop_oneof![
-        any::<(std::net::Ipv4Addr, u16)>().prop_map(SocketAddr::from),
+        any::<(Ipv4Addr, u16)>().prop_map(|address| SocketAddr::from(address).into()),
         any::<(std::net::Ipv6Addr, u16, u32)>()
-            .prop_map(|(ip, port, scope)| std::net::SocketAddrV6::new(ip, port, 0, scope).into()),
+            .prop_map(|(ip, port, scope)| SocketAddr::from(std::net::SocketAddrV6::new(ip, port, 0, scope)).into()),
+        "[/@][!-~]{0,106}".prop_map(|path| Address::Unix(path.into())),
+        Just(Address::unnamed()),
     ]
 }
 
