@@ -120,29 +120,32 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// Serves the connection to its end.
 pub async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> Reason {
-    let reason = run(conn, socket, config).await;
-    if matches!(reason, Reason::NotRedirected | Reason::Loop | Reason::Undetected | Reason::Handshake) {
-        tcp::refused(conn, reason);
+    match run(conn, socket, config).await {
+        Ok(reason) => reason,
+        Err(reason) => {
+            // Who leaves before a word has asked for nothing.
+            if !matches!(reason, Reason::None | Reason::ClientReset) {
+                tcp::refused(conn, reason);
+            }
+            reason
+        }
     }
-    reason
 }
 
-async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> Reason {
+/// How it has ended; an error where it has come to nothing, so that nobody has told of it yet.
+async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> Result<Reason, Reason> {
     let local = socket.local_addr().ok().map(canonical);
     let straight = |to: &SocketAddr| Some(*to) == local && to.port() == conn.socket.address.port();
-    let Some(to) = conn.original.filter(|to| !straight(to)) else { return Reason::NotRedirected };
+    let Some(to) = conn.original.filter(|to| !straight(to)) else { return Err(Reason::NotRedirected) };
     if is_ours(conn, dialled(conn, to)) {
-        return Reason::Loop;
+        return Err(Reason::Loop);
     }
     // What is for another machine we do not pass on, nor to whom only listens to this machine what comes from elsewhere.
     if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to.ip())) {
-        return Reason::NotRedirected;
+        return Err(Reason::NotRedirected);
     }
-    let Some(target) = Target::new(conn, to) else { return Reason::NoRoute };
-    let opening = match begin(conn, socket, config, &target).await {
-        Ok(opening) => opening,
-        Err(reason) => return reason,
-    };
+    let target = Target::new(conn, to).ok_or(Reason::NoRoute)?;
+    let opening = begin(conn, socket, config, &target).await?;
     // Who calls the application; what goes out is its own.
     let how = match &opening {
         Opening::Relay(_, first) if first.is_tls => How::Passthrough,
@@ -152,17 +155,17 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
     let _met = target.inbound.then(|| Met::new(conn, how));
     let (stream, early, agreed) = match opening {
         Opening::Stream(stream, early, agreed) => (stream, early, agreed),
-        Opening::Relay(stream, first) => return Box::pin(tcp::run(conn, stream, first)).await,
+        Opening::Relay(stream, first) => return Ok(Box::pin(tcp::run(conn, stream, first)).await),
     };
     let agreed = match (agreed, target.protocol) {
-        (Some(Agreed::Tcp), _) if !target.undetected => return undetected(conn),
+        (Some(Agreed::Tcp), _) if !target.undetected => return Err(undetected(conn)),
         (Some(Agreed::Tcp), _) | (_, PortProtocol::Tcp) => {
-            return Box::pin(tcp::run(conn, stream, First { early, ..First::default() })).await;
+            return Ok(Box::pin(tcp::run(conn, stream, First { early, ..First::default() })).await);
         }
         (None, PortProtocol::Auto) => return detected(conn, stream, early, config, &target).await,
         (agreed, PortProtocol::Http | PortProtocol::Auto) => agreed,
     };
-    http::server::run(conn, stream, early, agreed, config).await
+    Ok(http::server::run(conn, stream, early, agreed, config).await)
 }
 
 /// What a connection has become by its handshake, or without one.
@@ -213,28 +216,26 @@ async fn detected(
     early: Bytes,
     config: &schema::Listener,
     target: &Target,
-) -> Reason {
+) -> Result<Reason, Reason> {
     let mut early = BytesMut::from(&*early);
     if early.is_empty() {
-        match race::run(conn, &mut stream, target, false).await {
-            Ok(Spoke::Client) => {}
-            Ok(Spoke::Nobody) => return Box::pin(tcp::run(conn, stream, First::default())).await,
-            Ok(Spoke::Server(raced)) => {
+        match race::run(conn, &mut stream, target, false).await? {
+            Spoke::Client => {}
+            Spoke::Nobody => return Ok(Box::pin(tcp::run(conn, stream, First::default())).await),
+            Spoke::Server(raced) => {
                 tell_unknown(conn, target, None, Spoken::ServerFirst);
-                return Box::pin(tcp::run(conn, stream, First { raced: Some(raced), ..First::default() })).await;
+                let first = First { raced: Some(raced), ..First::default() };
+                return Ok(Box::pin(tcp::run(conn, stream, first)).await);
             }
-            Err(reason) => return reason,
         }
     }
-    let first = Box::pin(first_bytes(conn, &mut stream, &mut early, config, target)).await;
-    match first {
-        Err(reason) => reason,
-        Ok(Protocols::Http) => http::server::run(conn, stream, early.freeze(), None, config).await,
-        Ok(Protocols::Opaque { server_name, is_tls }) => {
+    Ok(match Box::pin(first_bytes(conn, &mut stream, &mut early, config, target)).await? {
+        Protocols::Http => http::server::run(conn, stream, early.freeze(), None, config).await,
+        Protocols::Opaque { server_name, is_tls } => {
             let first = First { early: early.freeze(), server_name, is_tls, raced: None };
             Box::pin(tcp::run(conn, stream, first)).await
         }
-    }
+    })
 }
 
 /// What the first bytes have told.
@@ -252,9 +253,11 @@ async fn first_bytes(
 ) -> Result<Protocols, Reason> {
     let verdict = match tokio::time::timeout(*config.detection_timeout, verdict(stream, early)).await {
         Ok(Ok(verdict)) => verdict,
-        Ok(Err(_)) => {
+        Ok(Err(error)) => {
             ended(conn, Outcome::Closed);
-            return Err(Reason::ClientReset);
+            // Came and went: a probe of the port.
+            let probe = error.kind() == io::ErrorKind::UnexpectedEof && early.is_empty();
+            return Err(if probe { Reason::None } else { Reason::ClientReset });
         }
         Err(_) => {
             ended(conn, Outcome::Timeout);

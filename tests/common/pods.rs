@@ -257,7 +257,8 @@ impl Pod {
         self.enter(ROOT, || fed("nft", &["-f", "-"], rules));
     }
 
-    fn ip(&self, batch: &str) {
+    /// Lines of `ip -batch`.
+    pub fn ip(&self, batch: &str) {
         fed("ip", &["-n", &self.name, "-batch", "-"], batch);
     }
 
