@@ -2,6 +2,7 @@
 //! sent it. Requests that no decision can tell apart have the same fingerprint.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Method, request};
@@ -33,6 +34,8 @@ pub struct Seen<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     pub(super) listener: Arc<str>,
+    /// Where a redirected one was going.
+    pub(super) to: Option<SocketAddr>,
     pub(super) method: Method,
     /// In lower case, without port; empty where the request names none.
     pub(super) host: Box<str>,
@@ -72,6 +75,7 @@ impl Fingerprint {
         }
         let print = Self {
             listener: listener.clone(),
+            to: seen.caller.to,
             method: parts.method.clone(),
             host: host.into(),
             path: counted.into(),

@@ -6,6 +6,7 @@
 //! conditions on marks that the head then carries or not.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, request};
@@ -24,6 +25,7 @@ use crate::policy::caller::{Caller, Callers};
 use crate::policy::split;
 use crate::snapshot::hosts::Hosts;
 use crate::snapshot::matcher::{Condition, Key, Text};
+use crate::snapshot::redirected::Outbound;
 use crate::snapshot::route::{PathRule, RouteTable, Rule};
 use crate::snapshot::{self, Action, Kind, Listener, Route, Snapshot, Target};
 
@@ -127,7 +129,7 @@ impl<'s> Judge<'s> {
     pub fn judge(&'s self, told: &Told<'_>, listener: Option<usize>, caller: Option<&Who>) -> Outcome<'s> {
         let found = listener.and_then(|index| Some((self.snapshot.listeners.get(index)?, self.listeners.get(index)?)));
         let (listener, lenient) = match (found, &self.lenient) {
-            (Some((listener, marked)), Some(lenient)) if matches!(listener.kind, Kind::Http { .. }) => {
+            (Some((listener, marked)), Some(lenient)) if !matches!(listener.kind, Kind::Tcp(_)) => {
                 (marked.as_ref().unwrap_or(listener), lenient)
             }
             _ => return Outcome::all(Lot::Gone),
@@ -140,10 +142,11 @@ impl<'s> Judge<'s> {
         let truths: Vec<Option<bool>> = self.doubts.iter().map(|doubt| self.truth(told, doubt, caller)).collect();
         let open = truths.contains(&None);
         let Some(least) = self.head(told, &truths, false) else { return Outcome::unwritable() };
-        let at_least = Ask { listener, lenient, parts: &least }.put(self.snapshot);
+        let to = told.print.to;
+        let at_least = Ask { listener, lenient, parts: &least, to }.put(self.snapshot);
         if open {
             let Some(most) = self.head(told, &truths, true) else { return Outcome::unwritable() };
-            let at_most = Ask { listener, lenient, parts: &most }.put(self.snapshot);
+            let at_most = Ask { listener, lenient, parts: &most, to }.put(self.snapshot);
             let rule = |answer: &Result<Decision<'s>, Reason>| {
                 answer.as_ref().ok().map(|decision| std::ptr::from_ref(decision.rule))
             };
@@ -269,13 +272,16 @@ struct Ask<'s, 'p> {
     listener: &'s Listener,
     lenient: &'p Listener,
     parts: &'p request::Parts,
+    to: Option<SocketAddr>,
 }
 
 impl<'s> Ask<'s, '_> {
     fn put(&self, snapshot: &'s Snapshot) -> Result<Decision<'s>, Reason> {
         let understood = decide::understand(self.lenient, self.parts)?;
         // Of what authorization says, and of callers, there is no doubt left here.
-        let facts = understood.facts(snapshot, self.parts, Caller::NOBODY);
+        let port = self.to.map_or(0, |to| to.port());
+        let caller = Caller { port, to: self.to, ..Caller::NOBODY };
+        let facts = understood.facts(snapshot, self.parts, caller);
         decide::ruled(snapshot, self.listener, &facts, Ruling::default(), || 0).map_err(|refusal| refusal.reason)
     }
 }
@@ -293,7 +299,9 @@ struct Marks<'a> {
 impl Marks<'_> {
     /// The listener with marks; `None` where there is nothing to mark.
     fn replace(&mut self, listener: &Listener) -> Option<Listener> {
-        let Kind::Http { fallback, .. } = &listener.kind else { return None };
+        if matches!(listener.kind, Kind::Tcp(_) | Kind::Inbound(_)) {
+            return None;
+        }
         let mut rules = snapshot::rules(self.snapshot, listener);
         let mut any = false;
         for (_, rule) in &mut rules {
@@ -315,7 +323,11 @@ impl Marks<'_> {
             rule.conditions.all.push(Condition { key: Key::Header(MARK), text: Text::Exact(text.into()) });
         }
         let table = any.then(|| RouteTable::new(rules))?;
-        let kind = Kind::Http { table: table.into(), fallback: fallback.clone() };
+        let kind = match &listener.kind {
+            Kind::Http { fallback, .. } => Kind::Http { table: table.into(), fallback: fallback.clone() },
+            Kind::Outbound(outbound) => Kind::Outbound(Outbound { table, ..(**outbound).clone() }.into()),
+            Kind::Tcp(_) | Kind::Inbound(_) => return None,
+        };
         Some(with_kind(listener, listener.config.clone(), kind))
     }
 

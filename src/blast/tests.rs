@@ -16,6 +16,7 @@ use crate::policy::split;
 use crate::snapshot::{self, Snapshot};
 
 mod authorization;
+mod redirected;
 
 const BASE: &str = r#"
 apiVersion: outrigger/v1

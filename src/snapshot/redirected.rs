@@ -33,7 +33,7 @@ pub struct Port {
 }
 
 /// What an outbound listener leads to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Outbound {
     /// Written routes, then those that the `hosts` of services imply.
     pub table: RouteTable,
@@ -51,7 +51,7 @@ pub struct Outbound {
 }
 
 /// A service that an address leads to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Known {
     /// For what no written route is for.
     pub rule: Rule,
