@@ -102,7 +102,7 @@ fn writing(c: &mut Criterion) {
         step(&format!("forwarded::request_id {name}"), make, &mut |parts| {
             black_box(forwarded::request_id(&parts.headers, &mut rng));
         });
-        step(&format!("forwarded::append {name}"), make, &mut |parts| forwarded::append(parts, PEER, false));
+        step(&format!("forwarded::append {name}"), make, &mut |parts| forwarded::append(parts, Some(PEER), false));
     }
     let (hop, fallback) = (Hop::default(), HeaderValue::from_static(""));
     for (name, version) in [("HTTP/1.1", Version::HTTP_11), ("HTTP/2", Version::HTTP_2)] {
@@ -117,7 +117,7 @@ fn writing(c: &mut Criterion) {
         trace::continue_or_begin(&mut parts.headers, FORMATS, &mut rng);
         black_box(head::check(parts).is_ok() && path::normalise(parts.uri.path()).is_ok());
         let hop = hop::strip_request(parts.version, &mut parts.headers);
-        forwarded::append(parts, PEER, false);
+        forwarded::append(parts, Some(PEER), false);
         let how = Outgoing { version: Version::HTTP_11, host: None, fallback: &fallback, hop: &hop, secure: false };
         black_box(head::outgoing(parts, how).is_ok());
     });

@@ -1,7 +1,7 @@
 //! Keeping a finished exchange for `outrigger why`: what a request pays for it, once the memory is full.
 
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -10,9 +10,10 @@ use outrigger::error::{Producer, Reason};
 use outrigger::telemetry::recent::{
     Attempt, Bucket, Connection, Exchange, Filter, Micros, NotAgain, Outcome, Phases, Ring,
 };
+use outrigger::wire::address::Address;
 
 const ID: &[u8] = b"8f14e45f-ceea-467a-9a36-dedd4bea2543";
-const ENDPOINT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)), 8080);
+const ENDPOINT: Address = Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)), 8080));
 
 const ATTEMPT: Attempt = Attempt {
     endpoint: ENDPOINT,
@@ -23,6 +24,8 @@ const ATTEMPT: Attempt = Attempt {
     connect: None,
     first_byte: Some(Micros(1412)),
 };
+
+static ATTEMPTS: [Attempt; 4] = [ATTEMPT; 4];
 
 fn fine() -> Exchange<'static> {
     Exchange {
@@ -49,7 +52,7 @@ fn fine() -> Exchange<'static> {
         request_bytes: 0,
         response_bytes: 4096,
         failed: false,
-        attempts: &[ATTEMPT],
+        attempts: &ATTEMPTS[..1],
         not_again: None,
         phases: Phases {
             first_byte: Some(Micros(1412)),
@@ -69,7 +72,7 @@ fn failed() -> Exchange<'static> {
         denied: "",
         producer: Producer::Proxy,
         failed: true,
-        attempts: &[ATTEMPT; 4],
+        attempts: &ATTEMPTS,
         not_again: Some(NotAgain::TooOften),
         ..fine()
     }

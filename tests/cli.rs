@@ -132,8 +132,6 @@ fn keys_of_later_versions_are_refused_by_name() {
     assert_says(&refused(&retry), &["routes[0].retry", "not supported by this version"]);
     let limits = GOOD.replace("app: {", "app: { limits: { maxRequests: 1 },");
     assert_says(&refused(&limits), &["services.app.limits", "not supported by this version"]);
-    let mode = GOOD.replace("mode: proxy", "mode: inbound");
-    assert_says(&refused(&mode), &["listeners[0].mode", "not supported by this version"]);
 }
 
 #[test]

@@ -370,7 +370,7 @@ fn nobody_answers() {
     let [edge, none, dead, shut] = ["edge.sock", "none.sock", "dead.sock", "shut.sock"].map(|name| at(&dir, name));
     drop(bind(&dead));
     let _shut = named(&shut, "here");
-    std::fs::set_permissions(&shut, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("permissions");
+    std::fs::set_permissions(&shut, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("permissions");
     // Root may write anywhere.
     let wrap: &[&str] = match rustix::process::geteuid().is_root() {
         true => &["setpriv", "--inh-caps=-all", "--bounding-set=-all"],
