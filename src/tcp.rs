@@ -183,7 +183,8 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
         Some((upstream, spoken)) => (Ok(upstream), spoken),
         None => {
             let to = conn.original.or(client.socket().local_addr().ok());
-            (plan.dial(conn, to, is_tls).await, Bytes::new())
+            // Over before the relay, and larger than that.
+            (Box::pin(plan.dial(conn, to, is_tls)).await, Bytes::new())
         }
     };
     let Dialled { stream: mut upstream, lifetime, port: _port, .. } = match dialled {

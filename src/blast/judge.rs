@@ -280,7 +280,7 @@ impl<'s> Ask<'s, '_> {
         let understood = decide::understand(self.lenient, self.parts)?;
         // Of what authorization says, and of callers, there is no doubt left here.
         let port = self.to.map_or(0, |to| to.port());
-        let caller = Caller { port, to: self.to, ..Caller::NOBODY };
+        let caller = Caller::new(Caller::NOBODY.ip(), None, port).on_its_way(self.to);
         let facts = understood.facts(snapshot, self.parts, caller);
         decide::ruled(snapshot, self.listener, &facts, Ruling::default(), || 0).map_err(|refusal| refusal.reason)
     }

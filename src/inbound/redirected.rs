@@ -27,7 +27,6 @@ use crate::snapshot::redirected::Destination;
 use crate::tcp::{self, First};
 use crate::telemetry::detection::Outcome;
 use crate::telemetry::peers::How;
-use crate::wire::address::Address;
 use crate::wire::client_hello::{self, Parsed};
 use crate::wire::detect::{self, Verdict};
 use crate::wire::first_request as wire_first;

@@ -47,13 +47,13 @@ pub enum Key {
     Attribute(usize),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Condition {
     pub key: Key,
     pub text: Text,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Text {
     Exact(Box<str>),
     Prefix(Box<str>),
@@ -66,7 +66,7 @@ pub enum Text {
 /// Lower wins.
 pub type Rank = (bool, std::cmp::Reverse<usize>, std::cmp::Reverse<usize>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Conditions {
     /// Any of these; all where empty.
     pub methods: Vec<Method>,

@@ -21,7 +21,7 @@ use super::matcher::{Conditions, Facts, Key};
 use crate::config::schema;
 
 /// A rule is one `match` of a route.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rule {
     /// Index of the route in the snapshot.
     pub route: usize,
