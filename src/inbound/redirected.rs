@@ -4,7 +4,7 @@
 mod race;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -141,7 +141,7 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
         return Err(Reason::Loop);
     }
     // What is for another machine we do not pass on, nor to whom only listens to this machine what comes from elsewhere.
-    if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to.ip())) {
+    if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to)) {
         return Err(Reason::NotRedirected);
     }
     let target = Target::new(conn, to).ok_or(Reason::NoRoute)?;
@@ -450,7 +450,7 @@ fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
     let all = listeners.filter_map(Address::socket).chain([root.admin.address, root.health.address]);
     let mut same_port = all.filter(|own| own.port() == to.port()).peekable();
     let same = |own: SocketAddr| match own.ip() {
-        ip if ip.is_unspecified() => is_local(conn, to.ip()),
+        ip if ip.is_unspecified() => is_local(conn, to),
         // Redirected listeners have both families.
         ip if ip.is_loopback() => to.ip().is_loopback(),
         ip => ip.to_canonical() == to.ip(),
@@ -459,14 +459,16 @@ fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
 }
 
 /// Whether this machine has the address: then a socket can have it.
-fn is_local(conn: &Conn, ip: IpAddr) -> bool {
+fn is_local(conn: &Conn, mut address: SocketAddr) -> bool {
+    // With its interface, where it is of one link.
+    address.set_port(0);
     let mut known = conn.worker.addresses.borrow_mut();
-    if known.contains(&ip) {
+    if known.contains(&address) {
         return true;
     }
-    let local = UdpSocket::bind((ip, 0)).is_ok();
+    let local = UdpSocket::bind(address).is_ok();
     if local && known.len() < ADDRESSES {
-        known.insert(ip);
+        known.insert(address);
     }
     local
 }
