@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pod run test conformance setup lint bench bench-peers fuzz image clean
+.PHONY: help demo demo-pod run test conformance setup lint bench bench-peers bench-tcp fuzz image clean
 
 CONFIG ?= config/examples/minimal.yaml
 FUZZ_SECS ?= 30
@@ -54,15 +54,22 @@ lint: ## format, clippy, licences, bans, sources, documentation
 bench: ## microbenches: routing, decide, header hygiene; TARGETS="--bench route"
 	cargo bench --locked $(TARGETS)
 
+bench-peers: target/bench-ready ## CPU, latency and memory beside HAProxy, Envoy and nginx; BENCH= PEERS= ARGS="--only h1,feat"
+	OURS=$(CURDIR)/target/release/outrigger BENCH_PEERS=$(CURDIR)/benches/peers target/bench/run --peers $(PEERS) $(ARGS)
+
+bench-tcp: target/bench-ready ## bytes relayed, up and down, first byte, idle connections beside the same; ARGS="--only up"
+	test -x target/bench/meshload/target/release/meshload || cargo build --release --manifest-path target/bench/meshload/Cargo.toml
+	OURS=$(CURDIR)/target/release/outrigger python3 benches/tcp.py target/bench $(ARGS)
+
 # A copy, so that nothing is written outside this repository.
-bench-peers: ## CPU, latency and memory beside HAProxy, Envoy and nginx; BENCH= PEERS= ARGS="--only h1,feat"
+.PHONY: target/bench-ready
+target/bench-ready:
 	cargo build --release --locked
-	@test -f $(BENCH)/run || { echo "make bench-peers: no benchmark in $(BENCH); say BENCH=folder" >&2; exit 1; }
+	@test -f $(BENCH)/run || { echo "make: no benchmark in $(BENCH); say BENCH=folder" >&2; exit 1; }
 	mkdir -p target/bench
 	cp -Rf $(BENCH)/. target/bench/
 	chmod -R u+w target/bench
 	@test -x target/bench/venv/bin/python3 || target/bench/install-peers
-	OURS=$(CURDIR)/target/release/outrigger BENCH_PEERS=$(CURDIR)/benches/peers target/bench/run --peers $(PEERS) $(ARGS)
 
 # New finds go to target/; the small committed corpus stays as it is.
 fuzz: ## each fuzz target for FUZZ_SECS=30 seconds (nightly toolchain)

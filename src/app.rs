@@ -27,7 +27,7 @@ use crate::admin::health::{Component, Health, Status};
 use crate::admin::question::{Change, Reply};
 use crate::admin::routes::{Admin, Surface};
 use crate::admin::{probe, server};
-use crate::config::schema::Mode;
+use crate::config::schema::{Mode, UNIX};
 use crate::config::{self, Config, Report};
 use crate::drain::Phase;
 use crate::net::accept::Socket;
@@ -39,6 +39,7 @@ use crate::telemetry::audit::Audit;
 use crate::telemetry::baseline::Baseline;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::{DrainPhase, Metrics};
+use crate::wire::address::Address;
 use crate::worker::{Mailbox, Order, Shared};
 use control::Control;
 use history::History;
@@ -70,9 +71,11 @@ pub enum Origin {
 
 impl Origin {
     /// One listener in front of one service, without a file.
-    pub fn bare(listen: std::net::SocketAddr, upstream: &str) -> Self {
-        let endpoints = match (upstream.parse::<std::net::SocketAddr>(), upstream.rsplit_once(':')) {
-            (Err(_), Some((name, port))) => format!("dns: {{ name: \"{name}\", port: {port} }}"),
+    pub fn bare(listen: &Address, upstream: &str) -> Self {
+        let endpoints = match (upstream.parse::<Address>(), upstream.rsplit_once(':')) {
+            (Err(_), Some((name, port))) if !upstream.starts_with(UNIX) => {
+                format!("dns: {{ name: \"{name}\", port: {port} }}")
+            }
             _ => format!("static: [\"{upstream}\"]"),
         };
         let text = format!(

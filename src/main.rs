@@ -1,6 +1,5 @@
 //! The command line. Exit codes are in `EXIT_CODES`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use outrigger::app::{self, Options, Origin};
 use outrigger::cli;
 use outrigger::config::units::Duration;
+use outrigger::wire::address::Address;
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -65,8 +65,8 @@ struct Run {
     config: Option<PathBuf>,
     /// Without a file: accept here …
     #[arg(long, value_name = "ADDR", group = "what", requires = "upstream")]
-    listen: Option<SocketAddr>,
-    /// … and forward there (ip:port or name:port)
+    listen: Option<Address>,
+    /// … and forward there (ip:port, name:port, unix:/path or unix:@name)
     #[arg(long, value_name = "ADDR", group = "what", requires = "listen")]
     upstream: Option<String>,
     /// Where the last good configurations are kept; overrides `state.directory`
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
 fn origin(run: Run) -> Origin {
     match (run.config, run.listen, run.upstream) {
         (Some(path), ..) => Origin::Path(path),
-        (None, Some(listen), Some(upstream)) => Origin::bare(listen, &upstream),
+        (None, Some(listen), Some(upstream)) => Origin::bare(&listen, &upstream),
         // clap has refused everything else.
         (None, ..) => Origin::Path(PathBuf::new()),
     }

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use common::{Origin, SOON, TempDir, conn, eventually, free_addr, until};
+use common::{Origin, SOON, TempDir, conn, eventually, free_addr, unix};
 use serde_json::Value;
 
 const OK: i32 = 0;
@@ -268,20 +268,33 @@ fn wrong_usage_has_a_code_of_its_own() {
 fn two_addresses_are_enough_to_run() {
     let origin = Origin::ok();
     let listen = free_addr();
-    let (address, upstream) = (listen.to_string(), origin.addr().to_string());
+    runs(&listen.to_string(), &origin.addr().to_string(), || {
+        std::net::TcpStream::connect(listen).is_ok().then(|| conn::Conn::connect(listen))
+    });
+    // So are two Unix sockets. (In turn: both have the admin address of old.)
+    let [listen, upstream] = ["listen", "upstream"].map(unix::name);
+    let _origin = Origin::raw_on(unix::listen(&upstream), |mut conn, _| {
+        conn.head();
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    runs(&format!("unix:{listen}"), &format!("unix:{upstream}"), || unix::try_connect(&listen).ok());
+}
+
+fn runs(address: &str, upstream: &str, connect: impl Fn() -> Option<conn::Conn>) {
     let child = Command::new(env!("CARGO_BIN_EXE_outrigger"))
-        .args(["run", "--listen", &address, "--upstream", &upstream])
+        .args(["run", "--listen", address, "--upstream", upstream])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .spawn()
         .expect("run outrigger");
     let mut proxy = Running(child);
-    until("the listener is there", SOON, || {
+    let mut conn = eventually("the listener is there", SOON, || {
         assert!(proxy.0.try_wait().expect("wait").is_none(), "it ended");
-        std::net::TcpStream::connect(listen).is_ok()
+        connect()
     });
-    assert_eq!(conn::get(listen, "/hello").status(), 200);
+    conn.write("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(conn.response("GET").status(), 200);
 
     let term = Command::new("kill").args(["-s", "TERM", &proxy.0.id().to_string()]).status().expect("run kill");
     assert!(term.success());

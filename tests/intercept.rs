@@ -3,15 +3,17 @@
 
 mod common;
 
-use std::process::Output;
+use std::io::Write;
+use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::netns::Netns;
-use common::run;
+use common::{SOON, run, until};
 
 const OUTRIGGER: &str = env!("CARGO_BIN_EXE_outrigger");
 
 /// One of each flag.
-const MANY: [&str; 14] = [
+const MANY: [&str; 19] = [
     "--proxy-gid=1337",
     "--own-ports=15020",
     "--exclude-inbound-ports=22,8000-8100",
@@ -20,6 +22,11 @@ const MANY: [&str; 14] = [
     "--include-outbound-ports=80,90-99",
     "--exclude-outbound-cidrs=10.0.0.0/8,10.1.2.0/23,fd00::/9,192.0.2.1,::2",
     "--include-outbound-cidrs=0.0.0.0/0,fd00::/8,::/0",
+    "--exclude-inbound-cidrs=10.0.0.0/9,fd00::/9",
+    "--include-inbound-cidrs=10.0.0.0/8,fd00::/8",
+    "--include-uids=8,9",
+    "--include-gids=10",
+    "--include-interfaces=eth0,eth1",
     "--exclude-uids=5,6",
     "--exclude-gids=7",
     "--exclude-interfaces=docker0,a-name.of_15",
@@ -87,6 +94,12 @@ fn applied_is_verified_and_removed_without_a_trace() {
             netns.feed("nft", &["-f", "-"], &text);
             assert_eq!(all(&netns), once, "{text}");
             assert_eq!(differences(&netns, flags), [""; 0], "{text}");
+            let text = run(OUTRIGGER, &[&["intercept", "print", "--format=iptables"], flags].concat());
+            for program in
+                ["iptables-restore", "ip6tables-restore", "iptables-legacy-restore", "ip6tables-legacy-restore"]
+            {
+                netns.feed(program, &["--test", "-n"], &text);
+            }
         }
         for _ in 0..2 {
             assert_ok(&netns.intercept(&["remove"]));
@@ -206,7 +219,7 @@ fn nobody_ever_sees_half_of_it() {
         while !writer.is_finished() || looks == 0 {
             let text = netns.run("nft", &["list", "ruleset"]);
             assert_eq!(text.matches("redirect to").count(), 2, "{text}");
-            assert_eq!(text.matches("return").count(), 5, "{text}");
+            assert_eq!(text.matches("return").count(), 12, "{text}");
             assert_eq!(differences(&netns, &[]), [""; 0]);
             looks += 1;
         }
@@ -258,15 +271,73 @@ fn what_the_system_refuses_has_a_remedy() {
     let nowhere = says(&netns.intercept(&["apply", "--netns=/nowhere"]));
     assert!(nowhere.0 == Some(3) && nowhere.1.contains("No such file"), "{nowhere:?}");
     netns.run("ip", &["link", "set", "lo", "down"]);
+    assert_ok(&netns.intercept(&["remove"]));
+    let before = all(&netns);
     let down = says(&netns.intercept(&["apply", "--mode=tproxy"]));
     assert!(down.0 == Some(3) && down.1.contains("ip link set lo up"), "{down:?}");
+    assert_eq!(all(&netns), before, "nothing is left behind");
     netns.run("ip", &["link", "set", "lo", "up"]);
     netns.run("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+    let before = all(&netns);
     let disabled = says(&netns.intercept(&["apply", "--mode=tproxy"]));
     assert!(disabled.0 == Some(3) && disabled.1.contains("add --no-ipv6"), "{disabled:?}");
+    assert_eq!(all(&netns), before, "nothing is left behind");
     assert_ok(&netns.intercept(&["apply", "--mode=tproxy", "--no-ipv6"]));
     assert_eq!(differences(&netns, &["--mode=tproxy", "--no-ipv6"]), [""; 0]);
     assert_ok(&netns.intercept(&["apply"]));
+}
+
+/// `nft` owns its table as long as it runs, and nobody else may touch it.
+#[test]
+fn what_failed_leaves_nothing_behind() {
+    let Some(netns) = Netns::new() else { return };
+    let before = all(&netns);
+    let mut owner = std::process::Command::new(common::tool("ip"))
+        .args(["netns", "exec", netns.name(), "nft", "-i"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("start nft");
+    let mut input = owner.stdin.take().expect("stdin");
+    input.write_all(b"add table inet outrigger { flags owner; }\n").expect("write to nft");
+    until("the table", SOON, || netns.run("nft", &["list", "tables"]).contains("inet outrigger"));
+    let owned = all(&netns);
+    let (code, text) = says(&netns.intercept(&["apply", "--mode=tproxy"]));
+    assert!(code == Some(3) && text.contains("another program owns the table"), "{text}");
+    assert_eq!(all(&netns), owned, "{text}");
+    // What was there before is not ours to remove.
+    netns.run("ip", &["rule", "add", "pref", "133", "fwmark", "1337", "lookup", "133"]);
+    let with_a_rule = all(&netns);
+    assert_eq!(netns.intercept(&["apply", "--mode=tproxy"]).status.code(), Some(3));
+    assert_eq!(all(&netns), with_a_rule);
+    drop(input);
+    owner.wait().expect("the end of nft");
+    assert_ok(&netns.intercept(&["apply", "--mode=tproxy"]));
+    assert_ok(&netns.intercept(&["remove"]));
+    assert_eq!(all(&netns), before);
+}
+
+/// Somebody who changes their rules all the time, and has many, cannot be looked at in one piece.
+#[test]
+fn what_others_have_is_no_reason_to_fail() {
+    let Some(netns) = Netns::new() else { return };
+    let chains = |n| format!("\tchain c{n} {{ type filter hook output priority -200; }}\n");
+    let many = format!("table ip busy {{\n{}}}\n", (0..500).map(chains).collect::<String>());
+    netns.feed("nft", &["-f", "-"], &many);
+    let over = AtomicBool::new(false);
+    let flip = "add table ip x; delete table ip x\n".repeat(20);
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                netns.feed("nft", &["-i"], &flip);
+            }
+        });
+        let seen: Vec<Output> = (0..60).map(|_| netns.intercept(&["apply"])).collect();
+        over.store(true, Ordering::Relaxed);
+        others.join().expect("the others");
+        seen.iter().for_each(assert_ok);
+    });
+    assert_eq!(differences(&netns, &[]), [""; 0]);
 }
 
 #[test]
@@ -285,11 +356,11 @@ fn as_many_rules_as_may_be() {
     let ports = |last: usize| {
         format!("--exclude-outbound-ports={}", (1001..=last).map(|port| port.to_string()).collect::<Vec<_>>().join(","))
     };
-    // Seven rules are there in any case.
-    let most = ports(1000 + 505);
+    // Fourteen rules are there in any case.
+    let most = ports(1000 + 498);
     assert_ok(&netns.intercept(&["apply", &most]));
     assert_eq!(differences(&netns, &[&most]), [""; 0]);
-    let (code, text) = says(&netns.intercept(&["apply", &ports(1000 + 506)]));
+    let (code, text) = says(&netns.intercept(&["apply", &ports(1000 + 499)]));
     assert!(code == Some(2) && text.contains("513 rules, of 512"), "{text}");
 }
 
@@ -306,6 +377,7 @@ fn flags_that_contradict_each_other_are_refused() {
         (&["--inbound-port=15001"][..], "port 15001 is named twice"),
         (&["--dns-port=15006"], "port 15006 is named twice"),
         (&["--no-ipv6", "--exclude-outbound-cidrs=10.0.0.0/8,fd00::/8"], "fd00::/8 is of IPv6"),
+        (&["--no-ipv6", "--include-inbound-cidrs=fd00::/8"], "fd00::/8 is of IPv6"),
         (&["--exclude-outbound-cidrs=10.0.0.1/8"], "write `10.0.0.0/8`"),
         (&["--exclude-inbound-ports=0"], "a port from 1 to 65535"),
         (&["--exclude-inbound-ports=90-80"], "write `80-90`"),

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -176,6 +176,15 @@ fn answer(stream: std::io::Result<TcpStream>) -> String {
     }
 }
 
+/// The same, from this address of who is outside, and not for long.
+fn dial_from(net: &Net, from: IpAddr, to: SocketAddr) -> String {
+    net.outside.within(ROOT, ROOT, move || {
+        let socket = socket(to);
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("bind");
+        answer(socket.connect_timeout(&to.into(), Duration::from_secs(1)).map(|()| socket.into()))
+    })
+}
+
 /// Expects what is captured from the pod, and what is not.
 fn assert_captured(net: &Net, Addresses { pod, outside, other, loopback, .. }: Addresses) {
     let captured = |to, port| format!("outbound to={} from={pod}", SocketAddr::from((to, port)));
@@ -339,6 +348,174 @@ fn dns_is_captured_if_asked_for() {
     }
 }
 
+/// By netlink, or by iptables.
+fn put(net: &Net, how: &str, flags: &[&str]) {
+    if how == "apply" {
+        return net.intercept(&[&[how], flags].concat());
+    }
+    let text = run(env!("CARGO_BIN_EXE_outrigger"), &[&["intercept", "print", "--format", how], flags].concat());
+    net.pod.feed("iptables-restore", &["-n"], &text);
+    net.pod.feed("ip6tables-restore", &["-n"], &text);
+    let routes = text.lines().filter_map(|line| line.strip_prefix("#   ip -"));
+    for command in routes.flat_map(|line| line.split("; ")) {
+        net.pod.run("sh", &["-c", &format!("ip -{}", command.trim_start_matches("ip -"))]);
+    }
+}
+
+#[test]
+fn users_interfaces_and_clients_can_be_chosen() {
+    for how in ["apply", "iptables"] {
+        let Some(net) = Net::new() else { return };
+        put(
+            &net,
+            how,
+            &["--include-uids=1000,1001", "--include-gids=2000", "--exclude-inbound-cidrs=10.77.0.3,fd77::3"],
+        );
+        for addresses @ Addresses { pod, outside, other, .. } in [V4, V6] {
+            net.serve(addresses);
+            assert_captured(&net, addresses);
+            for (user, group, who) in [(1001, 1, "outbound"), (1002, 2000, "outbound"), (1002, 1, "outside")] {
+                let said = dial(&net.pod, user, group, (outside, 8080).into());
+                assert!(said.starts_with(who), "user {user}, group {group}: {said}");
+            }
+            assert_eq!(dial_from(&net, other, (pod, 9000).into()), format!("app from={other}"));
+        }
+        let Some(net) = Net::new() else { return };
+        put(
+            &net,
+            how,
+            &[
+                "--include-interfaces=eth0,eth1",
+                "--include-inbound-cidrs=10.77.0.3,fd77::3",
+                "--include-inbound-ports=5556",
+            ],
+        );
+        for addresses @ Addresses { pod, outside, other, .. } in [V4, V6] {
+            net.serve(addresses);
+            assert!(net.dial_out(APP, outside, 8080).starts_with("outbound"));
+            assert!(dial_from(&net, other, (pod, 9000).into()).starts_with("inbound"), "by address");
+            assert!(net.dial_in(pod, 5556).starts_with("inbound"), "by port");
+            assert_eq!(net.dial_in(pod, 9000), format!("app from={outside}"), "neither");
+        }
+        let Some(net) = Net::new() else { return };
+        put(&net, how, &["--include-interfaces=eth1"]);
+        for addresses in [V4, V6] {
+            net.serve(addresses);
+            assert_free(&net, addresses);
+        }
+    }
+}
+
+/// Neither to other machines, which the pod does not forward to, nor to what listens on loopback alone.
+#[test]
+fn a_neighbour_gets_nowhere_by_the_pod() {
+    for (how, mode) in [("apply", "redirect"), ("apply", "tproxy"), ("iptables", "redirect"), ("iptables", "tproxy")] {
+        let Some(net) = Net::new() else { return };
+        put(&net, how, &["--mode", mode]);
+        net.outside.run("ip", &["addr", "del", "127.0.0.1/8", "dev", "lo"]);
+        net.outside.run("sysctl", &["-qw", "net.ipv4.conf.all.route_localnet=1", "net.ipv4.conf.all.rp_filter=0"]);
+        for to in ["10.55.0.2", "127.0.0.1", "fd55::2"] {
+            let pod = if to.contains(':') { V6.pod } else { V4.pod };
+            net.outside.run("ip", &["route", "add", to, "via", &pod.to_string(), "dev", "eth0"]);
+        }
+        for Addresses { pod, outside, any, loopback, .. } in [V4, V6] {
+            listen(&net.pod, ROOT, (any, INBOUND).into(), original("inbound"));
+            listen(&net.pod, APP, (loopback, 5432).into(), tell("app"));
+            let elsewhere: IpAddr =
+                if pod.is_ipv4() { [10, 55, 0, 2].into() } else { "fd55::2".parse().expect("an address") };
+            let mut refused = vec![(elsewhere, 8080)];
+            refused.extend(pod.is_ipv4().then_some((loopback, 5432)));
+            for to in refused {
+                let said = dial_from(&net, outside, to.into());
+                assert!(said.contains("timed out") || said.contains("unreachable"), "{how} {mode} {to:?}: {said}");
+            }
+            assert!(dial_from(&net, outside, (pod, 5432).into()).starts_with("inbound"));
+        }
+    }
+}
+
+#[test]
+fn link_local_addresses_are_left_alone() {
+    let Some(net) = Net::new() else { return };
+    net.serve(V6);
+    let at = |netns: &Netns, address: &str, port| {
+        let link = netns.run("ip", &["-o", "link", "show", "eth0"]);
+        let scope = link.split(':').next().expect("an index").parse().expect("an index");
+        SocketAddr::from(SocketAddrV6::new(address.parse().expect("an address"), port, 0, scope))
+    };
+    for (netns, address) in [(&net.pod, "fe80::77:1"), (&net.outside, "fe80::77:2")] {
+        netns.run("ip", &["addr", "add", &format!("{address}/64"), "dev", "eth0", "nodad"]);
+    }
+    listen(&net.outside, ROOT, at(&net.outside, "fe80::77:2", 8080), tell("outside"));
+    net.intercept(&["apply"]);
+    assert!(dial(&net.pod, APP, APP, at(&net.pod, "fe80::77:2", 8080)).starts_with("outside from=fe80:"));
+    assert!(dial(&net.outside, ROOT, ROOT, at(&net.outside, "fe80::77:1", 9000)).starts_with("app from=fe80:"));
+    assert_captured(&net, V6);
+}
+
+/// Both ends of a connection to `to` that a listener at `at` has.
+fn connected(server: (&Netns, SocketAddr), client: (&Netns, u32), to: SocketAddr) -> [TcpStream; 2] {
+    let at = server.1;
+    let listener = server.0.within(ROOT, ROOT, move || {
+        let socket = socket(at);
+        transparent(&socket, at);
+        socket.bind(&at.into()).expect("bind");
+        socket.listen(8).expect("listen");
+        TcpListener::from(socket)
+    });
+    let client = client.0.within(client.1, client.1, move || TcpStream::connect(to).expect("connect"));
+    let ends = [client, listener.accept().expect("accept").0];
+    ends.iter().for_each(|end| end.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout"));
+    ends
+}
+
+/// Whether bytes come through, one way and then the other.
+fn talks([mut one, mut other]: [&TcpStream; 2]) -> std::io::Result<()> {
+    let mut byte = [0];
+    one.write_all(b"?")?;
+    other.read_exact(&mut byte)?;
+    other.write_all(b"!")?;
+    one.read_exact(&mut byte)
+}
+
+#[test]
+fn connections_that_are_open_go_on() {
+    for (how, mode) in [("apply", "redirect"), ("apply", "tproxy"), ("iptables", "redirect"), ("iptables", "tproxy")] {
+        for Addresses { pod, outside, any, .. } in [V4, V6] {
+            let Some(net) = Net::new() else { return };
+            let out = |port, to| connected((&net.outside, (any, port).into()), (&net.pod, APP), (outside, to).into());
+            let into = |port, to| connected((&net.pod, (any, port).into()), (&net.outside, ROOT), (pod, to).into());
+            // Either end may be the first to say something.
+            let before = [out(8080, 8080), out(8081, 8081), into(9000, 9000), into(9001, 9001)];
+            put(&net, how, &["--mode", mode]);
+            let all_talk = |connections: &[[TcpStream; 2]], when: &str| {
+                for (n, [client, server]) in connections.iter().enumerate() {
+                    let ends = if n % 2 == 0 { [client, server] } else { [server, client] };
+                    talks(ends).unwrap_or_else(|error| panic!("{how} {mode}, {when}, {pod}, {n}: {error}"));
+                }
+            };
+            all_talk(&before, "without rules before");
+            let proxy = |port, client, to| connected((&net.pod, (any, port).into()), client, to);
+            let captured = [
+                proxy(OUTBOUND, (&net.pod, APP), (outside, 8080).into()),
+                proxy(INBOUND, (&net.outside, ROOT), (pod, 9000).into()),
+            ];
+            all_talk(&captured, "captured");
+            if how == "apply" {
+                put(&net, how, &["--mode", mode, "--exclude-uids=7"]);
+                all_talk(&captured, "applied again");
+                all_talk(&before, "applied again");
+                let none = ["--exclude-outbound-cidrs=0.0.0.0/0,::/0", "--exclude-inbound-cidrs=0.0.0.0/0,::/0"];
+                put(&net, how, &[&["--mode", mode], &none[..]].concat());
+                all_talk(&captured, "no others are captured");
+                all_talk(&[out(8082, 8082), into(9002, 9002)], "no others are captured");
+                net.intercept(&["remove"]);
+                all_talk(&before, "removed");
+            }
+        }
+    }
+}
+
 /// Accepts as tproxy has it, and connects to the application from the client's address; tells what both saw.
 fn keep_the_client(name: &'static str, stream: &TcpStream, application: impl Fn(SocketAddr) -> SocketAddr) -> String {
     let (client, to) = (stream.peer_addr().expect("the client"), stream.local_addr().expect("the destination"));
@@ -365,16 +542,7 @@ fn tproxy_keeps_the_clients_address() {
 #[test]
 fn tproxy_works_by_iptables_too() {
     let Some(net) = Net::new() else { return };
-    let print = ["intercept", "print", "--format=iptables", "--mode=tproxy", "--exclude-inbound-ports=5556"];
-    let text = run(env!("CARGO_BIN_EXE_outrigger"), &print);
-    for program in ["iptables-restore", "ip6tables-restore"] {
-        net.pod.feed(program, &["-n"], &text);
-    }
-    let routes: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ip -")).collect();
-    assert_eq!(routes.len(), 2, "{text}");
-    for command in routes.iter().flat_map(|line| line.split("; ")) {
-        net.pod.run("sh", &["-c", &format!("ip -{}", command.trim_start_matches("ip -"))]);
-    }
+    put(&net, "iptables", &["--mode=tproxy", "--exclude-inbound-ports=5556"]);
     assert_transparent(&net);
 }
 

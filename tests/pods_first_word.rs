@@ -303,12 +303,15 @@ fn an_address_of_one_link_keeps_its_link() {
         let text = pod.run("ip", &["-o", "link", "show", device]);
         text.split(':').next().and_then(|index| index.parse::<u32>().ok()).expect("a number")
     };
-    let _app = greeter(&net.b, "[::]:9001");
+    let _apps = [greeter(&net.node, "[::]:9001"), greeter(&net.b, "[::]:9001")];
     // An address that may yet turn out to be another's is not used.
-    for pod in [&net.node, &net.b] {
+    for pod in [&net.node, &net.a, &net.b] {
         until("the addresses are there", SOON, || pod.run("ip", &["-6", "addr", "show", "tentative"]).is_empty());
     }
-    // By hand, since it is not a matter of the usual rules.
+    // The usual rules leave it alone, since on its way to us the link would be lost.
+    let a = net.a.sidecar(&Keys { outbound: NEVER, ..Keys::default() });
+    greeted(net.a.connect(format!("[fe80::1:1%{}]:9001", link(&net.a, "eth0"))));
+    assert_eq!(a.metric("outrigger_worker_connections_accepted_total", &[]), 0.0);
     net.b.nft(
         "table inet by_hand {
   chain in {

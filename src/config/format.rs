@@ -42,6 +42,9 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
         "peers" if text == UNIX => Ok(()),
         "peers" => Cidr::parse(text).map(drop),
         "endpoint" if text.starts_with(UNIX) => text.parse::<Address>().map(drop).map_err(not_unix),
+        "endpointAddress" if text.starts_with(UNIX) => {
+            Err((format!("`{text}` is a Unix socket"), Some("write an address, or make it an endpoint".to_owned())))
+        }
         "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),

@@ -310,10 +310,6 @@ fn what_services_and_listeners_are_refused_for() {
             "listeners[0].address: [::1]:15020 is taken by `health` (0.0.0.0:15020, by default) | use another port",
         ),
         (
-            "listeners: [{ name: a, mode: ▸inbound, address: \"[::1]:1\" }]",
-            "listeners[0].mode: `inbound` is not supported by this version | use `proxy`",
-        ),
-        (
             "listeners: [{ name: a, mode: proxy, address: \"[::1]:1\", headerTimeout: ▸0s }]",
             "listeners[0].headerTimeout: must be longer than 0s | ",
         ),

@@ -3,8 +3,8 @@
 use rustls::pki_types::ServerName;
 
 use super::schema::{
-    Endpoint, Endpoints, IdentityMatch, IdentityMatcher, Listener, ListenerTls, ListenerTlsMode, Service, ServiceTls,
-    ServiceTlsMode,
+    Endpoint, Endpoints, FullEndpoint, IdentityMatch, IdentityMatcher, Listener, ListenerTls, ListenerTlsMode, Service,
+    ServiceTls, ServiceTlsMode, UNIX,
 };
 use super::validate::View;
 use crate::wire::spiffe::SpiffeId;
@@ -122,6 +122,10 @@ fn simple(view: &mut View<'_>, path: &str, service: &Service, tls: &ServiceTls) 
     let (key, name) = match (&tls.server_name, &service.endpoints) {
         (Some(name), _) => (format!("{path}.serverName"), name),
         (None, Endpoints::Dns(dns)) => (path.to_owned(), &dns.name),
+        (None, Endpoints::Static(list)) if list.iter().any(is_unix) => {
+            let remedy = "write the name of its certificate as `serverName`";
+            return view.push(path, "a Unix socket has no address to prove", remedy);
+        }
         // Each endpoint proves its address.
         (None, Endpoints::Static(_) | Endpoints::File(_)) => return,
     };
@@ -151,6 +155,12 @@ fn identities_of_endpoints<'a>(path: &str, service: &'a Service) -> Vec<(String,
         Endpoint::Address(_) => None,
     };
     list.iter().enumerate().filter_map(identity).collect()
+}
+
+fn is_unix(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Address(address) | Endpoint::Full(FullEndpoint { address, .. }) => address.starts_with(UNIX),
+    }
 }
 
 fn server_name(text: &str) -> Option<ServerName<'_>> {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+mod authorization;
+mod redirected;
 mod tcp;
-
 use super::*;
 use crate::config;
-
-mod authorization;
 
 fn compile(text: &str) -> Snapshot {
     let config = config::parse("t.yaml", text, &|_| None).unwrap_or_else(|report| panic!("{report}\n{text}"));
@@ -517,11 +516,11 @@ fn lists_are_bounded() {
 fn the_edits_of_the_proxy_are_those_that_it_makes() {
     let edits = |headers: &[&str]| -> Vec<String> {
         let explained = explained("routes: [{ name: all, to: app }]\n", &asked("GET", "http://a/", headers));
-        let of_proxy = explained.edits.into_iter().filter(|edit| edit.why == "the proxy");
-        of_proxy.map(|edit| format!("{} {} {}", edit.what, edit.name, edit.value.unwrap_or_default())).collect()
+        let edits = explained.edits.into_iter().filter(|edit| edit.why == "the proxy");
+        edits.map(|edit| format!("{} {} {}", edit.what, edit.name, edit.value.unwrap_or_default())).collect()
     };
     let address = "set x-forwarded-for <the client's address>";
-    let always = ["set x-forwarded-proto http", "set x-forwarded-host a"];
+    let always = ["set x-forwarded-proto http", "set x-forwarded-host a", "set x-outrigger-hops 1"];
     let new = ["set x-request-id a new id", "set traceparent a span of this proxy", address];
     assert_eq!(edits(&[]), [&new[..], &always].concat());
     let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -536,6 +535,7 @@ fn the_edits_of_the_proxy_are_those_that_it_makes() {
         "set x-forwarded-for 10.0.0.9, <the client's address>",
         always[0],
         always[1],
+        always[2],
     ];
     expected.sort_unstable();
     assert_eq!(made, expected);

@@ -27,7 +27,6 @@ use crate::snapshot::redirected::Destination;
 use crate::tcp::{self, First};
 use crate::telemetry::detection::Outcome;
 use crate::telemetry::peers::How;
-use crate::wire::address::Address;
 use crate::wire::client_hello::{self, Parsed};
 use crate::wire::detect::{self, Verdict};
 use crate::wire::first_request as wire_first;
@@ -446,16 +445,16 @@ fn dialled(conn: &Conn, to: SocketAddr) -> SocketAddr {
 fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
     let (view, _) = conn.view();
     let root = view.snapshot.config.root();
-    let listeners = root.listeners.iter().map(|listener| &listener.address).chain([&conn.socket.address]);
-    let all = listeners.filter_map(Address::socket).chain([root.admin.address, root.health.address]);
-    let mut same_port = all.filter(|own| own.port() == to.port()).peekable();
-    let same = |own: SocketAddr| match own.ip() {
-        ip if ip.is_unspecified() => is_local(conn, to),
-        // Redirected listeners have both families.
-        ip if ip.is_loopback() => to.ip().is_loopback(),
-        ip => ip.to_canonical() == to.ip(),
-    };
-    same_port.peek().is_some() && same_port.any(same)
+    // Somebody else may have the port of a listener at another address. Ports that no application is redirected from are
+    // ours at all of them.
+    let listeners = root.listeners.iter().map(|listener| (&listener.address, listener.mode != Mode::Proxy));
+    let listeners = listeners.filter_map(|(address, all)| Some((address.socket()?, all)));
+    let own = listeners.chain(conn.socket.address.socket().map(|address| (address, true)));
+    let mut own = own.chain([(root.admin.address, true), (root.health.address, true)]);
+    own.any(|(own, all)| {
+        let wide = all || own.ip().is_unspecified();
+        own.port() == to.port() && (own.ip().to_canonical() == to.ip() || wide && is_local(conn, to))
+    })
 }
 
 /// Whether this machine has the address: then a socket can have it.

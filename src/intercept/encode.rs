@@ -15,6 +15,7 @@ const VERDICT: u32 = 0;
 const ACCEPT: i32 = 1;
 const RETURN: i32 = -5;
 const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
 const AT_MOST: u32 = 3;
 const AT_LEAST: u32 = 5;
 const NETWORK: u32 = 1;
@@ -29,6 +30,14 @@ const META_USER: u32 = 10;
 const META_GROUP: u32 = 11;
 const META_FAMILY: u32 = 15;
 const META_PROTOCOL: u32 = 16;
+/// What the flags of TCP are at, and four of them.
+const FLAGS: u32 = 13;
+const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN: u8 = 0x02;
+/// Ask the routes what kind of address the destination is; and the kind of an address of this machine.
+const FIB_KIND: u32 = 3;
+const FIB_DESTINATION: u32 = 2;
+const LOCAL: u32 = 2;
 const CT_DIRECTION: u32 = 1;
 const CT_MARK: u32 = 3;
 
@@ -76,7 +85,7 @@ fn string(out: &mut Vec<u8>, kind: u16, value: &str) {
 pub fn expressions(rule: &Rule) -> Vec<u8> {
     let mut out = Vec::new();
     rule.matches.iter().for_each(|wanted| wants(&mut out, wanted));
-    does(&mut out, rule.action);
+    does(&mut out, rule);
     out
 }
 
@@ -99,15 +108,29 @@ fn wants(out: &mut Vec<u8>, wanted: &Match) {
             load(out, "ct", CT_DIRECTION);
             compare(out, EQUAL, &[1]);
         }
+        Match::From(block) => match block.first() {
+            IpAddr::V4(first) => within(out, Family::V4, 12, &first.octets(), block.length()),
+            IpAddr::V6(first) => within(out, Family::V6, 8, &first.octets(), block.length()),
+        },
         Match::To(block) => match block.first() {
             IpAddr::V4(first) => within(out, Family::V4, 16, &first.octets(), block.length()),
             IpAddr::V6(first) => within(out, Family::V6, 24, &first.octets(), block.length()),
         },
+        Match::ToOthers => {
+            numbers(out, "fib", &[(1, REGISTER), (2, FIB_KIND), (3, FIB_DESTINATION)]);
+            compare(out, UNEQUAL, &LOCAL.to_ne_bytes());
+        }
+        Match::MidStream => {
+            meta_is(out, META_PROTOCOL, &[TCP]);
+            payload(out, TRANSPORT, FLAGS, 1);
+            masked(out, &[FIN_SYN_RST_ACK]);
+            compare(out, UNEQUAL, &[SYN]);
+        }
     }
 }
 
-fn does(out: &mut Vec<u8>, action: Action) {
-    match action {
+fn does(out: &mut Vec<u8>, rule: &Rule) {
+    match rule.action {
         Action::Return => verdict(out, RETURN),
         Action::Redirect(port) => {
             immediate(out, &port.to_be_bytes());
@@ -116,7 +139,7 @@ fn does(out: &mut Vec<u8>, action: Action) {
         }
         Action::Tproxy(port) => {
             immediate(out, &port.to_be_bytes());
-            numbers(out, "tproxy", &[(1, 0), (3, REGISTER)]);
+            numbers(out, "tproxy", &[(1, rule.family().map_or(0, of).into()), (3, REGISTER)]);
             immediate(out, &MARK.to_ne_bytes());
             numbers(out, "meta", &[(2, META_MARK), (3, REGISTER)]);
             verdict(out, ACCEPT);
@@ -160,7 +183,7 @@ fn port_is(out: &mut Vec<u8>, protocol: u8, ports: Ports) {
     compare(out, AT_MOST, &ports.last.to_be_bytes());
 }
 
-/// The destination is at `offset` of the header of its family. Whole bytes need no mask.
+/// The address is at `offset` of the header of its family. Whole bytes need no mask.
 fn within(out: &mut Vec<u8>, family: Family, offset: u32, first: &[u8], length: u8) {
     meta_is(out, META_FAMILY, &[of(family)]);
     let (bytes, bits) = (usize::from(length / 8), length % 8);
@@ -172,14 +195,19 @@ fn within(out: &mut Vec<u8>, family: Family, offset: u32, first: &[u8], length: 
     let mut mask = vec![0xff; bytes];
     mask.push(!(0xff >> bits));
     mask.resize(first.len(), 0);
+    masked(out, &mask);
+    compare(out, EQUAL, first);
+}
+
+/// Leaves of the register what the mask has.
+fn masked(out: &mut Vec<u8>, mask: &[u8]) {
     expression(out, "bitwise", |out| {
         attribute(out, 1, &REGISTER.to_be_bytes());
         attribute(out, 2, &REGISTER.to_be_bytes());
-        attribute(out, 3, &(u32::try_from(first.len()).unwrap_or_default()).to_be_bytes());
-        nested(out, 4, |out| attribute(out, 1, &mask));
-        nested(out, 5, |out| attribute(out, 1, &vec![0; first.len()]));
+        attribute(out, 3, &(u32::try_from(mask.len()).unwrap_or_default()).to_be_bytes());
+        nested(out, 4, |out| attribute(out, 1, mask));
+        nested(out, 5, |out| attribute(out, 1, &vec![0; mask.len()]));
     });
-    compare(out, EQUAL, first);
 }
 
 /// Of `meta` and `ct`, into the register.

@@ -137,6 +137,9 @@ fn feature(step: Step<'_>) -> &'static str {
             Action::Tproxy(_) => "CONFIG_NFT_TPROXY (nft_tproxy)",
             Action::MarkConnection | Action::RestoreMark => "CONFIG_NFT_CT (nft_ct)",
             Action::Return if rule.matches.contains(&Match::Reply) => "CONFIG_NFT_CT (nft_ct)",
+            Action::Return if rule.matches.contains(&Match::ToOthers) => {
+                "CONFIG_NFT_FIB_INET (nft_fib_inet), which goes with CONFIG_NFT_FIB_IPV4 and CONFIG_NFT_FIB_IPV6"
+            }
             Action::Return => "CONFIG_NF_TABLES (nf_tables) with all of its basic expressions",
         },
     }

@@ -13,14 +13,17 @@ use super::{encode, netlink};
 /// Family and name of a table.
 type Table = (u8, String);
 
-pub fn all(kernel: &mut Kernel, settings: &Settings) -> Result<Vec<String>, Failure> {
+pub fn all(kernel: &mut Kernel, settings: &Settings) -> Vec<String> {
     let mut hints = Vec::new();
-    let before = before(kernel, settings)?;
-    for (family, table) in redirects(kernel, &before)? {
-        let family = family_name(family);
-        hints.push(format!(
-            "the table `{family} {table}` redirects, too, and may come first: `nft list table {family} {table}`"
-        ));
+    match before(kernel, settings).and_then(|before| redirects(kernel, &before)) {
+        Ok(tables) => hints.extend(tables.into_iter().map(|(family, table)| {
+            let family = family_name(family);
+            format!(
+                "the table `{family} {table}` redirects, too, and may come first: `nft list table {family} {table}`"
+            )
+        })),
+        // Our own rules are as they are all the same.
+        Err(failure) => hints.push(format!("whether others redirect, too, is not known: {}", failure.message)),
     }
     // Tables of iptables-legacy are not part of nf_tables; their names are all that can be read without it.
     let legacy =
@@ -37,7 +40,7 @@ pub fn all(kernel: &mut Kernel, settings: &Settings) -> Result<Vec<String>, Fail
                 .to_owned(),
         );
     }
-    Ok(hints)
+    hints
 }
 
 /// Whether an interface has `src_valid_mark`. For what our routes lead here by its mark, even its source is then an

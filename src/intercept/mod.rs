@@ -49,10 +49,13 @@ pub fn apply(settings: &Settings) -> Result<Vec<String>, Failure> {
     let wanted = |family: &Family| settings.tproxy() && settings.families().contains(family);
     let (routed, others): (Vec<Family>, Vec<Family>) = [Family::V4, Family::V6].into_iter().partition(wanted);
     // The routes come first and go last: a packet must not be marked while there is no way for it.
-    routing::add(&routed)?;
-    kernel.replace(&chains)?;
+    let added = routing::add(&routed)?;
+    if let Err(failure) = kernel.replace(&chains) {
+        added.undo();
+        return Err(failure);
+    }
     routing::remove(&others)?;
-    hints::all(&mut kernel, settings)
+    Ok(hints::all(&mut kernel, settings))
 }
 
 /// Removes the rules and the routes, whether they are there or not.

@@ -32,21 +32,48 @@ const LOOPBACK: u32 = 1;
 /// Most that somebody else may have made of the same rule, and are removed with ours.
 const COPIES: usize = 16;
 
-/// Those that are there already stay.
-pub fn add(families: &[Family]) -> Result<(), Failure> {
-    let mut socket = open()?;
+/// What was not there before, as messages that remove it.
+pub struct Added {
+    socket: Socket,
+    parts: Vec<(u16, Vec<u8>)>,
+}
+
+/// All or nothing. What is there already stays.
+pub fn add(families: &[Family]) -> Result<Added, Failure> {
+    let mut added = Added { socket: open()?, parts: Vec::new() };
     for family in families {
-        let rule =
-            || format!("the rule that leads marked packets to the routing table {ROUTE_TABLE} ({})", name(*family));
-        match ask(&mut socket, NEW_RULE, CREATE | EXCLUSIVE, &rule_of(*family)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failure::routing(rule(), errno)),
+        let rule = format!("the rule that leads marked packets to the routing table {ROUTE_TABLE}");
+        let route = format!("the route in table {ROUTE_TABLE}");
+        for (new, delete, content, what) in
+            [(NEW_RULE, DELETE_RULE, rule_of(*family), rule), (NEW_ROUTE, DELETE_ROUTE, route_of(*family), route)]
+        {
+            if let Err(errno) = added.add(new, delete, content) {
+                added.undo();
+                return Err(failure::routing(format!("{what} ({})", name(*family)), errno));
+            }
         }
-        let route = || format!("the route in table {ROUTE_TABLE} ({})", name(*family));
-        ask(&mut socket, NEW_ROUTE, CREATE | REPLACE, &route_of(*family))
-            .map_err(|errno| failure::routing(route(), errno))?;
     }
-    Ok(())
+    Ok(added)
+}
+
+impl Added {
+    fn add(&mut self, new: u16, delete: u16, content: Vec<u8>) -> Result<(), Errno> {
+        match ask(&mut self.socket, new, CREATE | EXCLUSIVE, &content) {
+            Ok(()) => self.parts.push((delete, content)),
+            // It may be another one to the same addresses.
+            Err(Errno::EXIST) if new == NEW_ROUTE => ask(&mut self.socket, new, CREATE | REPLACE, &content)?,
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(())
+    }
+
+    /// As well as it can be done: what went wrong before it is what has to be told.
+    pub fn undo(mut self) {
+        for (delete, content) in self.parts.iter().rev() {
+            let _ = ask(&mut self.socket, *delete, 0, content);
+        }
+    }
 }
 
 /// Of these families; they may be gone already.

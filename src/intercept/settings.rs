@@ -12,8 +12,8 @@ use crate::wire::cidr::Cidr;
 /// Most rules; one transaction has to fit into the buffer of a socket.
 pub const RULES_MAX: usize = 512;
 
-/// What an exclusion names is left alone, whatever an inclusion says. Without inclusions of its direction everything else
-/// is captured; with some, whatever any of them names.
+/// What an exclusion names is left alone, whatever an inclusion says. Without inclusions by port or address of its direction
+/// everything else is captured; with some, whatever any of them names. Inclusions by user and by interface narrow that.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
     /// User of the proxy, whose connections are never captured
@@ -37,9 +37,15 @@ pub struct Settings {
     /// Ports of the application that others reach without the proxy
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     pub exclude_inbound_ports: Vec<Ports>,
-    /// The only ports of the application to capture
+    /// Capture connections to these ports of the application, …
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     pub include_inbound_ports: Vec<Ports>,
+    /// Addresses of clients that reach the application without the proxy
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = cidr)]
+    pub exclude_inbound_cidrs: Vec<Cidr>,
+    /// … and from these addresses, and no others
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = cidr)]
+    pub include_inbound_cidrs: Vec<Cidr>,
     /// Ports that the application reaches without the proxy
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     pub exclude_outbound_ports: Vec<Ports>,
@@ -58,9 +64,18 @@ pub struct Settings {
     /// Groups whose connections are not captured
     #[arg(long, value_name = "GIDS", value_delimiter = ',')]
     pub exclude_gids: Vec<u32>,
+    /// Users whose connections alone are captured, …
+    #[arg(long, value_name = "UIDS", value_delimiter = ',')]
+    pub include_uids: Vec<u32>,
+    /// … and groups
+    #[arg(long, value_name = "GIDS", value_delimiter = ',')]
+    pub include_gids: Vec<u32>,
     /// Interfaces whose connections are not captured, in both directions
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub exclude_interfaces: Vec<Interface>,
+    /// Interfaces whose connections alone are captured, in both directions
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub include_interfaces: Vec<Interface>,
     /// Bring DNS (UDP and TCP 53) of the application to this port of 127.0.0.1 and ::1; otherwise UDP is left alone
     #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
     pub dns_port: Option<u16>,
@@ -110,8 +125,9 @@ impl Settings {
         if let Some(port) = ports.iter().enumerate().find_map(twice) {
             return Err(format!("port {port} is named twice: inbound, outbound and DNS need ports of their own"));
         }
-        let cidrs = self.exclude_outbound_cidrs.iter().chain(&self.include_outbound_cidrs);
-        if let Some(block) = cidrs.filter(|_| self.no_ipv6).find(|block| block.first().is_ipv6()) {
+        let outbound = self.exclude_outbound_cidrs.iter().chain(&self.include_outbound_cidrs);
+        let inbound = self.exclude_inbound_cidrs.iter().chain(&self.include_inbound_cidrs);
+        if let Some(block) = outbound.chain(inbound).filter(|_| self.no_ipv6).find(|block| block.first().is_ipv6()) {
             return Err(format!("{block} is of IPv6, which --no-ipv6 leaves alone"));
         }
         let rules: usize = super::rules::chains(self).iter().map(|chain| chain.rules.len()).sum();

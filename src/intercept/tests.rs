@@ -20,11 +20,13 @@ fn settings(flags: &[&str]) -> Settings {
     Flags::try_parse_from([&["intercept"], flags].concat()).unwrap_or_else(|error| panic!("{error}")).settings
 }
 
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 10] = [
     "--exclude-outbound-ports=3306,8000-8100",
     "--exclude-outbound-cidrs=10.0.0.0/8,fd00::/8",
     "--include-outbound-cidrs=192.0.2.0/24",
     "--exclude-inbound-ports=22",
+    "--exclude-inbound-cidrs=10.1.0.0/16,fd01::/16",
+    "--include-uids=8,9",
     "--exclude-uids=5",
     "--exclude-gids=7",
     "--exclude-interfaces=docker0",
@@ -42,22 +44,34 @@ table inet outrigger {
 		meta skuid 5 return comment "excluded user"
 		meta skgid 7 return comment "excluded group"
 		oifname "lo" return comment "within the pod"
+		ip6 daddr fe80::/10 return comment "link-local"
+		tcp flags & (fin | syn | rst | ack) != syn return comment "a connection that was there before"
 		oifname "docker0" return comment "excluded interface"
 		ip daddr 10.0.0.0/8 return comment "excluded address"
 		ip6 daddr fd00::/8 return comment "excluded address"
 		tcp dport 3306 return comment "excluded port"
 		tcp dport 8000-8100 return comment "excluded port"
-		udp dport 53 redirect to :15053 comment "DNS"
-		tcp dport 53 redirect to :15053 comment "DNS"
-		ip daddr 192.0.2.0/24 meta l4proto tcp redirect to :15001 comment "included address"
+		meta skuid 8 udp dport 53 redirect to :15053 comment "DNS"
+		meta skuid 8 tcp dport 53 redirect to :15053 comment "DNS"
+		meta skuid 9 udp dport 53 redirect to :15053 comment "DNS"
+		meta skuid 9 tcp dport 53 redirect to :15053 comment "DNS"
+		meta skuid 8 ip daddr 192.0.2.0/24 meta l4proto tcp redirect to :15001 comment "included address"
+		meta skuid 9 ip daddr 192.0.2.0/24 meta l4proto tcp redirect to :15001 comment "included address"
 	}
 
 	chain prerouting {
 		type nat hook prerouting priority -100; policy accept;
 		iifname "lo" return comment "within the pod"
+		fib daddr type != local return comment "for another machine"
+		ip daddr 127.0.0.0/8 return comment "loopback, from outside"
+		ip6 daddr ::1/128 return comment "loopback, from outside"
+		ip6 daddr fe80::/10 return comment "link-local"
+		tcp flags & (fin | syn | rst | ack) != syn return comment "a connection that was there before"
 		iifname "docker0" return comment "excluded interface"
 		tcp dport 15000 return comment "the proxy itself"
 		tcp dport 15020 return comment "the proxy itself"
+		ip saddr 10.1.0.0/16 return comment "excluded address"
+		ip6 saddr fd01::/16 return comment "excluded address"
 		tcp dport 22 return comment "excluded port"
 		meta l4proto tcp redirect to :15006 comment "everything else to the proxy"
 	}
@@ -78,7 +92,8 @@ table inet outrigger {
 		meta nfproto ipv6 return comment "IPv6 is left alone"
 		meta skuid 1337 return comment "the proxy itself"
 		oifname "lo" return comment "within the pod"
-		meta l4proto tcp redirect to :15001 comment "everything else to the proxy"
+		tcp flags & (fin | syn | rst | ack) != syn return comment "a connection that was there before"
+		oifname "eth0" meta l4proto tcp redirect to :15001 comment "included user or interface"
 	}
 
 	chain prerouting {
@@ -87,9 +102,12 @@ table inet outrigger {
 		iifname "lo" meta mark 1337 ct mark set 1337 comment "the proxy connects from a client's address"
 		iifname "lo" return comment "within the pod"
 		ct direction reply return comment "answers to connections of this pod"
+		fib daddr type != local return comment "for another machine"
+		ip daddr 127.0.0.0/8 return comment "loopback, from outside"
 		tcp dport 15000 return comment "the proxy itself"
 		tcp dport 15020 return comment "the proxy itself"
-		meta l4proto tcp tproxy to :15006 meta mark set 1337 accept comment "everything else to the proxy"
+		iifname "eth0" tcp dport 80 tproxy to :15006 meta mark set 1337 accept comment "included port"
+		iifname "eth0" ip saddr 10.9.0.0/16 meta l4proto tcp tproxy ip to :15006 meta mark set 1337 accept comment "included address"
 	}
 
 	chain answers {
@@ -98,7 +116,8 @@ table inet outrigger {
 	}
 }
 "#;
-    assert_eq!(text::nft(&settings(&["--mode=tproxy", "--no-ipv6"])), expected);
+    let include = ["--include-inbound-ports=80", "--include-inbound-cidrs=10.9.0.0/16", "--include-interfaces=eth0"];
+    assert_eq!(text::nft(&settings(&[&["--mode=tproxy", "--no-ipv6"][..], &include].concat())), expected);
 }
 
 #[test]
@@ -122,10 +141,22 @@ fn text_for_iptables() {
 -A OUTRIGGER_PREROUTING -i lo -j RETURN
 # answers to connections of this pod
 -A OUTRIGGER_PREROUTING -m conntrack --ctdir REPLY -j RETURN
+# for another machine
+-A OUTRIGGER_PREROUTING -m addrtype ! --dst-type LOCAL -j RETURN
+# loopback, from outside
+-4 -A OUTRIGGER_PREROUTING -d 127.0.0.0/8 -j RETURN
+# loopback, from outside
+-6 -A OUTRIGGER_PREROUTING -d ::1/128 -j RETURN
+# link-local
+-6 -A OUTRIGGER_PREROUTING -d fe80::/10 -j RETURN
 # the proxy itself
 -A OUTRIGGER_PREROUTING -p tcp --dport 15000 -j RETURN
 # the proxy itself
 -A OUTRIGGER_PREROUTING -p tcp --dport 15020 -j RETURN
+# the proxy's connections
+-A OUTRIGGER_PREROUTING -p tcp ! --syn -m socket --transparent -j TPROXY --on-port 15006 --tproxy-mark 1337
+# a connection that was there before
+-A OUTRIGGER_PREROUTING -p tcp ! --syn -m socket -j RETURN
 # everything else to the proxy
 -A OUTRIGGER_PREROUTING -p tcp -j TPROXY --on-port 15006 --tproxy-mark 1337
 -A OUTPUT -j OUTRIGGER_ANSWERS
@@ -139,6 +170,10 @@ COMMIT
 -A OUTRIGGER_OUTPUT -m owner --uid-owner 1337 -j RETURN
 # within the pod
 -A OUTRIGGER_OUTPUT -o lo -j RETURN
+# link-local
+-6 -A OUTRIGGER_OUTPUT -d fe80::/10 -j RETURN
+# a connection that was there before
+-A OUTRIGGER_OUTPUT -p tcp ! --syn -j RETURN
 # excluded address
 -4 -A OUTRIGGER_OUTPUT -d 10.0.0.0/8 -j RETURN
 # excluded address
@@ -166,6 +201,7 @@ fn what_the_kernel_lacks_is_named() {
         (last(1), Errno::NOENT, "CONFIG_NFT_TPROXY"),
         (of(1, 0), Errno::NOENT, "CONFIG_NFT_CT"),
         (of(1, 2), Errno::OPNOTSUPP, "CONFIG_NFT_CT"),
+        (of(1, 3), Errno::NOENT, "CONFIG_NFT_FIB_INET"),
         (last(2), Errno::NOENT, "CONFIG_NFT_CT"),
     ] {
         let said = failure::netfilter(step, errno).to_string();
@@ -178,12 +214,17 @@ fn what_the_kernel_lacks_is_named() {
     assert!(failure::routing("a rule", Errno::OPNOTSUPP).to_string().contains("CONFIG_IP_MULTIPLE_TABLES"));
 }
 
-/// The first packet of a connection.
+/// Of a connection that no rule has seen before.
 #[derive(Debug, Clone)]
 struct Packet {
     hook: Hook,
     tcp: bool,
+    /// The first of its connection.
+    first: bool,
+    from: IpAddr,
     to: IpAddr,
+    /// The destination is this machine.
+    here: bool,
     port: u16,
     user: u32,
     group: u32,
@@ -200,8 +241,11 @@ impl Packet {
             Match::Group(gid) => *gid == self.group,
             Match::In(name) => self.hook == Hook::Prerouting && on(name),
             Match::Out(name) => self.hook == Hook::Output && on(name),
+            Match::From(block) => block.contains(self.from),
             Match::To(block) => block.contains(self.to),
+            Match::ToOthers => !self.here,
             Match::Tcp => self.tcp,
+            Match::MidStream => self.tcp && !self.first,
             Match::TcpTo(ports) => self.tcp && port(ports),
             Match::UdpTo(ports) => !self.tcp && port(ports),
             Match::Mark(_) | Match::ConnectionMark(_) | Match::Reply => false,
@@ -225,20 +269,32 @@ impl Packet {
     /// The same, as the documentation has it.
     fn expected(&self, settings: &Settings) -> Option<u16> {
         let among = |ports: &[Ports]| ports.iter().any(|ports| (ports.first..=ports.last).contains(&self.port));
-        let within = |blocks: &[Cidr]| blocks.iter().any(|block| block.contains(self.to));
-        let interface = settings.exclude_interfaces.iter().any(|name| name.to_string() == self.interface);
-        if self.interface == "lo" || interface || settings.no_ipv6 && self.to.is_ipv6() {
+        let within = |blocks: &[Cidr], address| blocks.iter().any(|block| block.contains(address));
+        let on = |names: &[Interface]| names.iter().any(|name| name.to_string() == self.interface);
+        let interface = on(&settings.exclude_interfaces)
+            || !(settings.include_interfaces.is_empty() || on(&settings.include_interfaces));
+        let link_local = matches!(self.to, IpAddr::V6(to) if to.is_unicast_link_local());
+        if self.interface == "lo" || interface || link_local || settings.no_ipv6 && self.to.is_ipv6() {
             return None;
         }
         if self.hook == Hook::Prerouting {
-            let excluded = among(&settings.own_ports) || among(&settings.exclude_inbound_ports);
-            let included = settings.include_inbound_ports.is_empty() || among(&settings.include_inbound_ports);
-            return (self.tcp && !excluded && included).then_some(settings.inbound_port);
+            let address = within(&settings.exclude_inbound_cidrs, self.from);
+            let excluded = among(&settings.own_ports) || among(&settings.exclude_inbound_ports) || address;
+            let (ports, blocks) = (&settings.include_inbound_ports, &settings.include_inbound_cidrs);
+            let all = ports.is_empty() && blocks.is_empty();
+            let included = all || among(ports) || within(blocks, self.from);
+            // The kernel itself does not let tproxy take what is another socket's.
+            let first = self.first || settings.tproxy();
+            let here = self.here && !self.to.is_loopback();
+            return (self.tcp && first && here && !excluded && included).then_some(settings.inbound_port);
         }
         let users = settings.proxy_uid.contains(&self.user) || settings.exclude_uids.contains(&self.user);
         let groups = settings.proxy_gid.contains(&self.group) || settings.exclude_gids.contains(&self.group);
         let port = self.tcp && among(&settings.exclude_outbound_ports);
-        if users || groups || port || within(&settings.exclude_outbound_cidrs) {
+        let (uids, gids) = (&settings.include_uids, &settings.include_gids);
+        let included = uids.is_empty() && gids.is_empty() || uids.contains(&self.user) || gids.contains(&self.group);
+        let address = within(&settings.exclude_outbound_cidrs, self.to);
+        if users || groups || port || address || !included || self.tcp && !self.first {
             return None;
         }
         match settings.dns_port {
@@ -248,14 +304,15 @@ impl Packet {
         }
         let (ports, blocks) = (&settings.include_outbound_ports, &settings.include_outbound_cidrs);
         let all = ports.is_empty() && blocks.is_empty();
-        (all || among(ports) || within(blocks)).then_some(settings.outbound_port)
+        (all || among(ports) || within(blocks, self.to)).then_some(settings.outbound_port)
     }
 }
 
 fn address() -> impl Strategy<Value = IpAddr> {
     let v4 = (0u8..3).prop_map(|last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
     let v6 = (0u16..3).prop_map(|last| IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)));
-    prop_oneof![v4, v6]
+    let special = ["127.0.0.1", "::1", "fe80::1"].map(|text| text.parse().expect("an address"));
+    prop_oneof![3 => v4, 3 => v6, 1 => prop::sample::select(special.to_vec())]
 }
 
 fn port() -> impl Strategy<Value = u16> {
@@ -280,13 +337,18 @@ fn cidrs() -> impl Strategy<Value = Vec<Cidr>> {
 
 fn any_settings() -> impl Strategy<Value = Settings> {
     let ids = || some(0u32..4);
-    let flags = (any::<bool>(), any::<bool>(), prop::option::of(Just(15053)), some(Just("eth1")));
-    (flags, (ids(), ids(), ids(), ids()), (ports(), ports(), ports(), ports(), ports()), (cidrs(), cidrs())).prop_map(
-        |((tproxy, no_ipv6, dns_port, interfaces), ids, ports, cidrs)| Settings {
+    let interfaces = || some(prop_oneof![Just("eth0"), Just("eth1")].prop_map(|name| name.parse().expect("a name")));
+    let flags = (any::<bool>(), any::<bool>(), prop::option::of(Just(15053)), interfaces(), interfaces());
+    let ids = (ids(), ids(), ids(), ids(), ids(), ids());
+    let ports = (ports(), ports(), ports(), ports(), ports());
+    (flags, ids, ports, (cidrs(), cidrs(), cidrs(), cidrs())).prop_map(
+        |((tproxy, no_ipv6, dns_port, exclude_interfaces, include_interfaces), ids, ports, cidrs)| Settings {
             proxy_uid: ids.0,
             proxy_gid: ids.1,
             exclude_uids: ids.2,
             exclude_gids: ids.3,
+            include_uids: ids.4,
+            include_gids: ids.5,
             own_ports: ports.0,
             exclude_inbound_ports: ports.1,
             include_inbound_ports: ports.2,
@@ -294,7 +356,10 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             include_outbound_ports: ports.4,
             exclude_outbound_cidrs: cidrs.0,
             include_outbound_cidrs: cidrs.1,
-            exclude_interfaces: interfaces.iter().map(|name| name.parse().expect("a name")).collect(),
+            exclude_inbound_cidrs: cidrs.2,
+            include_inbound_cidrs: cidrs.3,
+            exclude_interfaces,
+            include_interfaces,
             no_ipv6,
             dns_port,
             ..settings(if tproxy { &["--mode=tproxy"] } else { &[] })
@@ -305,8 +370,22 @@ fn any_settings() -> impl Strategy<Value = Settings> {
 fn packet() -> impl Strategy<Value = Packet> {
     let hook = prop_oneof![Just(Hook::Prerouting), Just(Hook::Output)];
     let interface = prop_oneof![Just("lo"), Just("eth0"), Just("eth1")];
-    (hook, any::<bool>(), address(), port(), 0u32..4, 0u32..4, interface).prop_map(
-        |(hook, tcp, to, port, user, group, interface)| Packet { hook, tcp, to, port, user, group, interface },
+    let often = || prop::bool::weighted(0.8);
+    let at = (address(), address(), port(), often());
+    let at = at.prop_filter("one family", |(from, to, ..)| from.is_ipv4() == to.is_ipv4());
+    (hook, (any::<bool>(), often()), at, 0u32..4, 0u32..4, interface).prop_map(
+        |(hook, (tcp, first), (from, to, port, here), user, group, interface)| Packet {
+            hook,
+            tcp,
+            first,
+            from,
+            to,
+            here,
+            port,
+            user,
+            group,
+            interface,
+        },
     )
 }
 

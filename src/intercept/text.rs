@@ -24,7 +24,7 @@ pub fn nft(settings: &Settings) -> String {
 
 pub fn nft_rule(rule: &Rule) -> String {
     let matches = rule.matches.iter().map(nft_match);
-    matches.chain([nft_action(rule.action)]).collect::<Vec<_>>().join(" ")
+    matches.chain([nft_action(rule)]).collect::<Vec<_>>().join(" ")
 }
 
 fn nft_match(wanted: &Match) -> String {
@@ -35,11 +35,11 @@ fn nft_match(wanted: &Match) -> String {
         Match::Group(gid) => format!("meta skgid {gid}"),
         Match::In(name) => format!("iifname \"{name}\""),
         Match::Out(name) => format!("oifname \"{name}\""),
-        Match::To(block) => match Family::of(block.first()) {
-            Family::V4 => format!("ip daddr {block}"),
-            Family::V6 => format!("ip6 daddr {block}"),
-        },
+        Match::From(block) => format!("{} saddr {block}", nft_header(Family::of(block.first()))),
+        Match::To(block) => format!("{} daddr {block}", nft_header(Family::of(block.first()))),
+        Match::ToOthers => "fib daddr type != local".to_owned(),
         Match::Tcp => "meta l4proto tcp".to_owned(),
+        Match::MidStream => "tcp flags & (fin | syn | rst | ack) != syn".to_owned(),
         Match::TcpTo(ports) => format!("tcp dport {ports}"),
         Match::UdpTo(ports) => format!("udp dport {ports}"),
         Match::Mark(mark) => format!("meta mark {mark}"),
@@ -48,11 +48,21 @@ fn nft_match(wanted: &Match) -> String {
     }
 }
 
-fn nft_action(action: Action) -> String {
-    match action {
+fn nft_header(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn nft_action(rule: &Rule) -> String {
+    match rule.action {
         Action::Return => "return".to_owned(),
         Action::Redirect(port) => format!("redirect to :{port}"),
-        Action::Tproxy(port) => format!("tproxy to :{port} meta mark set {MARK} accept"),
+        Action::Tproxy(port) => {
+            let family = rule.family().map(|family| format!("{} ", nft_header(family))).unwrap_or_default();
+            format!("tproxy {family}to :{port} meta mark set {MARK} accept")
+        }
         Action::MarkConnection => format!("ct mark set {MARK}"),
         Action::RestoreMark => "meta mark set ct mark".to_owned(),
     }
@@ -77,7 +87,12 @@ pub fn iptables(settings: &Settings) -> String {
         }
         for chain in &chains {
             let _ = writeln!(out, "-A {} -j {}", chain.hook.name().to_uppercase(), iptables_chain(chain));
-            for rule in &chain.rules {
+            for (n, rule) in chain.rules.iter().enumerate() {
+                if let Action::Tproxy(_) = rule.action
+                    && !chain.rules[..n].iter().any(|before| before.action == rule.action)
+                {
+                    out += &iptables_mid_stream(chain, rule.action);
+                }
                 let _ = writeln!(out, "# {}\n{}", rule.why, iptables_rule(chain, rule));
             }
         }
@@ -105,12 +120,7 @@ fn unload(chain: &Chain) -> String {
 }
 
 fn iptables_rule(chain: &Chain, rule: &Rule) -> String {
-    let family = rule.matches.iter().find_map(|wanted| match wanted {
-        Match::Family(family) => Some(*family),
-        Match::To(block) => Some(Family::of(block.first())),
-        _ => None,
-    });
-    let only = match family {
+    let only = match rule.family() {
         None => "",
         Some(Family::V4) => "-4 ",
         Some(Family::V6) => "-6 ",
@@ -118,6 +128,15 @@ fn iptables_rule(chain: &Chain, rule: &Rule) -> String {
     // A target for TCP alone asks for `-p tcp` in its own rule; that is the model's `Tcp`.
     let matches: String = rule.matches.iter().map(iptables_match).collect();
     format!("{only}-A {} {matches}{}", iptables_chain(chain), iptables_action(rule.action))
+}
+
+/// Where nf_tables go on, iptables drop: a packet for a socket that is not the proxy's.
+fn iptables_mid_stream(chain: &Chain, tproxy: Action) -> String {
+    let (chain, tproxy) = (iptables_chain(chain), iptables_action(tproxy));
+    format!(
+        "# the proxy's connections\n-A {chain} -p tcp ! --syn -m socket --transparent {tproxy}\n\
+         # a connection that was there before\n-A {chain} -p tcp ! --syn -m socket -j RETURN\n"
+    )
 }
 
 fn iptables_match(wanted: &Match) -> String {
@@ -128,8 +147,11 @@ fn iptables_match(wanted: &Match) -> String {
         Match::Group(gid) => format!("-m owner --gid-owner {gid} "),
         Match::In(name) => format!("-i {name} "),
         Match::Out(name) => format!("-o {name} "),
+        Match::From(block) => format!("-s {block} "),
         Match::To(block) => format!("-d {block} "),
+        Match::ToOthers => "-m addrtype ! --dst-type LOCAL ".to_owned(),
         Match::Tcp => "-p tcp ".to_owned(),
+        Match::MidStream => "-p tcp ! --syn ".to_owned(),
         Match::TcpTo(wanted) => format!("-p tcp --dport {} ", ports(wanted)),
         Match::UdpTo(wanted) => format!("-p udp --dport {} ", ports(wanted)),
         Match::Mark(mark) => format!("-m mark --mark {mark} "),

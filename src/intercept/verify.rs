@@ -72,7 +72,7 @@ fn look(settings: &Settings) -> Result<Findings, Failure> {
             differences.push(if wanted { format!("there is no {which}") } else { format!("there is a {which}") });
         }
     }
-    Ok(Findings { differences, hints: hints::all(&mut kernel, settings)? })
+    Ok(Findings { differences, hints: hints::all(&mut kernel, settings) })
 }
 
 /// Whether the table is dormant, if it is there.

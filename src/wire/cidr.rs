@@ -38,6 +38,12 @@ impl Cidr {
         Ok(block.canonical())
     }
 
+    /// The block of this length that the address is in.
+    pub fn around(address: IpAddr, length: u8) -> Self {
+        let length = length.min(bits(address));
+        Self { first: masked(address, length), length }.canonical()
+    }
+
     fn canonical(self) -> Self {
         match (self.first, self.length.checked_sub(MAPPED)) {
             (IpAddr::V6(v6), Some(length)) => match v6.to_ipv4_mapped() {

@@ -14,7 +14,7 @@ use rustix::process::{Uid, geteuid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_res_uid};
 use serde_json::Value;
 
-use super::{Conn, Message, Origin, Proxy, SOON, Start, eventually, tool};
+use super::{Conn, Message, Origin, Proxy, SOON, Start, TempDir, eventually, tool};
 
 const ROOT: u32 = 0;
 pub const APP: u32 = 1000;
@@ -277,9 +277,40 @@ impl Pod {
 
     /// One whose rules the caller makes.
     pub fn uncaptured(&self, keys: &Keys<'_>) -> Sidecar<'_> {
-        let Keys { inbound, outbound, top, tproxy } = keys;
+        let start = Start { wrap: as_user(PROXY, keys.tproxy), ..Start::default() };
+        let config = keys.config();
+        Sidecar { pod: self, proxy: self.enter(ROOT, || Proxy::start_as(&start, &config, &given())) }
+    }
+
+    /// One that is started with these arguments and this file, if any, and need not become ready.
+    pub fn begin(&self, args: &[&str], file: Option<&str>, tproxy: bool) -> Sidecar<'_> {
+        let start = Start { wrap: as_user(PROXY, tproxy), ..Start::args(args) };
+        let lay = |dir: &TempDir, fill: &dyn Fn(&str) -> String| match file {
+            Some(text) => dir.file("outrigger.yaml", fill(text)),
+            None => dir.path().join("outrigger.yaml"),
+        };
+        Sidecar { pod: self, proxy: self.enter(ROOT, || Proxy::begin(&start, &lay, &given())) }
+    }
+
+    /// Connections that the kernel tracks here.
+    pub fn tracked(&self) -> usize {
+        let text = self.enter(ROOT, || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
+        text.expect("the table of connections").lines().filter(|line| line.contains(" tcp ")).count()
+    }
+}
+
+/// Places that are the same in every pod.
+fn given() -> [(&'static str, SocketAddr); 2] {
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    [("admin", local(15000)), ("health", local(15020))]
+}
+
+impl Keys<'_> {
+    /// The configuration of a sidecar.
+    pub fn config(&self) -> String {
+        let Keys { inbound, outbound, top, tproxy } = self;
         let transparent = if *tproxy { ", transparent: tproxy" } else { "" };
-        let config = format!(
+        format!(
             r#"apiVersion: outrigger/v1
 admin: {{ address: "{{admin}}" }}
 health: {{ address: "0.0.0.0:15020" }}
@@ -290,17 +321,7 @@ listeners:
   - {{ name: outbound, mode: outbound, address: "127.0.0.1:15001"{outbound} }}
 {top}
 "#
-        );
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let start = Start { wrap: as_user(PROXY, *tproxy), ..Start::default() };
-        let given = [("admin", local(15000)), ("health", local(15020))];
-        Sidecar { pod: self, proxy: self.enter(ROOT, || Proxy::start_as(&start, &config, &given)) }
-    }
-
-    /// Connections that the kernel tracks here.
-    pub fn tracked(&self) -> usize {
-        let text = self.enter(ROOT, || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
-        text.expect("the table of connections").lines().filter(|line| line.contains(" tcp ")).count()
+        )
     }
 }
 
@@ -352,6 +373,20 @@ impl Sidecar<'_> {
     pub fn logged(&self) -> Vec<Value> {
         let lines = self.proxy.stdout_lines();
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Puts this into its file, at once.
+    pub fn write_config(&self, config: &str) {
+        self.proxy.rewrite_config(config);
+    }
+
+    pub fn signal(&self, name: &str) {
+        self.proxy.signal(name);
+    }
+
+    /// Its exit code.
+    pub fn wait_exit(&mut self) -> Option<i32> {
+        self.proxy.wait_exit(SOON).code()
     }
 
     pub fn stderr(&self) -> String {

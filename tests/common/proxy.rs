@@ -163,6 +163,11 @@ impl Proxy {
         proxy
     }
 
+    /// One that waits for something, or ends.
+    pub fn begin(start: &Start, lay: Lay<'_>, given: &[(&str, SocketAddr)]) -> Self {
+        Self::spawn(lay, given, start)
+    }
+
     /// Both.
     pub fn start_laid_as(start: &Start, lay: Lay<'_>, given: &[(&str, SocketAddr)]) -> Self {
         Self::launch(lay, given, start)

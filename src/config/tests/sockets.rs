@@ -133,7 +133,7 @@ fn one_place_one_socket() {
         only(
             &two(address),
             &format!(
-                "listeners[1].address: {address} is taken by listener `edge` ({address}, at t.yaml:2:50) \
+                "listeners[1].address: {address} is taken by listener `edge` ({address}, t.yaml:2:49) \
                  | use another path or name"
             ),
         );
@@ -149,6 +149,12 @@ fn one_place_one_socket() {
     );
     only(
         &endpoint("{ address: \"10.0.0.1:80\", alternatives: [▸unix:/a] }"),
-        "services.app.endpoints.static[0].alternatives[0]: ",
+        "services.app.endpoints.static[0].alternatives[0]: `unix:/a` is a Unix socket | write an address, or make it an endpoint",
     );
+    only(
+        &endpoint("unix:/a").replace("app: { ", "app: { ▸tls: { mode: simple }, "),
+        "services.app.tls: a Unix socket has no address to prove | write the name of its certificate as `serverName`",
+    );
+    let named = endpoint("unix:/a").replace("app: { ", "app: { tls: { mode: simple, serverName: a.test }, ");
+    assert_eq!(said(&problems(&named)), [""; 0]);
 }

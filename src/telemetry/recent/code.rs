@@ -29,7 +29,7 @@ pub const SHADOW_MAX: usize = 8;
 /// Bytes of an entry that would have denied.
 pub const ENTRY_MAX: usize = 64;
 /// Bytes of a whole record; the bounds above leave room.
-pub const RECORD_MAX: usize = 4 * 1024;
+pub const RECORD_MAX: usize = 4 * 1024 + 512;
 
 const FAILED: u8 = 1;
 const SLOW: u8 = 2;

@@ -373,7 +373,7 @@ fn what_is_too_long_is_cut_and_said_so() {
     let long = vec![b'y'; 5000];
     let shadow = [Would { guard: Guard::Timeout, limit: u64::MAX, actual: u64::MAX, entry: &name }; 20];
     let attempt = Attempt {
-        endpoint: "[2001:db8::1%4294967295]:65535".parse().unwrap(),
+        endpoint: format!("unix:/{}", "a".repeat(106)).parse().unwrap(),
         outcome: Outcome::Failed(Reason::Panic),
         queue: Some(Micros(u64::MAX - 1)),
         connect: Some(Micros(u64::MAX - 1)),
@@ -426,7 +426,7 @@ fn what_is_too_long_is_cut_and_said_so() {
     assert_eq!([length("id"), length("host"), length("path")], [ID_MAX, HOST_MAX, PATH_MAX]);
     assert_eq!((length("route"), length("method")), (NAME_MAX / 3 * 3, METHOD_MAX / 3 * 3));
     assert_eq!(value["attempts"].as_array().unwrap().len(), ATTEMPTS_MAX);
-    assert_eq!(value["attempts"][0]["endpoint"], "[2001:db8::1%4294967295]:65535");
+    assert_eq!(value["attempts"][0]["endpoint"].as_str().unwrap().len(), "unix:".len() + 107);
     assert_eq!(value["attributes"].as_object().unwrap().values().next().unwrap().as_str().unwrap().len(), VALUE_MAX);
     assert_eq!(value["shadow"].as_array().unwrap().len(), SHADOW_MAX);
     let mut buffer = [0; RECORD_MAX];
