@@ -154,7 +154,7 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
     let _met = target.inbound.then(|| Met::new(conn, how));
     let (stream, early, agreed) = match opening {
         Opening::Stream(stream, early, agreed) => (stream, early, agreed),
-        Opening::Relay(stream, first) => return Ok(Box::pin(tcp::run(conn, stream, first)).await),
+        Opening::Relay(stream, first) => return Ok(Box::pin(tcp::run(conn, stream, *first)).await),
     };
     let agreed = match (agreed, target.protocol) {
         (Some(Agreed::Tcp), _) if !target.undetected => return Err(undetected(conn)),
@@ -170,7 +170,7 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
 /// What a connection has become by its handshake, or without one.
 enum Opening {
     Stream(Stream, Bytes, Option<Agreed>),
-    Relay(Stream, First),
+    Relay(Stream, Box<First>),
 }
 
 async fn begin(
@@ -188,9 +188,9 @@ async fn begin(
         match race::run(conn, &mut stream, target, true).await? {
             Spoke::Client => {}
             Spoke::Server(raced) => {
-                return Ok(Opening::Relay(stream, First { raced: Some(raced), ..First::default() }));
+                return Ok(Opening::Relay(stream, Box::new(First { raced: Some(raced), ..First::default() })));
             }
-            Spoke::Nobody => return Ok(Opening::Relay(stream, First::default())),
+            Spoke::Nobody => return Ok(Opening::Relay(stream, Box::default())),
         }
     }
     let Stream::Plain(socket) = stream else { return Err(Reason::Handshake) };
@@ -203,7 +203,7 @@ async fn begin(
             if !target.undetected {
                 return Err(undetected(conn));
             }
-            Opening::Relay(stream, First { early, server_name, is_tls: true, raced: None })
+            Opening::Relay(stream, Box::new(First { early, server_name, is_tls: true, raced: None }))
         }
     })
 }

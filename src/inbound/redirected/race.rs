@@ -102,7 +102,6 @@ pub async fn run(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: b
                 if !at_once && let Ok(spoke) = timeout(target.patience, &mut client).await {
                     return spoke;
                 }
-                drop(client);
                 stream.break_off();
                 return Err(reason);
             }
