@@ -145,7 +145,7 @@ fn who_has_nothing_to_say_hears_the_server() {
             (&net.a, "10.96.0.40", "mTLS"),
         ];
         for (from, to, way) in ways {
-            if way == "mTLS" && inbound == NEVER || way == "both" && inbound == NEVER {
+            if (way == "both" || way == "mTLS") && inbound == NEVER {
                 continue;
             }
             // At once, and after it has been quiet.
