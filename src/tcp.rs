@@ -106,7 +106,9 @@ impl Plan {
             false => match self.secured(conn, &opening).await {
                 // The other side may have let its application greet us before it saw that we begin TLS. Nothing is lost:
                 // all that was sent is a handshake.
-                Err(Reason::UpstreamTls) if self.is_mutual() => self.secured(conn, &opening).await,
+                Err(Reason::UpstreamTls) if self.is_mutual() && !self.wants_http() => {
+                    self.secured(conn, &opening).await
+                }
                 dialled => dialled,
             },
         }
@@ -114,6 +116,11 @@ impl Plan {
 
     pub fn is_mutual(&self) -> bool {
         matches!(self.pool.transport, Transport::Mutual { .. })
+    }
+
+    /// As the last handshake for bytes has shown.
+    pub fn wants_http(&self) -> bool {
+        self.pool.wants_http.get()
     }
 
     async fn secured(&self, conn: &Conn, opening: &[u8]) -> Result<Dialled, Reason> {

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -173,7 +173,7 @@ pub struct Worker {
     /// Who has connected.
     pub peers: RefCell<Peers>,
     /// Some of this machine's, once they were seen to be.
-    pub addresses: RefCell<HashSet<IpAddr>>,
+    pub addresses: RefCell<HashSet<SocketAddr>>,
     /// What destinations have turned out to speak.
     pub learned: RefCell<Learned>,
     /// What applications call that the configuration does not know.

@@ -4,7 +4,7 @@
 mod race;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -140,7 +140,7 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
         return Err(Reason::Loop);
     }
     // What is for another machine we do not pass on, nor to whom only listens to this machine what comes from elsewhere.
-    if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to.ip())) {
+    if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to)) {
         return Err(Reason::NotRedirected);
     }
     let target = Target::new(conn, to).ok_or(Reason::NoRoute)?;
@@ -154,7 +154,7 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
     let _met = target.inbound.then(|| Met::new(conn, how));
     let (stream, early, agreed) = match opening {
         Opening::Stream(stream, early, agreed) => (stream, early, agreed),
-        Opening::Relay(stream, first) => return Ok(Box::pin(tcp::run(conn, stream, first)).await),
+        Opening::Relay(stream, first) => return Ok(Box::pin(tcp::run(conn, stream, *first)).await),
     };
     let agreed = match (agreed, target.protocol) {
         (Some(Agreed::Tcp), _) if !target.undetected => return Err(undetected(conn)),
@@ -170,7 +170,7 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
 /// What a connection has become by its handshake, or without one.
 enum Opening {
     Stream(Stream, Bytes, Option<Agreed>),
-    Relay(Stream, First),
+    Relay(Stream, Box<First>),
 }
 
 async fn begin(
@@ -188,9 +188,9 @@ async fn begin(
         match race::run(conn, &mut stream, target, true).await? {
             Spoke::Client => {}
             Spoke::Server(raced) => {
-                return Ok(Opening::Relay(stream, First { raced: Some(raced), ..First::default() }));
+                return Ok(Opening::Relay(stream, Box::new(First { raced: Some(raced), ..First::default() })));
             }
-            Spoke::Nobody => return Ok(Opening::Relay(stream, First::default())),
+            Spoke::Nobody => return Ok(Opening::Relay(stream, Box::default())),
         }
     }
     let Stream::Plain(socket) = stream else { return Err(Reason::Handshake) };
@@ -203,7 +203,7 @@ async fn begin(
             if !target.undetected {
                 return Err(undetected(conn));
             }
-            Opening::Relay(stream, First { early, server_name, is_tls: true, raced: None })
+            Opening::Relay(stream, Box::new(First { early, server_name, is_tls: true, raced: None }))
         }
     })
 }
@@ -453,19 +453,21 @@ fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
     let mut own = own.chain([(root.admin.address, true), (root.health.address, true)]);
     own.any(|(own, all)| {
         let wide = all || own.ip().is_unspecified();
-        own.port() == to.port() && (own.ip().to_canonical() == to.ip() || wide && is_local(conn, to.ip()))
+        own.port() == to.port() && (own.ip().to_canonical() == to.ip() || wide && is_local(conn, to))
     })
 }
 
 /// Whether this machine has the address: then a socket can have it.
-fn is_local(conn: &Conn, ip: IpAddr) -> bool {
+fn is_local(conn: &Conn, mut address: SocketAddr) -> bool {
+    // With its interface, where it is of one link.
+    address.set_port(0);
     let mut known = conn.worker.addresses.borrow_mut();
-    if known.contains(&ip) {
+    if known.contains(&address) {
         return true;
     }
-    let local = UdpSocket::bind((ip, 0)).is_ok();
+    let local = UdpSocket::bind(address).is_ok();
     if local && known.len() < ADDRESSES {
-        known.insert(ip);
+        known.insert(address);
     }
     local
 }

@@ -28,6 +28,9 @@ use transport::Prepared;
 /// Original destinations that a worker keeps connections to.
 const ORIGINALS: usize = 4096;
 
+/// An original destination, and the client where its address is kept.
+type Original = (SocketAddr, Option<IpAddr>);
+
 /// A service. It lives as long as its name is configured, so that reloads keep its connections.
 pub struct Cluster {
     endpoints: RefCell<watch::Receiver<Arc<[Endpoint]>>>,
@@ -37,8 +40,7 @@ pub struct Cluster {
     prepared: RefCell<Rc<Prepared>>,
     sets: RefCell<Sets>,
     pools: RefCell<HashMap<Address, Rc<Pool>>>,
-    /// Of original destinations, and of each client whose address is kept.
-    originals: RefCell<HashMap<(SocketAddr, Option<IpAddr>), Rc<Pool>>>,
+    originals: RefCell<HashMap<Original, Rc<Pool>>>,
     turn: Cell<u64>,
 }
 

@@ -52,6 +52,8 @@ pub struct Pool {
     retired: Cell<bool>,
     /// When the peer was last seen not to speak HTTP/2.
     no_http2: Cell<Option<Instant>>,
+    /// The peer was offered a connection of bytes the last time, and takes HTTP alone.
+    pub wants_http: Cell<bool>,
     /// After how long unused the peer closes, as far as was seen, and when that was.
     learned: Cell<Option<(Duration, Instant)>>,
 }
@@ -88,6 +90,7 @@ impl Pool {
             in_flight: Cell::new(0),
             retired: Cell::new(false),
             no_http2: Cell::new(None),
+            wants_http: Cell::new(false),
             learned: Cell::new(None),
         })
     }

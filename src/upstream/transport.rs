@@ -128,8 +128,12 @@ async fn secure(
             connector.server_name_for(pool.address.ip().unwrap_or(Ipv4Addr::LOCALHOST.into())),
             Rewound::new(socket, Bytes::new()),
         )
-        .await
-        .map_err(|error| failed(Failure::of(&error), &error))?;
+        .await;
+    if alpn == Alpn::Tcp {
+        let refused = stream.as_ref().is_err_and(|error| Failure::of(error) == Failure::NoCommonProtocol);
+        pool.wants_http.set(refused);
+    }
+    let stream = stream.map_err(|error| failed(Failure::of(&error), &error))?;
     let (now, clock) = (Instant::now(), SystemTime::now());
     let (_, session) = stream.get_ref();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);

@@ -102,7 +102,6 @@ pub async fn run(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: b
                 if !at_once && let Ok(spoke) = timeout(target.patience, &mut client).await {
                     return spoke;
                 }
-                drop(client);
                 stream.break_off();
                 return Err(reason);
             }
@@ -149,6 +148,8 @@ async fn server(conn: &Rc<Conn>, target: &Target) -> Server {
     };
     let mut upstream = match plan.dial(conn, Some(target.to), false).await {
         Ok(upstream) => upstream,
+        // The peer takes nothing but HTTP: the client will speak when it has something to ask.
+        Err(_) if plan.wants_http() => return Server::Waits,
         // There is no other place to try.
         Err(reason) => return Server::Fails(reason, target.inbound || target.unknown),
     };
@@ -167,10 +168,11 @@ async fn server(conn: &Rc<Conn>, target: &Target) -> Server {
             },
             // All that it has to say; or it has ended without a word.
             Ok(false) if !spoken.is_empty() => break ServerSpeaks::Opaque,
-            // The sidecar of the other side may have waited for what is not opaque.
-            _ if plan.is_mutual() => return Server::Waits,
             Ok(false) => return Server::Spoke(Raced { plan, upstream, spoken: Bytes::new() }),
-            Err(_) => return Server::Fails(Reason::UpstreamReset, true),
+            // Without a goodbye: the sidecar of the other side does not take what may not be HTTP.
+            Err(error) if plan.is_mutual() && error.kind() == io::ErrorKind::UnexpectedEof => return Server::Waits,
+            // Such a sidecar may have found no application, too, and a request would be told so.
+            Err(_) => return Server::Fails(Reason::UpstreamReset, !plan.is_mutual()),
         }
     };
     match speaks {
