@@ -15,6 +15,7 @@ use crate::error::Reason;
 use crate::identity::Alpn;
 use crate::inbound::Conn;
 use crate::inbound::grant::Grant;
+use crate::net::ports::Held;
 use crate::net::relay::{self, End, Relayed};
 use crate::net::stream::Stream;
 use crate::policy::split;
@@ -128,25 +129,32 @@ impl Plan {
     }
 }
 
-/// Serves the connection to its end.
-pub async fn run(conn: &Rc<Conn>, client: Stream, first: First) -> Reason {
+/// Serves the connection to its end. What leads to the relay has a place of its own, which is gone while bytes are relayed:
+/// of connections that are idle there may be many.
+pub fn run(conn: &Rc<Conn>, client: Stream, first: First) -> impl Future<Output = Reason> {
     let start = Instant::now();
     let (view, listener) = conn.view();
-    let counters = &conn.worker.counters;
-    counters.tcp_connections.inc();
-    counters.tcp_active.inc();
-    let mut facts = Facts::default();
-    let reason = proxy(conn, client, first, &mut facts).await;
-    counters.tcp_active.dec();
-    let now = Instant::now();
-    let wanted = {
-        let mut rng = conn.worker.rng.borrow_mut();
-        conn.worker.shared.access.wants(reason != Reason::None, now, &mut *rng)
-    };
-    if wanted {
-        log(conn, &view.snapshot, listener, start, &facts, reason);
+    let reaching = Box::pin(reach(conn, client, first));
+    async move {
+        let counters = &conn.worker.counters;
+        counters.tcp_connections.inc();
+        counters.tcp_active.inc();
+        let (mut facts, reached) = reaching.await;
+        let reason = match reached {
+            Ok(reached) => carry(conn, reached, &mut facts).await,
+            Err(reason) => reason,
+        };
+        counters.tcp_active.dec();
+        let now = Instant::now();
+        let wanted = {
+            let mut rng = conn.worker.rng.borrow_mut();
+            conn.worker.shared.access.wants(reason != Reason::None, now, &mut *rng)
+        };
+        if wanted {
+            log(conn, &view.snapshot, listener, start, &facts, reason);
+        }
+        reason
     }
-    reason
 }
 
 /// Tells of a connection that comes to nothing.
@@ -170,9 +178,23 @@ struct Facts {
     count: Relayed,
 }
 
-async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Facts) -> Reason {
+/// Both ends, and what holds for what goes between them.
+struct Reached {
+    client: Stream,
+    upstream: Stream,
+    early: (Bytes, Bytes),
+    view: Rc<View>,
+    route: usize,
+    grant: Box<Grant>,
+    over: Option<Instant>,
+    _load: Load,
+    _port: Option<Held>,
+}
+
+/// Decides, and connects.
+async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<Box<Reached>, Reason>) {
     let First { early, server_name, is_tls, raced } = first;
-    facts.server_name = server_name;
+    let mut facts = Facts { server_name, ..Facts::default() };
     let (plan, raced) = match raced {
         Some(Raced { plan, upstream, spoken }) => (Ok(plan), Some((upstream, spoken))),
         None => (Plan::new(conn, facts.server_name.as_deref()), None),
@@ -181,7 +203,7 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
         Ok(plan) => plan,
         Err((reason, denied)) => {
             facts.denied = denied;
-            return reason;
+            return (facts, Err(reason));
         }
     };
     facts.side = Some(plan.side);
@@ -190,30 +212,34 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
         Some((upstream, spoken)) => (Ok(upstream), spoken),
         None => {
             let to = conn.original.or(client.socket().local_addr().ok());
-            // Over before the relay, and larger than that.
-            (Box::pin(plan.dial(conn, to, is_tls)).await, Bytes::new())
+            (plan.dial(conn, to, is_tls).await, Bytes::new())
         }
     };
-    let Dialled { stream: mut upstream, lifetime, port: _port, .. } = match dialled {
+    let Dialled { stream: upstream, lifetime, port, .. } = match dialled {
         Ok(dialled) => dialled,
         Err(reason) => {
             // As if nobody stood between.
             if conn.original.is_some() {
                 client.break_off();
             }
-            return reason;
+            return (facts, Err(reason));
         }
     };
-    let Plan { view, route, mut grant, load, .. } = plan;
-    let Some(route) = view.snapshot.routes.get(route) else { return Reason::NoRoute };
-    let over = lifetime.map(|lifetime| lifetime.hard);
+    let Plan { view, route, grant, load, .. } = plan;
+    let (early, over) = ((early, spoken), lifetime.map(|lifetime| lifetime.hard));
+    (facts, Ok(Box::new(Reached { client, upstream, early, view, route, grant, over, _load: load, _port: port })))
+}
+
+/// Relays to the end.
+async fn carry(conn: &Conn, mut reached: Box<Reached>, facts: &mut Facts) -> Reason {
+    let Reached { client, upstream, early, view, route, grant, over, .. } = &mut *reached;
+    let Some(route) = view.snapshot.routes.get(*route) else { return Reason::NoRoute };
     let mut denied = None;
     let stop = |cx: &mut Context<'_>| {
         conn.place.attention.register(cx.waker());
         denied = grant.denied();
         denied.is_some() || conn.cut().is_some()
     };
-    let early = (early, spoken);
     let counters = &conn.worker.counters;
     let moved = |count: &Relayed| {
         counters.tcp_bytes_received.add(count.sent - facts.count.sent);
@@ -222,10 +248,9 @@ async fn proxy(conn: &Rc<Conn>, mut client: Stream, first: First, facts: &mut Fa
     };
     // Pinned here: a future that is handed on by value has a place in each that it passes through.
     let end = {
-        let relayed = pin!(relay::run(&mut client, &mut upstream, early, route.tcp_pauses, moved, stop));
-        transport::until(over, relayed).await
+        let relayed = pin!(relay::run(client, upstream, std::mem::take(early), route.tcp_pauses, moved, stop));
+        transport::until(*over, relayed).await
     };
-    drop(load);
     if end == Some(End::Reset) {
         client.break_off();
         upstream.break_off();
@@ -277,4 +302,21 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         attempts: u32::from(facts.endpoint.is_some()),
         attributes: &[],
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::{Conn, First, Stream, run};
+
+    /// What an idle connection costs, besides its sockets and what every connection has.
+    #[test]
+    fn the_future_of_a_relay_is_small() {
+        fn size<'a, R: 'a>(_: impl Fn(&'a Rc<Conn>, Stream, First) -> R) -> usize {
+            size_of::<R>()
+        }
+        let sizes = [size(run), size_of::<super::Reached>()];
+        assert!(sizes.iter().sum::<usize>() <= 1000, "{sizes:?}");
+    }
 }

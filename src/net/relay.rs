@@ -63,19 +63,19 @@ pub struct Relayed {
 
 /// Relays until the end. `early` holds what was already read: from the client, from the upstream.
 /// `moved` hears of the sums so far whenever bytes moved; `stop` is asked on every wake-up.
-pub async fn run(
+pub fn run(
     client: &mut Stream,
     upstream: &mut Stream,
     early: (Bytes, Bytes),
     pauses: Pauses,
     mut moved: impl FnMut(&Relayed),
     mut stop: impl FnMut(&mut Context<'_>) -> bool,
-) -> End {
-    let mut up = Way::new(early.0);
-    let mut down = Way::new(early.1);
-    let mut timer = std::pin::pin!(tokio::time::sleep(pauses.open));
+) -> impl Future<Output = End> {
+    // An argument of an asynchronous function would have two places in it.
+    let (mut up, mut down) = (Way::new(early.0), Way::new(early.1));
     let mut last = Instant::now();
-    poll_fn(|cx| {
+    let mut timer = Box::pin(tokio::time::sleep(pauses.open));
+    poll_fn(move |cx| {
         if stop(cx) {
             return Poll::Ready(End::Stopped);
         }
@@ -113,7 +113,6 @@ pub async fn run(
         }
         expired(cx, timer.as_mut(), last, longest, LOOK)
     })
-    .await
 }
 
 /// The timer is moved only when it fires, so that moving bytes costs no timer: to the end of the pause, at most `step`.
