@@ -60,12 +60,20 @@ pub struct Plan {
     load: Load,
 }
 
+/// Why a connection leads nowhere.
+pub struct Refused {
+    pub reason: Reason,
+    /// The entry of `authorization` that denies it.
+    denied: Option<Arc<str>>,
+    side: Option<usize>,
+}
+
 impl Plan {
-    /// Decides, and asks for leave; or tells why not, and which entry of `authorization` denies it.
-    pub fn new(conn: &Rc<Conn>, server_name: Option<&str>) -> Result<Self, (Reason, Option<Arc<str>>)> {
+    /// Decides, and asks for leave; or tells why not.
+    pub fn new(conn: &Rc<Conn>, server_name: Option<&str>) -> Result<Self, Refused> {
         let (view, index) = conn.view();
         let snapshot = &view.snapshot;
-        let no = |reason| (reason, None);
+        let no = |reason| Refused { reason, denied: None, side: None };
         let listener = snapshot.listeners.get(index).ok_or(no(Reason::NoRoute))?;
         let draw = || split::draw(&mut *conn.worker.rng.borrow_mut());
         let (route, side, target) = match &listener.kind {
@@ -81,7 +89,7 @@ impl Plan {
         let (route_index, side) = (route.index, route.first_side + side);
         let mut grant = Grant::of_connection(conn, &route.name);
         if let Some(entry) = grant.denied() {
-            return Err((Reason::Denied, Some(entry)));
+            return Err(Refused { reason: Reason::Denied, denied: Some(entry), side: Some(side) });
         }
         let service = snapshot.services.get(target.service).ok_or(no(Reason::NoEndpoint))?;
         if let Kind::Outbound(outbound) = &listener.kind
@@ -201,8 +209,8 @@ async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<
     };
     let plan = match plan {
         Ok(plan) => plan,
-        Err((reason, denied)) => {
-            facts.denied = denied;
+        Err(Refused { reason, denied, side }) => {
+            (facts.denied, facts.side) = (denied, side);
             return (facts, Err(reason));
         }
     };

@@ -186,7 +186,8 @@ fn the_configuration_inside_is_valid_and_live() {
         let mounts = proxy["volumeMounts"].as_array().expect("volume mounts");
         let mount = mounts.iter().find(|mount| mount["mountPath"] == "/etc/outrigger").expect("the configuration");
         assert!(mount.get("subPath").is_none(), "{name}: a subPath never follows its ConfigMap");
-        assert_eq!(proxy["args"], json!(["run", "--config", "/etc/outrigger"]), "{name}");
+        let args = proxy["args"].as_array().expect("arguments");
+        assert_eq!(args[..3], ["run", "--config", "/etc/outrigger"], "{name}");
         let volumes = pod["volumes"].as_array().expect("volumes");
         let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("the volume");
         assert_eq!(volume["configMap"]["name"], document(name, "ConfigMap")["metadata"]["name"], "{name}");

@@ -26,6 +26,7 @@ const OURS: [&str; 8] = [
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
+    "x-outrigger-hops",
     "x-request-id",
     "traceparent",
 ];

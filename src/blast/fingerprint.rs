@@ -35,7 +35,7 @@ pub struct Seen<'a> {
 pub struct Fingerprint {
     pub(super) listener: Arc<str>,
     /// Where a redirected one was going.
-    pub(super) to: Option<SocketAddr>,
+    pub(super) to: Option<Box<SocketAddr>>,
     pub(super) method: Method,
     /// In lower case, without port; empty where the request names none.
     pub(super) host: Box<str>,
@@ -75,7 +75,7 @@ impl Fingerprint {
         }
         let print = Self {
             listener: listener.clone(),
-            to: seen.caller.to,
+            to: seen.caller.to.map(Box::new),
             method: parts.method.clone(),
             host: host.into(),
             path: counted.into(),
@@ -93,7 +93,8 @@ impl Fingerprint {
             Value::Hidden(_) => 0,
         };
         let values = self.values.iter().map(|(_, value)| size_of::<(u16, Value)>() + kept(value)).sum::<usize>();
-        self.method.as_str().len() + self.host.len() + self.path.len() + values
+        let to = self.to.as_ref().map_or(0, |to| size_of_val(&**to));
+        self.method.as_str().len() + self.host.len() + self.path.len() + values + to
     }
 }
 

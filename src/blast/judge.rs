@@ -142,7 +142,7 @@ impl<'s> Judge<'s> {
         let truths: Vec<Option<bool>> = self.doubts.iter().map(|doubt| self.truth(told, doubt, caller)).collect();
         let open = truths.contains(&None);
         let Some(least) = self.head(told, &truths, false) else { return Outcome::unwritable() };
-        let to = told.print.to;
+        let to = told.print.to.as_deref().copied();
         let at_least = Ask { listener, lenient, parts: &least, to }.put(self.snapshot);
         if open {
             let Some(most) = self.head(told, &truths, true) else { return Outcome::unwritable() };

@@ -24,7 +24,7 @@ impl<'s> Judge<'s> {
         caller: Option<&Who>,
     ) -> Result<Option<&'s str>, Vec<String>> {
         let (entries, numbers) = (&self.snapshot.authorization, &listener.authorization);
-        let port = told.print.to.map_or(listener.config.address.port(), |to| to.port());
+        let port = told.print.to.as_ref().map_or(listener.config.address.port(), |to| to.port());
         let read = |doubtful: List| {
             let fits = |list, rule: &Rule| self.rule_fits(told, rule, caller, port).unwrap_or(list == doubtful);
             authz::judge_by(entries, numbers, port, fits).denied

@@ -6,11 +6,11 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::super::Conn;
 use super::{Target, ended, learn, learned, tell_unknown};
@@ -18,18 +18,18 @@ use crate::config::schema::PortProtocol;
 use crate::error::Reason;
 use crate::net::stream::Stream;
 use crate::policy::learned::Spoken;
-use crate::tcp::{Plan, Raced};
+use crate::tcp::{Plan, Raced, Refused};
 use crate::telemetry::detection::Outcome;
 use crate::upstream::transport::Dialled;
 use crate::wire::detect::{self, ServerSpeaks};
 
 /// Most clients that speak first have done so by then. Where they are known to do so, a silent one may still be one
 /// that waits for its server: who has learned that may have been misled by a probe.
-const GRACE: Duration = Duration::from_millis(1);
+const GRACE: Duration = Duration::from_micros(300);
 const GRACE_CLIENT_FIRST: Duration = Duration::from_millis(20);
 /// A client may be about to begin TLS, however soon the server speaks: one of the mesh does so as soon as it is connected,
 /// and surely if it did before.
-const HOLD: Duration = Duration::from_millis(3);
+const HOLD: Duration = Duration::from_millis(2);
 const HOLD_MUTUAL: Duration = Duration::from_millis(200);
 /// For the rest of what a server has begun to say, where its first bytes may be of more than one protocol.
 const REST: Duration = Duration::from_millis(5);
@@ -68,13 +68,17 @@ pub async fn run(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: b
         return spoke;
     }
     if relays {
-        let grace = match known {
-            None => GRACE,
-            Some(Spoken::ServerFirst) => Duration::ZERO,
-            Some(_) => GRACE_CLIENT_FIRST,
+        let grace = async {
+            match known {
+                None => turns(GRACE).await,
+                Some(Spoken::ServerFirst) => {}
+                Some(_) => sleep(GRACE_CLIENT_FIRST).await,
+            }
         };
-        if let Ok(spoke) = timeout(grace, &mut client).await {
-            return spoke;
+        tokio::select! {
+            biased;
+            spoke = &mut client => return spoke,
+            () = grace => {}
         }
         // Boxed: most connections never come here.
         let server = tokio::select! {
@@ -108,6 +112,14 @@ pub async fn run(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: b
         }
     }
     timeout(idle, client).await.unwrap_or(Err(Reason::IdleTimeout))
+}
+
+/// Less than a timer can tell: the loop serves others meanwhile.
+async fn turns(span: Duration) {
+    let end = Instant::now() + span;
+    while Instant::now() < end {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Ready when the client has sent something, or nothing is to be waited for any more.
@@ -144,7 +156,7 @@ async fn spoken(conn: &Rc<Conn>, stream: &Stream, relays: bool) -> Result<Spoke,
 async fn server(conn: &Rc<Conn>, target: &Target) -> Server {
     let plan = match Plan::new(conn, None) {
         Ok(plan) => plan,
-        Err((reason, _)) => return Server::Fails(reason, false),
+        Err(Refused { reason, .. }) => return Server::Fails(reason, false),
     };
     let mut upstream = match plan.dial(conn, Some(target.to), false).await {
         Ok(upstream) => upstream,
