@@ -19,7 +19,7 @@ fn with(fields: &str) -> String {
 }
 
 /// Names that the proxy may add on its own.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "host",
     "connection",
     "via",
