@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderValue, Version, request};
 
+use crate::config::schema::{PortProtocol, Protocol};
 use crate::error::Reason;
 use crate::policy::authz::Ruling;
 use crate::policy::caller::Caller;
@@ -172,6 +173,21 @@ pub fn ruled<'s>(
         decision.would_refuse_body = body.filter(|(_, judged)| *judged == Judgement::Would).map(|(length, _)| length);
     }
     Ok(decision)
+}
+
+/// Whether nothing is asked there that could be looked into: bytes are relayed.
+pub fn is_relayed(snapshot: &Snapshot, listener: &Listener, caller: &Caller<'_>) -> bool {
+    match &listener.kind {
+        Kind::Http { .. } => false,
+        Kind::Tcp(_) => true,
+        Kind::Inbound(ports) => ports.of(caller.port).protocol == PortProtocol::Tcp,
+        Kind::Outbound(outbound) => match outbound.destination(snapshot, caller.to) {
+            Destination::Service(service, _) => {
+                snapshot.services.get(service).is_some_and(|service| service.protocol == Protocol::Tcp)
+            }
+            Destination::Unknown => false,
+        },
+    }
 }
 
 /// What authorization says of a connection of which nothing but its other end is known.

@@ -62,6 +62,8 @@ pub struct Conn {
     pub busy: Cell<usize>,
     /// The body of the last request was not read.
     pub unread: Cell<bool>,
+    /// Of a redirected connection: what was begun before it was known what it is.
+    pub ahead: RefCell<Option<Box<tcp::Ahead>>>,
     /// The peer asked for another protocol, and an upstream has agreed.
     pub upgrade: RefCell<Option<http::upgrade::Tunnel>>,
     view: RefCell<(Rc<View>, usize)>,
@@ -299,6 +301,7 @@ fn begin(worker: &Rc<Worker>, stream: TcpStream, accepted: Accepted) {
         accepted: Cell::new(Some(accepted.at)),
         busy: Cell::new(0),
         unread: Cell::new(false),
+        ahead: RefCell::default(),
         upgrade: RefCell::new(None),
         orphaned: Cell::new(false),
         strict: Cell::new(false),

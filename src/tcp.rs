@@ -1,7 +1,7 @@
 //! A connection that is relayed without being understood: one decision, one upstream connection, bytes both ways.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -48,6 +48,17 @@ pub struct Raced {
     pub spoken: Bytes,
 }
 
+/// A connection to the upstream, begun while the client was silent: whoever has accepted it is not let down.
+pub struct Ahead {
+    route: usize,
+    side: usize,
+    pool: Rc<Pool>,
+    arrives: Arrives,
+}
+
+/// With what the upstream has said.
+type Arrives = Pin<Box<dyn Future<Output = Result<(Dialled, Bytes), Reason>>>>;
+
 /// Where a connection leads, and by what leave.
 pub struct Plan {
     view: Rc<View>,
@@ -71,6 +82,19 @@ pub struct Refused {
 impl Plan {
     /// Decides, and asks for leave; or tells why not.
     pub fn new(conn: &Rc<Conn>, server_name: Option<&str>) -> Result<Self, Refused> {
+        Self::with(conn, server_name, |grant, _| grant.denied())
+    }
+
+    /// The same for a client that may yet show who it is: what is denied now is not counted.
+    pub fn draft(conn: &Rc<Conn>) -> Result<Self, Refused> {
+        Self::with(conn, None, |_, denied| denied())
+    }
+
+    fn with(
+        conn: &Rc<Conn>,
+        server_name: Option<&str>,
+        ask: impl FnOnce(&mut Grant, &dyn Fn() -> Option<Arc<str>>) -> Option<Arc<str>>,
+    ) -> Result<Self, Refused> {
         let (view, index) = conn.view();
         let snapshot = &view.snapshot;
         let no = |reason| Refused { reason, denied: None, side: None };
@@ -88,7 +112,11 @@ impl Plan {
         .map_err(no)?;
         let (route_index, side) = (route.index, route.first_side + side);
         let mut grant = Grant::of_connection(conn, &route.name);
-        if let Some(entry) = grant.denied() {
+        let denied = || {
+            let denied = decide::authorize_connection(snapshot, listener, &conn.caller()).denied?;
+            snapshot.authorization.get(denied).map(|entry| entry.name.clone())
+        };
+        if let Some(entry) = ask(&mut grant, &denied) {
             return Err(Refused { reason: Reason::Denied, denied: Some(entry), side: Some(side) });
         }
         let service = snapshot.services.get(target.service).ok_or(no(Reason::NoEndpoint))?;
@@ -105,22 +133,41 @@ impl Plan {
         Ok(Self { view, route: route_index, side, pool, connect_timeout, proxy_protocol, grant, load })
     }
 
-    /// `to` is what the client connected to.
-    pub async fn dial(&self, conn: &Conn, to: Option<SocketAddr>, is_tls: bool) -> Result<Dialled, Reason> {
+    /// Connects. `to` is what the client connected to.
+    pub fn dialling(
+        &self,
+        conn: &Rc<Conn>,
+        to: Option<SocketAddr>,
+        is_tls: bool,
+    ) -> impl Future<Output = Result<Dialled, Reason>> + use<> {
         let header = |version| proxy_protocol::header(version, conn.peer.socket(), to);
         let opening = self.proxy_protocol.map_or_else(Vec::new, header);
-        match is_tls && matches!(self.pool.transport, Transport::Simple { .. }) {
-            // The application does what we would do for it.
-            true => transport::dial_plain(&self.pool, self.connect_timeout, &conn.worker, &opening).await,
-            false => match self.secured(conn, &opening).await {
+        let (pool, within, worker) = (self.pool.clone(), self.connect_timeout, conn.worker.clone());
+        // What the application does for itself, we do not do for it.
+        let plain = is_tls && self.is_simple();
+        async move {
+            if plain {
+                return transport::dial_plain(&pool, within, &worker, &opening).await;
+            }
+            let mutual = matches!(pool.transport, Transport::Mutual { .. });
+            match transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await {
                 // The other side may have let its application greet us before it saw that we begin TLS. Nothing is lost:
                 // all that was sent is a handshake.
-                Err(Reason::UpstreamTls) if self.is_mutual() && !self.wants_http() => {
-                    self.secured(conn, &opening).await
+                Err(Reason::UpstreamTls) if mutual && !pool.wants_http.get() => {
+                    transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await
                 }
                 dialled => dialled,
-            },
+            }
         }
+    }
+
+    /// The connection is there, or on its way, before it is known whether it is wanted.
+    pub fn ahead(&self, arrives: Arrives) -> Box<Ahead> {
+        Box::new(Ahead { route: self.route, side: self.side, pool: self.pool.clone(), arrives })
+    }
+
+    fn is_simple(&self) -> bool {
+        matches!(self.pool.transport, Transport::Simple { .. })
     }
 
     pub fn is_mutual(&self) -> bool {
@@ -130,10 +177,6 @@ impl Plan {
     /// As the last handshake for bytes has shown.
     pub fn wants_http(&self) -> bool {
         self.pool.wants_http.get()
-    }
-
-    async fn secured(&self, conn: &Conn, opening: &[u8]) -> Result<Dialled, Reason> {
-        transport::dial(&self.pool, self.connect_timeout, Alpn::Tcp, &conn.worker, opening).await
     }
 }
 
@@ -203,16 +246,24 @@ struct Reached {
 async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<Box<Reached>, Reason>) {
     let First { early, server_name, is_tls, raced } = first;
     let mut facts = Facts { server_name, ..Facts::default() };
+    let ahead = conn.ahead.take();
     let (plan, raced) = match raced {
         Some(Raced { plan, upstream, spoken }) => (Ok(plan), Some((upstream, spoken))),
         None => (Plan::new(conn, facts.server_name.as_deref()), None),
     };
-    let plan = match plan {
+    let mut plan = match plan {
         Ok(plan) => plan,
         Err(Refused { reason, denied, side }) => {
             (facts.denied, facts.side) = (denied, side);
             return (facts, Err(reason));
         }
+    };
+    let raced = match ahead.filter(|ahead| ahead.route == plan.route && !(is_tls && plan.is_simple())) {
+        Some(ahead) if raced.is_none() => {
+            (plan.side, plan.load, plan.pool) = (ahead.side, Load::new(&ahead.pool), ahead.pool);
+            ahead.arrives.await.ok()
+        }
+        _ => raced,
     };
     facts.side = Some(plan.side);
     facts.endpoint = Some(plan.pool.address.clone());
@@ -220,7 +271,7 @@ async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<
         Some((upstream, spoken)) => (Ok(upstream), spoken),
         None => {
             let to = conn.original.or(client.socket().local_addr().ok());
-            (plan.dial(conn, to, is_tls).await, Bytes::new())
+            (plan.dialling(conn, to, is_tls).await, Bytes::new())
         }
     };
     let Dialled { stream: upstream, lifetime, port, .. } = match dialled {

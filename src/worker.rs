@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -172,8 +172,8 @@ pub struct Worker {
     pub shadow: RefCell<Examples>,
     /// Who has connected.
     pub peers: RefCell<Peers>,
-    /// Some of this machine's, once they were seen to be.
-    pub addresses: RefCell<HashSet<SocketAddr>>,
+    /// Those of this machine, and when they were looked at.
+    pub addresses: RefCell<(Option<Instant>, HashSet<IpAddr>)>,
     /// What destinations have turned out to speak.
     pub learned: RefCell<Learned>,
     /// What applications call that the configuration does not know.

@@ -134,6 +134,18 @@ impl<'s> Judge<'s> {
             }
             _ => return Outcome::all(Lot::Gone),
         };
+        let port = told.print.to.as_ref().map_or(listener.config.address.port(), |to| to.port());
+        let known = caller.map_or(Caller::new(Caller::NOBODY.ip(), None, port), |who| who.at(port));
+        let known = known.on_its_way(told.print.to.as_deref().copied());
+        if decide::is_relayed(self.snapshot, listener, &known) {
+            let ruling = decide::authorize_connection(self.snapshot, listener, &known);
+            return match ruling.denied.and_then(|number| self.snapshot.authorization.get(number)) {
+                Some(entry) if caller.is_some() || !self.callers => {
+                    Outcome::all(Lot::Refused(Reason::Denied, Some(&entry.name)))
+                }
+                _ => Outcome::Doubtful { on: vec!["what is relayed as it is".to_owned()], route: None },
+            };
+        }
         match self.ruled(told, listener, caller) {
             Ok(Some(entry)) => return Outcome::all(Lot::Refused(Reason::Denied, Some(entry))),
             Err(on) => return Outcome::Doubtful { on, route: None },

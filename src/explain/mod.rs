@@ -294,7 +294,7 @@ pub fn explain(snapshot: &Snapshot, ask: &Ask) -> Result<Explanation, String> {
     });
     explanation.policy = effective::of_listener(snapshot, index);
     explanation.notes.extend(redirected::notes(snapshot, listener, &caller));
-    if redirected::is_relayed(snapshot, listener, &caller) {
+    if decide::is_relayed(snapshot, listener, &caller) {
         let named = matches!(&listener.kind, Kind::Tcp(routes) if routes.has_names());
         tcp(&mut explanation, snapshot, listener, named, &caller);
         return Ok(explanation);

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::ask::Ask;
-use crate::config::schema::{PortProtocol, Protocol};
+use crate::config::schema::PortProtocol;
+use crate::decide;
 use crate::policy::caller::Caller;
 use crate::snapshot::redirected::Destination;
 use crate::snapshot::{Kind, Listener, Snapshot};
@@ -17,21 +18,6 @@ pub fn port(listener: &Listener, ask: &Ask, to: Option<SocketAddr>) -> u16 {
             let named = to.map(|to| to.port()).or_else(|| ask.port.filter(|port| *port != own));
             named.or_else(|| ask.url_port()).unwrap_or(if ask.url.starts_with("https:") { 443 } else { 80 })
         }
-    }
-}
-
-/// Whether nothing is asked there that could be looked into: bytes are relayed.
-pub fn is_relayed(snapshot: &Snapshot, listener: &Listener, caller: &Caller<'_>) -> bool {
-    match &listener.kind {
-        Kind::Http { .. } => false,
-        Kind::Tcp(_) => true,
-        Kind::Inbound(ports) => ports.of(caller.port).protocol == PortProtocol::Tcp,
-        Kind::Outbound(outbound) => match outbound.destination(snapshot, caller.to) {
-            Destination::Service(service, _) => {
-                snapshot.services.get(service).is_some_and(|service| service.protocol == Protocol::Tcp)
-            }
-            Destination::Unknown => false,
-        },
     }
 }
 
@@ -70,7 +56,7 @@ pub fn notes(snapshot: &Snapshot, listener: &Listener, caller: &Caller<'_>) -> V
                     let what = if at.is_some() { "the address of an endpoint" } else { "an address" };
                     let mut notes = vec![format!("{to} is {what} of service `{}`", name(index))];
                     let known = outbound.services.get(index);
-                    if let Some(known) = known.filter(|_| !is_relayed(snapshot, listener, caller)) {
+                    if let Some(known) = known.filter(|_| !decide::is_relayed(snapshot, listener, caller)) {
                         notes.push(undetected(known.undetected).to_owned());
                     }
                     notes

@@ -4,7 +4,7 @@
 mod race;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ use crate::config::schema::{self, ListenerTlsMode, Mode, PortProtocol, Protocol}
 use crate::decide;
 use crate::error::Reason;
 use crate::http;
-use crate::net::first_request;
 use crate::net::stream::Stream;
+use crate::net::{clock, first_request, own};
 use crate::policy::learned::Spoken;
 use crate::snapshot::Kind;
 use crate::snapshot::redirected::Destination;
@@ -36,8 +36,8 @@ use race::Spoke;
 const HELLO_MAX: usize = 16 * 1024;
 /// For the first request of HTTP/2, of which only we want to know the host.
 const HOST_OF_HTTP2: Duration = Duration::from_millis(300);
-/// Own addresses that a worker remembers.
-const ADDRESSES: usize = 64;
+/// Own addresses are asked for again after this time; sooner for one that is none of them.
+const ADDRESSES_LIVE: Duration = Duration::from_mins(1);
 const CHUNK: usize = 4096;
 
 /// What is known of the destination before a byte has come.
@@ -119,7 +119,10 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// Serves the connection to its end.
 pub async fn serve(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> Reason {
-    match run(conn, socket, config).await {
+    let ended = run(conn, socket, config).await;
+    // It may hold the connection itself.
+    drop(conn.ahead.take());
+    match ended {
         Ok(reason) => reason,
         Err(reason) => {
             // Who leaves before a word has asked for nothing.
@@ -140,7 +143,7 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
         return Err(Reason::Loop);
     }
     // What is for another machine we do not pass on, nor to whom only listens to this machine what comes from elsewhere.
-    if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to)) {
+    if config.mode == Mode::Inbound && (to.ip().is_loopback() || !is_local(conn, to.ip())) {
         return Err(Reason::NotRedirected);
     }
     let target = Target::new(conn, to).ok_or(Reason::NoRoute)?;
@@ -164,7 +167,19 @@ async fn run(conn: &Rc<Conn>, socket: TcpStream, config: &schema::Listener) -> R
         (None, PortProtocol::Auto) => return detected(conn, stream, early, config, &target).await,
         (agreed, PortProtocol::Http | PortProtocol::Auto) => agreed,
     };
-    Ok(http::server::run(conn, stream, early, agreed, config).await)
+    Ok(requests(conn, stream, early, agreed, config).await)
+}
+
+async fn requests(
+    conn: &Rc<Conn>,
+    stream: Stream,
+    early: Bytes,
+    agreed: Option<Agreed>,
+    config: &schema::Listener,
+) -> Reason {
+    // Requests have connections of their own.
+    drop(conn.ahead.take());
+    http::server::run(conn, stream, early, agreed, config).await
 }
 
 /// What a connection has become by its handshake, or without one.
@@ -185,7 +200,8 @@ async fn begin(
     let mut stream = Stream::from(socket);
     // In plaintext the server may have the first word.
     if target.tls == ListenerTlsMode::Permissive && target.protocol != PortProtocol::Http {
-        match race::run(conn, &mut stream, target, true).await? {
+        // Plain, so that nothing is read.
+        match race::run(conn, &mut stream, &mut BytesMut::new(), target, true).await? {
             Spoke::Client => {}
             Spoke::Server(raced) => {
                 return Ok(Opening::Relay(stream, Box::new(First { raced: Some(raced), ..First::default() })));
@@ -218,9 +234,12 @@ async fn detected(
 ) -> Result<Reason, Reason> {
     let mut early = BytesMut::from(&*early);
     if early.is_empty() {
-        match race::run(conn, &mut stream, target, false).await? {
+        match race::run(conn, &mut stream, &mut early, target, false).await? {
             Spoke::Client => {}
-            Spoke::Nobody => return Ok(Box::pin(tcp::run(conn, stream, First::default())).await),
+            Spoke::Nobody => {
+                tell_unknown(conn, target, None, Spoken::Opaque);
+                return Ok(Box::pin(tcp::run(conn, stream, First::default())).await);
+            }
             Spoke::Server(raced) => {
                 tell_unknown(conn, target, None, Spoken::ServerFirst);
                 let first = First { raced: Some(raced), ..First::default() };
@@ -229,7 +248,7 @@ async fn detected(
         }
     }
     Ok(match Box::pin(first_bytes(conn, &mut stream, &mut early, config, target)).await? {
-        Protocols::Http => http::server::run(conn, stream, early.freeze(), None, config).await,
+        Protocols::Http => requests(conn, stream, early.freeze(), None, config).await,
         Protocols::Opaque { server_name, is_tls } => {
             let first = First { early: early.freeze(), server_name, is_tls, raced: None };
             Box::pin(tcp::run(conn, stream, first)).await
@@ -453,21 +472,17 @@ fn is_ours(conn: &Conn, to: SocketAddr) -> bool {
     let mut own = own.chain([(root.admin.address, true), (root.health.address, true)]);
     own.any(|(own, all)| {
         let wide = all || own.ip().is_unspecified();
-        own.port() == to.port() && (own.ip().to_canonical() == to.ip() || wide && is_local(conn, to))
+        own.port() == to.port() && (own.ip().to_canonical() == to.ip() || wide && is_local(conn, to.ip()))
     })
 }
 
-/// Whether this machine has the address: then a socket can have it.
-fn is_local(conn: &Conn, mut address: SocketAddr) -> bool {
-    // With its interface, where it is of one link.
-    address.set_port(0);
+/// Whether this machine has the address, as of a second ago at most.
+fn is_local(conn: &Conn, ip: IpAddr) -> bool {
     let mut known = conn.worker.addresses.borrow_mut();
-    if known.contains(&address) {
-        return true;
+    let now = clock::recent();
+    let old = |than: Duration| known.0.is_none_or(|at| now.saturating_duration_since(at) >= than);
+    if old(ADDRESSES_LIVE) || !known.1.contains(&ip) && old(Duration::from_secs(1)) {
+        *known = (Some(now), own::addresses());
     }
-    let local = UdpSocket::bind(address).is_ok();
-    if local && known.len() < ADDRESSES {
-        known.insert(address);
-    }
-    local
+    ip.is_loopback() || known.1.contains(&ip)
 }

@@ -43,4 +43,10 @@ fn what_comes_in_is_judged_by_its_port() {
     let radius = compare(&old, &new, &[sent(&old, "10.1.0.9:9080")]);
     assert_near(group(&radius, Kind::Refused).share, 100.0);
     assert!(compare(&old, &new, &[sent(&old, "10.1.0.9:9081")]).groups.is_empty());
+    // Requests are looked at no more.
+    let listener = "{ name: in, mode: inbound, address: \"0.0.0.0:15006\", ports: { 9080: { protocol: tcp } } }";
+    let radius = compare(&old, &sidecar(listener, ""), &[sent(&old, "10.1.0.9:9080")]);
+    assert_near(group(&radius, Kind::Unknown).share, 100.0);
+    let denied = compare(&old, &sidecar(listener, rule), &[sent(&old, "10.1.0.9:9080")]);
+    assert_near(group(&denied, Kind::Refused).share, 100.0);
 }

@@ -1,11 +1,11 @@
 //! Who speaks first, the client or its server: while the first bytes of the client are awaited, the connection to the
 //! server is made, and whoever has the first word tells which kind of protocol it is.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +18,7 @@ use crate::config::schema::PortProtocol;
 use crate::error::Reason;
 use crate::net::stream::Stream;
 use crate::policy::learned::Spoken;
-use crate::tcp::{Plan, Raced, Refused};
+use crate::tcp::{Plan, Raced};
 use crate::telemetry::detection::Outcome;
 use crate::upstream::transport::Dialled;
 use crate::wire::detect::{self, ServerSpeaks};
@@ -38,80 +38,141 @@ const REST: Duration = Duration::from_millis(5);
 pub enum Spoke {
     Client,
     Server(Raced),
-    /// The client has nothing to say, and has ended its half.
+    /// The client has nothing to say, and has ended its half; or what it waits for does not come.
     Nobody,
 }
 
-/// What comes of the connection to the server.
-enum Server {
-    Spoke(Raced),
+/// What the server has said before its client.
+enum Greeting {
+    /// Something that is no HTTP and no TLS; or it has ended without a word.
+    Words,
     /// It waits for its client, whatever it said.
-    Waits,
-    /// There is none, or none for this client; `true` where there is nothing that a request could be told.
-    Fails(Reason, bool),
+    None,
+    Reset,
 }
 
-/// Waits for the first byte of the client, and, where that may be, of the server at the same time.
+/// Nothing comes of it.
+struct Fails {
+    reason: Reason,
+    /// As if nobody stood between: the client is reset.
+    breaks: bool,
+}
+
+impl From<Reason> for Fails {
+    fn from(reason: Reason) -> Self {
+        Self { reason, breaks: false }
+    }
+}
+
+/// Waits for the first byte of the client, and, where that may be, of the server at the same time. What could not be looked
+/// at without being read is in `early` then. A connection to the server that was begun is kept (`Conn::ahead`).
 ///
 /// `holds`: the client may be about to begin TLS with us.
-pub async fn run(conn: &Rc<Conn>, stream: &mut Stream, target: &Target, holds: bool) -> Result<Spoke, Reason> {
+pub async fn run(
+    conn: &Rc<Conn>,
+    stream: &mut Stream,
+    early: &mut BytesMut,
+    target: &Target,
+    holds: bool,
+) -> Result<Spoke, Reason> {
+    first_word(conn, stream, early, target, holds).await.map_err(|failed| {
+        if failed.breaks {
+            stream.break_off();
+        }
+        failed.reason
+    })
+}
+
+async fn first_word(
+    conn: &Rc<Conn>,
+    stream: &mut Stream,
+    early: &mut BytesMut,
+    target: &Target,
+    holds: bool,
+) -> Result<Spoke, Fails> {
     let known = learned(conn, target);
     let relays = target.protocol == PortProtocol::Tcp || target.undetected;
     let idle = *conn.worker.view().snapshot.config.root().defaults.tcp_idle_timeout;
-    let mut client = pin!(spoken(conn, stream, relays));
+    let mut client = pin!(spoken(conn, stream, early, relays));
     if target.deny {
         // By what it asks for it may still be known.
         let Ok(spoke) = timeout(target.patience, &mut client).await else {
             tell_unknown(conn, target, None, Spoken::ServerFirst);
-            return Err(Reason::UnknownDestination);
+            return Err(Reason::UnknownDestination.into());
         };
-        return spoke;
+        return Ok(spoke?);
     }
-    if relays {
-        let grace = async {
-            match known {
-                None => turns(GRACE).await,
-                Some(Spoken::ServerFirst) => {}
-                Some(_) => sleep(GRACE_CLIENT_FIRST).await,
-            }
-        };
-        tokio::select! {
-            biased;
-            spoke = &mut client => return spoke,
-            () = grace => {}
+    if !relays {
+        return Ok(timeout(idle, client).await.unwrap_or(Err(Reason::IdleTimeout))?);
+    }
+    let grace = async {
+        match known {
+            None => turns(GRACE).await,
+            Some(Spoken::ServerFirst) => {}
+            Some(_) => sleep(GRACE_CLIENT_FIRST).await,
         }
-        // Boxed: most connections never come here.
-        let server = tokio::select! {
-            biased;
-            spoke = &mut client => return spoke,
-            server = Box::pin(server(conn, target)) => server,
-        };
-        match server {
-            Server::Spoke(raced) => {
-                if holds {
-                    let peer = conn.peer.ip().map(|ip| ip.to_canonical());
-                    let mutual = conn.worker.peers.borrow().knows_as_mutual(peer);
-                    let hold = if mutual { HOLD_MUTUAL } else { HOLD };
-                    if let Ok(spoke) = timeout(hold, &mut client).await {
-                        return spoke;
-                    }
-                }
+    };
+    tokio::select! {
+        biased;
+        spoke = &mut client => return Ok(spoke?),
+        () = grace => {}
+    }
+    let Ok(plan) = Plan::draft(conn) else {
+        // Who asks in HTTP is told why, and does not wait to be greeted.
+        return Ok(timeout(target.patience, client).await.unwrap_or(Ok(Spoke::Nobody))?);
+    };
+    // Boxed: most connections never come here.
+    let mut dialling: Pin<Box<dyn Future<Output = _>>> = Box::pin(plan.dialling(conn, Some(target.to), false));
+    let dialled = tokio::select! {
+        biased;
+        spoke = &mut client => {
+            let arrives = Box::pin(async { Ok((dialling.await?, Bytes::new())) });
+            conn.ahead.replace(Some(plan.ahead(arrives)));
+            return Ok(spoke?);
+        }
+        dialled = &mut dialling => dialled,
+    };
+    let mut upstream = match dialled {
+        Ok(upstream) => upstream,
+        // There is no other place to try.
+        Err(reason) if target.inbound || target.unknown => return Err(Fails { reason, breaks: true }),
+        // The peer takes nothing but HTTP: the client will speak when it has something to ask.
+        Err(_) if plan.wants_http() => {
+            return Ok(timeout(idle, client).await.unwrap_or(Err(Reason::IdleTimeout))?);
+        }
+        Err(_) => return Ok(timeout(target.patience, client).await.unwrap_or(Ok(Spoke::Nobody))?),
+    };
+    let mut words = BytesMut::new();
+    let greeting = tokio::select! {
+        biased;
+        spoke = &mut client => Err(spoke),
+        greeting = Box::pin(greeting(&mut upstream, &mut words, plan.is_mutual())) => Ok(greeting),
+    };
+    let spoke = match greeting {
+        Ok(Greeting::Words) => {
+            if !words.is_empty() {
+                learn(conn, target, Spoken::ServerFirst);
+            }
+            let peer = conn.peer.ip().map(|ip| ip.to_canonical());
+            let mutual = || conn.worker.peers.borrow().knows_as_mutual(peer);
+            let hold = if holds && mutual() { HOLD_MUTUAL } else { HOLD };
+            let Some(spoke) = (if holds { timeout(hold, &mut client).await.ok() } else { None }) else {
                 let learned = known == Some(Spoken::ServerFirst);
                 ended(conn, if learned { Outcome::Learned } else { Outcome::ServerFirst });
-                return Ok(Spoke::Server(raced));
-            }
-            Server::Waits => {}
-            Server::Fails(reason, at_once) => {
-                // Who asks in HTTP is told why, and does not wait to be greeted.
-                if !at_once && let Ok(spoke) = timeout(target.patience, &mut client).await {
-                    return spoke;
-                }
-                stream.break_off();
-                return Err(reason);
-            }
+                return Ok(Spoke::Server(Raced { plan, upstream, spoken: words.freeze() }));
+            };
+            spoke
         }
-    }
-    timeout(idle, client).await.unwrap_or(Err(Reason::IdleTimeout))
+        Ok(Greeting::None) => return Ok(timeout(idle, client).await.unwrap_or(Err(Reason::IdleTimeout))?),
+        // The sidecar of the other side may have found no application, and a request would be told so.
+        Ok(Greeting::Reset) if plan.is_mutual() => {
+            return Ok(timeout(target.patience, client).await.unwrap_or(Ok(Spoke::Nobody))?);
+        }
+        Ok(Greeting::Reset) => return Err(Fails { reason: Reason::UpstreamReset, breaks: true }),
+        Err(spoke) => spoke,
+    };
+    conn.ahead.replace(Some(plan.ahead(Box::pin(ready(Ok((upstream, words.freeze())))))));
+    Ok(spoke?)
 }
 
 /// Less than a timer can tell: the loop serves others meanwhile.
@@ -125,7 +186,7 @@ async fn turns(span: Duration) {
 /// Ready when the client has sent something, or nothing is to be waited for any more.
 ///
 /// `relays`: what the server says may be for a client that says nothing at all.
-async fn spoken(conn: &Rc<Conn>, stream: &Stream, relays: bool) -> Result<Spoke, Reason> {
+async fn spoken(conn: &Rc<Conn>, stream: &mut Stream, early: &mut BytesMut, relays: bool) -> Result<Spoke, Reason> {
     poll_fn(|cx| {
         conn.place.attention.register(cx.waker());
         // An idle connection does not keep an old snapshot alive.
@@ -136,8 +197,15 @@ async fn spoken(conn: &Rc<Conn>, stream: &Stream, relays: bool) -> Result<Spoke,
                 let mut buf = ReadBuf::new(&mut byte);
                 socket.poll_peek(cx, &mut buf).map(|peeked| peeked.map(|_| buf.filled().is_empty()))
             }
-            // TLS cannot be looked into without being read; what is read is not raced for.
-            Stream::Tls(_) => Poll::Ready(Ok(false)),
+            // TLS cannot be looked into without being read.
+            Stream::Tls(_) => {
+                let mut chunk = [0; 1024];
+                let mut buf = ReadBuf::new(&mut chunk);
+                Pin::new(&mut *stream).poll_read(cx, &mut buf).map(|read| {
+                    early.extend_from_slice(buf.filled());
+                    read.map(|()| buf.filled().is_empty())
+                })
+            }
         };
         match came {
             Poll::Ready(Ok(ended)) => Poll::Ready(Ok(if ended && relays { Spoke::Nobody } else { Spoke::Client })),
@@ -152,57 +220,37 @@ async fn spoken(conn: &Rc<Conn>, stream: &Stream, relays: bool) -> Result<Spoke,
     .await
 }
 
-/// Connects, and waits for the server to speak.
-async fn server(conn: &Rc<Conn>, target: &Target) -> Server {
-    let plan = match Plan::new(conn, None) {
-        Ok(plan) => plan,
-        Err(Refused { reason, .. }) => return Server::Fails(reason, false),
-    };
-    let mut upstream = match plan.dial(conn, Some(target.to), false).await {
-        Ok(upstream) => upstream,
-        // The peer takes nothing but HTTP: the client will speak when it has something to ask.
-        Err(_) if plan.wants_http() => return Server::Waits,
-        // There is no other place to try.
-        Err(reason) => return Server::Fails(reason, target.inbound || target.unknown),
-    };
-    let mut spoken = BytesMut::new();
-    let speaks = loop {
-        let began = !spoken.is_empty();
-        let next = poll_fn(|cx| poll_more(cx, &mut upstream, &mut spoken));
+/// Waits for the server to speak.
+async fn greeting(upstream: &mut Dialled, words: &mut BytesMut, mutual: bool) -> Greeting {
+    loop {
+        let began = !words.is_empty();
+        let next = poll_fn(|cx| poll_more(cx, upstream, words));
         let more = match began {
             true => timeout(REST, next).await.unwrap_or(Ok(false)),
             false => next.await,
         };
         match more {
-            Ok(true) => match detect::spoken_first(&spoken) {
+            Ok(true) => match detect::spoken_first(words) {
                 ServerSpeaks::More => {}
-                speaks => break speaks,
+                ServerSpeaks::Opaque => return Greeting::Words,
+                ServerSpeaks::Http1 | ServerSpeaks::Http2 | ServerSpeaks::TlsAlert => return Greeting::None,
             },
             // All that it has to say; or it has ended without a word.
-            Ok(false) if !spoken.is_empty() => break ServerSpeaks::Opaque,
-            Ok(false) => return Server::Spoke(Raced { plan, upstream, spoken: Bytes::new() }),
+            Ok(false) => return Greeting::Words,
             // Without a goodbye: the sidecar of the other side does not take what may not be HTTP.
-            Err(error) if plan.is_mutual() && error.kind() == io::ErrorKind::UnexpectedEof => return Server::Waits,
-            // Such a sidecar may have found no application, too, and a request would be told so.
-            Err(_) => return Server::Fails(Reason::UpstreamReset, !plan.is_mutual()),
+            Err(error) if mutual && error.kind() == io::ErrorKind::UnexpectedEof => return Greeting::None,
+            Err(_) => return Greeting::Reset,
         }
-    };
-    match speaks {
-        ServerSpeaks::Opaque => {
-            learn(conn, target, Spoken::ServerFirst);
-            Server::Spoke(Raced { plan, upstream, spoken: spoken.freeze() })
-        }
-        ServerSpeaks::Http1 | ServerSpeaks::Http2 | ServerSpeaks::TlsAlert | ServerSpeaks::More => Server::Waits,
     }
 }
 
 /// Whether there is more; `false` at the end.
 fn poll_more(cx: &mut Context<'_>, upstream: &mut Dialled, spoken: &mut BytesMut) -> Poll<io::Result<bool>> {
     // A socket that has nothing to read costs no buffer.
-    ready!(upstream.stream.poll_read_ready(cx))?;
+    task::ready!(upstream.stream.poll_read_ready(cx))?;
     let mut chunk = [0; 1024];
     let mut buf = ReadBuf::new(&mut chunk);
-    ready!(Pin::new(&mut upstream.stream).poll_read(cx, &mut buf))?;
+    task::ready!(Pin::new(&mut upstream.stream).poll_read(cx, &mut buf))?;
     spoken.extend_from_slice(buf.filled());
     Poll::Ready(Ok(!buf.filled().is_empty()))
 }
