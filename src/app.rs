@@ -227,6 +227,10 @@ impl App {
             health.clone(),
             mailboxes,
         ));
+        // There from the first scrape on, whichever worker is up by then.
+        for listener in &shared.snapshot.load().listeners {
+            shared.metrics.connections.get(&listener.name);
+        }
         // As after a reload, which takes such a configuration: what went live then has to do so at the next start.
         let audit = Audit::open(root.telemetry.audit.as_deref()).unwrap_or_else(|error| {
             tracing::error!(%error, "audit");

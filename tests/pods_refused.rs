@@ -237,7 +237,7 @@ fn a_rule_is_for_its_ports_alone() {
         conn.write("\x01 opaque");
         assert_eq!(show(&conn.read_to_end()), "", "{rule}");
         sidecar.await_counted("undetected", 1.0);
-        let reasons = logged(&sidecar, "inbound", 2);
+        let reasons = logged(&sidecar, "inbound", 3);
         assert_eq!(reasons.iter().filter(|reason| *reason == "undetected").count(), 1, "{reasons:?}");
         let inbound = [("direction", "inbound"), ("service", "@application"), ("status_code", "200")];
         until("the direction is a label", SOON, || sidecar.metric("http_requests_total", &inbound) == 1.0);
