@@ -176,12 +176,16 @@ fn answer(stream: std::io::Result<TcpStream>) -> String {
     }
 }
 
-/// The same, from this address of who is outside, and not for long.
+/// The same, from this address of who is outside.
 fn dial_from(net: &Net, from: IpAddr, to: SocketAddr) -> String {
+    dial_within(net, from, to, Duration::from_secs(5))
+}
+
+fn dial_within(net: &Net, from: IpAddr, to: SocketAddr, within: Duration) -> String {
     net.outside.within(ROOT, ROOT, move || {
         let socket = socket(to);
         socket.bind(&SocketAddr::new(from, 0).into()).expect("bind");
-        answer(socket.connect_timeout(&to.into(), Duration::from_secs(1)).map(|()| socket.into()))
+        answer(socket.connect_timeout(&to.into(), within).map(|()| socket.into()))
     })
 }
 
@@ -426,7 +430,7 @@ fn a_neighbour_gets_nowhere_by_the_pod() {
             let mut refused = vec![(elsewhere, 8080)];
             refused.extend(pod.is_ipv4().then_some((loopback, 5432)));
             for to in refused {
-                let said = dial_from(&net, outside, to.into());
+                let said = dial_within(&net, outside, to.into(), Duration::from_secs(1));
                 assert!(said.contains("timed out") || said.contains("unreachable"), "{how} {mode} {to:?}: {said}");
             }
             assert!(dial_from(&net, outside, (pod, 5432).into()).starts_with("inbound"));
