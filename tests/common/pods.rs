@@ -2,6 +2,7 @@
 //! is in a pod leaves it and enters it as in Kubernetes, redirected by the kernel; the proxy has a user of its own.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -164,6 +165,15 @@ fn fed(name: &str, args: &[&str], input: &str) {
     assert!(output.status.success(), "{name} {args:?}: {errors}\n{input}");
 }
 
+/// A connection that its peer has reset.
+fn reset() -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+    let (peer, _) = listener.accept().expect("a client");
+    socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger");
+    stream
+}
+
 impl Pod {
     pub fn netns(&self) -> String {
         format!("/run/netns/{}", self.name)
@@ -201,7 +211,12 @@ impl Pod {
 
     /// Connects as the application does.
     pub fn connect(&self, addr: impl ToString) -> Conn {
-        Conn::new(self.try_connect(APP, addr).expect("connect"))
+        match self.try_connect(APP, addr) {
+            Ok(stream) => Conn::new(stream),
+            // So soon that it has not seen itself connected.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Conn::new(reset()),
+            Err(error) => panic!("connect: {error}"),
+        }
     }
 
     pub fn try_connect(&self, uid: u32, addr: impl ToString) -> std::io::Result<TcpStream> {
