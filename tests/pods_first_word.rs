@@ -198,7 +198,7 @@ fn a_pod_that_is_its_own_peer() {
     let strict = ", tls: { mode: strict }";
     let a = net.a.sidecar(&Keys { inbound: strict, outbound: NEVER, top: &services, ..Keys::default() });
     let _b = net.b.sidecar(&Keys { inbound: strict, top: &mesh.identity(&mesh.reviews), ..Keys::default() });
-    let mut answers: Vec<String> = (0..6).map(|_| net.a.get("10.96.0.50:8080", "pair").text()).collect();
+    let mut answers: Vec<String> = (0..40).map(|_| net.a.get("10.96.0.50:8080", "pair").text()).collect();
     answers.sort();
     answers.dedup();
     assert_eq!(answers, ["a", "b"]);
