@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::mesh::{Mesh, REVIEWS, WEB};
-use common::pods::{APP, Keys, Net, Pod, Sidecar};
+use common::pods::{APP, Keys, Net, Pod, Sidecar, services};
 use common::{Conn, Origin, SOON, pattern, show, until};
 
 const SIZE: usize = 100_000;
@@ -30,14 +30,7 @@ fn once(listener: TcpListener) -> Receiver<Vec<u8>> {
 }
 
 fn sidecars<'p>(net: &'p Net, mesh: &Mesh, ports: &[u16], inbound: &str, rules: &str) -> (Sidecar<'p>, Sidecar<'p>) {
-    let service = |port: &u16| {
-        format!(
-            "  s{port}: {{ addresses: [\"10.96.0.40:{port}\"], endpoints: {{ static: [\"10.9.0.3:{port}\"] }}, \
-             tls: {{ mode: mutual, identities: [\"{REVIEWS}\"] }} }}\n"
-        )
-    };
-    let services: String = ports.iter().map(service).collect();
-    let web = format!("{}services:\n{services}", mesh.identity(&mesh.web));
+    let web = mesh.identity(&mesh.web) + &services(ports, REVIEWS);
     let top = mesh.identity(&mesh.reviews) + rules;
     let inbound = if inbound.is_empty() { ", tls: { mode: permissive }" } else { inbound };
     let caller = net.a.sidecar(&Keys { top: &web, ..Keys::default() });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::h2raw::PREFACE;
 use common::mesh::{Mesh, REVIEWS, WEB};
-use common::pods::{Ear, Keys, Net, Pod, Sidecar};
+use common::pods::{Ear, Keys, Net, Pod, Sidecar, services};
 use common::{Conn, Origin, SOON, show, until};
 
 /// Longer than any test waits: what comes at all has not waited for it.
@@ -46,14 +46,7 @@ struct Sides {
 impl Sides {
     fn new(ports: &[u16]) -> Self {
         let mesh = Mesh::new();
-        let service = |port: &u16| {
-            format!(
-                "  s{port}: {{ addresses: [\"10.96.0.40:{port}\"], endpoints: {{ static: [\"10.9.0.3:{port}\"] }}, \
-                 tls: {{ mode: mutual, identities: [\"{REVIEWS}\"] }} }}\n"
-            )
-        };
-        let services: String = ports.iter().map(service).collect();
-        let web = format!("{}services:\n{services}", mesh.identity(&mesh.web));
+        let web = mesh.identity(&mesh.web) + &services(ports, REVIEWS);
         let reviews = mesh.identity(&mesh.reviews);
         Self { _mesh: mesh, web, reviews }
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use common::mesh::{Mesh, REVIEWS};
-use common::pods::{APP, Keys, Net, Sidecar};
+use common::pods::{APP, Keys, Net, Sidecar, services};
 use common::{Conn, Origin, SOON, pattern, show, until};
 use serde_json::Value;
 
@@ -20,16 +20,9 @@ struct Sides {
 impl Sides {
     fn new(ports: &[u16]) -> Self {
         let mesh = Mesh::new();
-        let service = |port: &u16| {
-            format!(
-                "  s{port}: {{ addresses: [\"10.96.0.40:{port}\"], endpoints: {{ static: [\"10.9.0.3:{port}\"] }}, \
-                 tls: {{ mode: mutual, identities: [\"{REVIEWS}\"] }} }}\n"
-            )
-        };
-        let services: String = ports.iter().map(service).collect();
         // A first packet may be lost, and the next comes a second later.
         let patience = "defaults: { connectTimeout: 20s }\n";
-        let web = format!("{}{patience}services:\n{services}", mesh.identity(&mesh.web));
+        let web = format!("{}{patience}{}", mesh.identity(&mesh.web), services(ports, REVIEWS));
         let reviews = format!("{}{patience}", mesh.identity(&mesh.reviews));
         Self { _mesh: mesh, web, reviews }
     }

@@ -165,6 +165,18 @@ fn fed(name: &str, args: &[&str], input: &str) {
     assert!(output.status.success(), "{name} {args:?}: {errors}\n{input}");
 }
 
+/// Services at 10.96.0.40, each with a port of pod B, over mTLS with this identity.
+pub fn services(ports: &[u16], identity: &str) -> String {
+    let service = |port: &u16| {
+        format!(
+            "  s{port}: {{ addresses: [\"10.96.0.40:{port}\"], endpoints: {{ static: [\"10.9.0.3:{port}\"] }}, \
+             tls: {{ mode: mutual, identities: [\"{identity}\"] }} }}\n"
+        )
+    };
+    let all: String = ports.iter().map(service).collect();
+    if all.is_empty() { all } else { format!("services:\n{all}") }
+}
+
 /// A connection that its peer has reset.
 fn reset() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
