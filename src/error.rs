@@ -88,7 +88,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: &'static [Self] = &[
         Self::None,
         Self::DirectResponse,
         Self::Redirect,

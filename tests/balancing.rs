@@ -118,8 +118,8 @@ fn random_and_least_request_follow_weights() {
         let shares = tally(&proxy, 2000);
         let first = shares.get("a").copied().unwrap_or_default();
         assert!(!shares.contains_key("c"), "{policy}: {shares:?}");
-        // More than its even share; exact proportions are not promised by two draws.
-        assert!((1150..=1900).contains(&first), "{policy}: {shares:?}");
+        // More than its even share; of two draws the heavier wins, fifteen times in sixteen. Five standard deviations.
+        assert!((1150..=1930).contains(&first), "{policy}: {shares:?}");
     }
 }
 

@@ -257,7 +257,7 @@ fn routed(reason: Reason, head: &str, status: u16, message: &str) {
 
 #[test]
 fn every_reason_is_told() {
-    for reason in Reason::ALL {
+    for &reason in Reason::ALL {
         match provocation(reason) {
             Never => assert_eq!(reason, Reason::None),
             By(head) => told(reason, head),

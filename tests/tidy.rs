@@ -339,7 +339,7 @@ fn reasons() -> String {
          | code | producer | status | gRPC | `Proxy-Status` error | meaning | hint |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n"
     );
-    for reason in Reason::ALL.into_iter().filter(|reason| !reason.code().is_empty()) {
+    for reason in Reason::ALL.iter().copied().filter(|reason| !reason.code().is_empty()) {
         page += &format!(
             "| `{}` | {} | {} | {} | `{}` | {} | {} |\n",
             reason.code(),
@@ -380,7 +380,7 @@ fn the_page_of_reasons_is_that_of_the_code() {
 #[test]
 fn reasons_say_something_of_their_own() {
     use outrigger::error::Reason;
-    let told = Reason::ALL.into_iter().filter(|reason| *reason != Reason::None);
+    let told = Reason::ALL.iter().copied().filter(|reason| *reason != Reason::None);
     for words in [Reason::code, Reason::sentence, Reason::hint] {
         let all: BTreeSet<&str> = told.clone().map(words).collect();
         assert_eq!(all.len(), Reason::ALL.len() - 1, "two reasons say the same: {all:?}");

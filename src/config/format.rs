@@ -6,6 +6,7 @@ use http::{HeaderName, Method};
 
 use super::schema::UNIX;
 use super::units::{Duration, Pattern, Size};
+use crate::policy::outcome::Condition;
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{self, IdPattern, SpiffeId};
@@ -46,6 +47,7 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             Err((format!("`{text}` is a Unix socket"), Some("write an address, or make it an endpoint".to_owned())))
         }
         "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
+        "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),
         "rustRegex" => text.parse::<Pattern>().map(|_| ()).map_err(|message| (message, None)),

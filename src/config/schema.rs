@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+mod condition;
 mod interception;
 mod security;
 mod sockets;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
+pub use condition::Condition;
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,

@@ -4,6 +4,8 @@ pub mod authz;
 pub mod caller;
 pub mod guard;
 pub mod learned;
+pub mod outcome;
 pub mod pick;
 pub mod probation;
 pub mod split;
+pub mod standing;

@@ -152,8 +152,8 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
     let upstream = match known {
         Some(known) if *known.upstream.spec() == spec => known.upstream.clone(),
         // Another source: what the old one found serves until the new one has answered.
-        Some(known) => Arc::new(Upstream::new(spec, known.upstream.endpoints().borrow().clone())),
-        None => Arc::new(Upstream::new(spec, Arc::from([]))),
+        Some(known) => Arc::new(Upstream::new(spec, Some(&known.upstream))),
+        None => Arc::new(Upstream::new(spec, None)),
     };
     let subset = |(name, subset): (&String, &schema::Subset)| Subset {
         name: name.as_str().into(),
@@ -385,7 +385,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         proxy_protocol: None,
         original: true,
         beside: false,
-        upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), Arc::from([]))),
+        upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),
     }
 }
 

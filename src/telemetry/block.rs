@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn outcomes_survive_packing() {
         for method in Method::ALL {
-            for reason in Reason::ALL {
+            for &reason in Reason::ALL {
                 let outcome = Outcome::new(method, 599, reason);
                 assert_eq!((outcome.method(), outcome.status(), outcome.reason()), (method, 599, reason));
             }

@@ -91,7 +91,7 @@ impl PerReason {
 
     /// What has been counted at all.
     pub fn seen(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL.into_iter().map(|reason| (reason, self.get(reason))).filter(|(_, count)| *count > 0)
+        Reason::ALL.iter().copied().map(|reason| (reason, self.get(reason))).filter(|(_, count)| *count > 0)
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn every_reason_has_its_own_counter() {
         let counters = PerReason::default();
-        for (n, reason) in Reason::ALL.into_iter().enumerate() {
+        for (n, reason) in Reason::ALL.iter().copied().enumerate() {
             assert_eq!(n, reason as usize, "ALL is in the order of the variants");
             counters.inc(reason);
         }

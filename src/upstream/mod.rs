@@ -173,7 +173,9 @@ impl Cluster {
             let shared =
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
-            pools.insert(endpoint.address.clone(), same.unwrap_or_else(|| Pool::new(endpoint, transport, prepared)));
+            let standing = || self.upstream.borrow().standing(&endpoint.address);
+            let pool = same.unwrap_or_else(|| Pool::new(endpoint, standing(), transport, prepared));
+            pools.insert(endpoint.address.clone(), pool);
         }
         old.values().for_each(|pool| pool.retire());
         let set = |wanted: &BTreeMap<String, String>| {

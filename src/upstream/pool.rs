@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::queue::Queue;
@@ -12,6 +13,7 @@ use super::transport::Prepared;
 use super::{h1, h2};
 use crate::discovery::Endpoint;
 use crate::net::dial::Source;
+use crate::policy::standing::Standing;
 use crate::snapshot::Transport;
 use crate::wire::address::Address;
 
@@ -31,6 +33,8 @@ pub struct Limits {
 
 pub struct Pool {
     pub address: Address,
+    /// What all workers know of the endpoint.
+    pub standing: Arc<Standing>,
     /// More addresses of the endpoint.
     pub alternatives: Box<[SocketAddr]>,
     /// The one of them all that was first to answer the last time, and when.
@@ -64,18 +68,25 @@ pub(super) const FORGET: Duration = Duration::from_secs(120);
 const LEARN_MIN: Duration = Duration::from_millis(500);
 
 impl Pool {
-    pub fn new(endpoint: &Endpoint, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
-        Self::from(endpoint, None, transport, prepared)
+    pub fn new(endpoint: &Endpoint, standing: Arc<Standing>, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
+        Self::from(endpoint, standing, None, transport, prepared)
     }
 
     /// One whose connections are made from the address of a client.
     pub fn of_client(address: SocketAddr, source: Option<Source>) -> Rc<Self> {
-        Self::from(&Endpoint::bare(address), source, Transport::Plain, Rc::default())
+        Self::from(&Endpoint::bare(address), Arc::default(), source, Transport::Plain, Rc::default())
     }
 
-    fn from(endpoint: &Endpoint, source: Option<Source>, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
+    fn from(
+        endpoint: &Endpoint,
+        standing: Arc<Standing>,
+        source: Option<Source>,
+        transport: Transport,
+        prepared: Rc<Prepared>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             address: endpoint.address.clone(),
+            standing,
             alternatives: endpoint.alternatives.as_slice().into(),
             winner: Cell::new(None),
             source,

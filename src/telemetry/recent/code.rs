@@ -368,7 +368,7 @@ impl<'a> Reader<'a> {
 
     fn reason(&mut self) -> Option<Reason> {
         let byte = self.byte()?;
-        Reason::ALL.into_iter().find(|reason| *reason as u8 == byte)
+        Reason::ALL.iter().copied().find(|reason| *reason as u8 == byte)
     }
 
     fn address(&mut self) -> Option<Address> {
