@@ -1,8 +1,10 @@
 //! Decisions without input or output: the time and the randomness that they need are arguments.
 
 pub mod authz;
+pub mod balance;
 pub mod caller;
 pub mod guard;
+pub mod hash;
 pub mod learned;
 pub mod outcome;
 pub mod pick;

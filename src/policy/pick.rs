@@ -32,7 +32,7 @@ impl Candidates {
             (1, _) => Some(0),
             (_, LbPolicy::RoundRobin) => Some(self.in_turn(turn)),
             (_, LbPolicy::Random) => Some(self.draw(rng)),
-            (_, LbPolicy::LeastRequest) => {
+            (_, _) => {
                 let first = self.draw(rng);
                 let second = self.draw_another(first, rng);
                 Some(if self.share(load(second), second) < self.share(load(first), first) { second } else { first })

@@ -31,6 +31,15 @@ const ORIGINALS: usize = 4096;
 /// An original destination, and the client where its address is kept.
 type Original = (SocketAddr, Option<IpAddr>);
 
+/// What a pick has to go by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Want<'a> {
+    /// The hash of the request's key, where it has one.
+    pub key: Option<u64>,
+    /// Endpoints that the request has been to: another, if there is one.
+    pub tried: &'a [Address],
+}
+
 /// A service. It lives as long as its name is configured, so that reloads keep its connections.
 pub struct Cluster {
     endpoints: RefCell<watch::Receiver<Arc<[Endpoint]>>>,
@@ -91,7 +100,14 @@ impl Cluster {
     }
 
     /// Picks an endpoint.
-    pub fn pick(&self, service: &Service, subset: Option<usize>, rng: &mut impl Rng) -> Option<Rc<Pool>> {
+    pub fn pick(
+        &self,
+        service: &Service,
+        subset: Option<usize>,
+        want: &Want<'_>,
+        rng: &mut impl Rng,
+    ) -> Option<Rc<Pool>> {
+        let _ = want;
         // A closed channel keeps its last value; there is nothing to learn from the error.
         if self.endpoints.borrow().has_changed().unwrap_or(false) {
             self.rebuild();
@@ -104,7 +120,7 @@ impl Cluster {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         let load = |index: usize| set.pools.get(index).map_or(0, |pool| pool.in_flight());
-        let index = set.candidates.pick(service.policy, turn, rng, load)?;
+        let index = set.candidates.pick(service.balance.policy, turn, rng, load)?;
         set.pools.get(index).cloned()
     }
 
@@ -114,9 +130,10 @@ impl Cluster {
         service: &Service,
         subset: Option<usize>,
         address: SocketAddr,
+        want: &Want<'_>,
         rng: &mut impl Rng,
     ) -> Option<Rc<Pool>> {
-        let picked = self.pick(service, subset, rng);
+        let picked = self.pick(service, subset, want, rng);
         self.pools.borrow().get(&address.into()).cloned().or(picked)
     }
 

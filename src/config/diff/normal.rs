@@ -91,6 +91,8 @@ fn endpoint(endpoint: &Endpoint, port: Option<u16>) -> (String, Json) {
             alternatives: Vec::new(),
             labels: Default::default(),
             zone: None,
+            region: None,
+            priority: 0,
             weight: 1,
             identity: None,
         },
