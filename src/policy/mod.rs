@@ -7,7 +7,6 @@ pub mod guard;
 pub mod hash;
 pub mod learned;
 pub mod outcome;
-pub mod pick;
 pub mod probation;
 pub mod split;
 pub mod standing;
