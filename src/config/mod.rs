@@ -4,6 +4,7 @@
 //! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
 
 mod authorization;
+mod balancing;
 mod check;
 pub mod diff;
 pub mod digest;

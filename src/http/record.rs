@@ -1,6 +1,7 @@
 //! The facts of one exchange, gathered while it runs, and told exactly once when it is dropped: to the metrics and to
 //! the access log.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +18,7 @@ use crate::inbound::grant::{self, Grant};
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
+use crate::policy::balance::Why;
 use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
@@ -66,6 +68,8 @@ pub struct Record {
     pub grpc: bool,
     pub grpc_status: Option<u8>,
     pub endpoint: Option<Address>,
+    /// What the last pick went by.
+    pub picked: Cell<Option<Why>>,
     pub tries: Tries,
     pub upstream: Option<Duration>,
     /// When the head of the answer came.
@@ -136,6 +140,7 @@ impl Record {
             grpc: false,
             grpc_status: None,
             endpoint: None,
+            picked: Cell::default(),
             tries: Tries::default(),
             upstream: None,
             answered: None,
@@ -229,6 +234,7 @@ impl Record {
             target: self.chosen.and_then(|chosen| chosen.target),
             drawn: self.chosen.and_then(|chosen| chosen.drawn),
             endpoint: self.endpoint.as_ref(),
+            picked: self.picked.get(),
             reason: self.reason.code(),
             denied: self.denied.as_deref(),
             would_deny: &self.would_deny,
@@ -238,10 +244,10 @@ impl Record {
 
     /// What the access log calls an error: 5xx, a gRPC status other than 0, denied, or an answer cut short.
     fn failed(&self) -> bool {
-        use Reason::{ClientReset, Denied, Drained, Expired, IdleTimeout, RequestTimeout, UpstreamReset};
+        use Reason::{ClientReset, Denied, Drained, Expired, IdleTimeout, RequestTimeout, TryTimeout, UpstreamReset};
         let cut = matches!(
             self.reason,
-            ClientReset | Denied | Drained | Expired | IdleTimeout | RequestTimeout | UpstreamReset
+            ClientReset | Denied | Drained | Expired | IdleTimeout | RequestTimeout | TryTimeout | UpstreamReset
         );
         self.status >= 500 || self.grpc_status.is_some_and(|code| code != 0) || cut
     }
@@ -252,12 +258,6 @@ impl Record {
             (None, Some(host)) => host.as_bytes(),
             (None, None) => b"",
         }
-    }
-
-    /// The deadline has passed before an answer came.
-    pub fn out_of_time(&self, reason: Reason, queued: bool, now: Instant) {
-        self.tries.cut(reason, queued, now);
-        self.tries.not_again.set(Some(NotAgain::OutOfTime));
     }
 
     /// What rules in shadow mode would have refused, by now.

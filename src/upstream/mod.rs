@@ -148,6 +148,9 @@ impl Cluster {
     /// Looks who is available though nobody asks. Returns whether standing is looked at, where that has changed: too few
     /// were available for it to be.
     pub fn look(&self, now: Instant) -> Option<bool> {
+        if self.endpoints.borrow().has_changed().unwrap_or(false) {
+            self.update(false);
+        }
         let known = self.known.borrow();
         let (settings, want) = (self.settings.borrow(), Want::default());
         let scene = Scene { now, ..self.scene(&known, &settings, &want) };
@@ -188,9 +191,11 @@ impl Cluster {
         self.originals.borrow_mut().retain(|_, pool| !pool.is_unused());
     }
 
-    /// Closes what is unused; what is in use ends with its exchange.
-    pub fn retire(&self) {
+    /// Closes what is unused; what is in use ends with its exchange. Returns whether it was told that too few endpoints
+    /// are available.
+    pub fn retire(&self) -> bool {
         self.each_pool(|pool| pool.retire());
+        self.panicking.get()
     }
 
     /// Takes in the list of endpoints; if `all`, how each is connected to as well.

@@ -14,6 +14,7 @@ use super::transport::Prepared;
 use super::{h1, h2};
 use crate::discovery::Endpoint;
 use crate::net::dial::Source;
+use crate::policy::balance::Why;
 use crate::policy::outcome::Outcome;
 use crate::policy::standing::Standing;
 use crate::snapshot::Transport;
@@ -128,6 +129,11 @@ impl Pool {
         self.standing.is_available() && self.meter.is_reachable(now)
     }
 
+    /// What the last pick of it went by.
+    pub fn why(&self) -> Why {
+        self.meter.why()
+    }
+
     /// Hears what came of a try.
     pub fn observe(&self, outcome: &Outcome, now: Instant) {
         self.meter.observe(outcome, now);
@@ -230,6 +236,10 @@ impl Load {
     pub fn new(pool: &Rc<Pool>) -> Self {
         pool.in_flight.set(pool.in_flight.get() + 1);
         Self(pool.clone())
+    }
+
+    pub fn pool(&self) -> &Rc<Pool> {
+        &self.0
     }
 }
 
