@@ -125,6 +125,8 @@ impl Provider for Control {
                         "zone": endpoint.zone.as_deref(),
                         "weight": endpoint.weight,
                         "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
+                        "healthCheck": service.upstream.checked(&endpoint.address),
+                        "ejected": service.upstream.ejection(&endpoint.address),
                         "connections": live.connections,
                         "idle": live.idle,
                         "inFlight": live.in_flight,

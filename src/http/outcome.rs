@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::policy::outcome::{Kind, Outcome};
 use crate::snapshot::{Route, Service};
+use crate::upstream::learn;
 use crate::upstream::pool::Pool;
 
 /// A try, and whom it was sent to.
@@ -32,4 +33,5 @@ pub fn learn(ended: &Ended<'_>) {
     {
         hedge.see(ended.outcome.took);
     }
+    learn::learn(ended.service, ended.pool, &ended.outcome);
 }

@@ -1,5 +1,6 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
+mod health;
 mod originals;
 mod retries;
 
@@ -173,6 +174,8 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         original: false,
         beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
+        check: health::check(service).map(Arc::new),
+        outlier: health::outlier(service).map(Arc::new),
         upstream,
     }
 }
@@ -189,8 +192,8 @@ fn compile_transport(name: &str, service: &schema::Service) -> Transport {
         }
         Simple => {
             let found = match &service.endpoints {
-                schema::Endpoints::Dns(dns) => Some(Arc::from(dns.name.as_str())),
-                schema::Endpoints::Static(_) | schema::Endpoints::File(_) => None,
+                schema::Endpoints::Dns(dns) if dns.kind == schema::DnsType::Address => Some(dns.name.as_str().into()),
+                _ => None,
             };
             Transport::Simple { service: name.into(), server_name: server_name.or(found) }
         }
@@ -393,6 +396,8 @@ fn original(name: &str, root: &schema::Root) -> Service {
         proxy_protocol: None,
         original: true,
         beside: false,
+        check: None,
+        outlier: None,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),
     }
 }

@@ -4,6 +4,7 @@
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
 pub mod authz;
+pub mod check;
 mod compile;
 pub mod hosts;
 pub mod matcher;
@@ -21,6 +22,7 @@ use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
 use crate::policy::budget::Budget;
 use crate::policy::guard::Bound;
+use crate::policy::outlier::Rules;
 use crate::policy::percentile::Percentile;
 use crate::policy::retry;
 use crate::telemetry::metrics::{Direction, Labels};
@@ -71,6 +73,8 @@ pub struct Service {
     pub beside: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    pub check: Option<Arc<check::Check>>,
+    pub outlier: Option<Arc<Rules>>,
     pub upstream: Arc<Upstream>,
 }
 

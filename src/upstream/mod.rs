@@ -3,6 +3,7 @@
 
 pub mod h1;
 pub mod h2;
+pub mod learn;
 pub mod pool;
 mod queue;
 pub mod transport;
