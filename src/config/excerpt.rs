@@ -231,7 +231,7 @@ fn keys(line: &[char], mut from: usize, hidden: &mut Vec<Columns>) -> Option<Ope
 fn names_a_cookie(key: &str, line: &[char], start: usize) -> bool {
     let taken = || {
         let before: String = line.iter().take(start).collect();
-        before.contains("from:") || before.contains("sticky:")
+        before.contains("from:") || before.contains("sticky:") || before.contains("hashKey:")
     };
     key == "cookies" || key == "cookie" && taken()
 }

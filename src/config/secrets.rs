@@ -67,7 +67,7 @@ impl<'a> At<'a> {
         let secret = |yes: bool| if yes { Kind::Secret } else { Kind::Plain };
         let kind = match (self.kind, self.key, key) {
             // Names of what is looked at.
-            (_, "from" | "sticky", "header" | "cookie" | "query" | "attribute") => Kind::Plain,
+            (_, "from" | "sticky" | "hashKey", "header" | "cookie" | "query" | "attribute") => Kind::Plain,
             (Kind::Secret, ..) => Kind::Secret,
             (Kind::Root, _, "attributes") => Kind::Attributes,
             // The block, not the header.

@@ -14,7 +14,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, health, interception, reach, resolve, sockets, tls};
+use super::{ResolvedEndpoint, authorization, balancing, health, interception, reach, resolve, sockets, tls};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -53,6 +53,7 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         view.service(&path, service);
         sockets::service(&mut view, &path, service);
         tls::service(&mut view, &path, service);
+        balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
         health::service(&mut view, &path, service);
     }

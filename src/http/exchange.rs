@@ -33,6 +33,7 @@ use crate::net::io::Activity;
 use crate::policy::split;
 use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target, Transport};
 use crate::telemetry::metrics::WorkerCounters;
+use crate::upstream::Want;
 use crate::upstream::h1::Freed;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
@@ -120,6 +121,8 @@ struct Chosen<'s> {
     route: &'s Route,
     forward: &'s Forward,
     target: Target,
+    /// What an endpoint is chosen by, where the service hashes.
+    key: Option<u64>,
     /// The path to send instead of the one that came.
     path: Option<String>,
     hop: Hop,
@@ -141,9 +144,11 @@ impl Exchange {
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
         let pool = {
             let record = &self.0.record;
-            record.conn.pick(&view, record.listener, chosen.target, &[]).ok_or(Reason::NoEndpoint)?
+            let want = Want { key: chosen.key, ..Want::default() };
+            record.conn.pick(&view, record.listener, chosen.target, &want).ok_or(Reason::NoEndpoint)?
         };
         self.0.record.endpoint = Some(pool.address.clone());
+        self.0.record.picked.set(Some(pool.why()));
         self.check_body(&body, &chosen)?;
         let tried_before = parts.headers.contains_key(retry::ATTEMPT);
         let asked = parts.headers.get(retry::TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -199,6 +204,7 @@ impl Exchange {
         let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
         Upstream {
             target: chosen.target,
+            key: chosen.key,
             load: Some(Load::new(&pool)),
             pending: None,
             limits: Limits {
@@ -295,7 +301,8 @@ impl Exchange {
         let hostless = authority.host.is_empty();
         let (index, route) = (decision.rule.route, decision.route);
         let hop = Hop::default();
-        Ok(Decided::Forward(Chosen { index, route, forward, target, path: new_path, hop, hostless }))
+        let key = snapshot.services.get(target.service).and_then(|service| service.hash_key.as_ref()?.of(&facts));
+        Ok(Decided::Forward(Chosen { index, route, forward, target, key, path: new_path, hop, hostless }))
     }
 
     fn check_body(&self, body: &Incoming, chosen: &Chosen<'_>) -> Result<(), Reason> {

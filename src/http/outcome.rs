@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
+use crate::net::clock;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::snapshot::{Route, Service};
 use crate::upstream::learn;
@@ -28,6 +29,7 @@ pub struct Pending {
 }
 
 pub fn learn(ended: &Ended<'_>) {
+    ended.pool.observe(&ended.outcome, clock::recent());
     if let Some(hedge) = &ended.route.hedge
         && matches!(ended.outcome.kind, Kind::Answered { .. })
     {

@@ -2,14 +2,15 @@
 
 pub mod authz;
 pub mod backoff;
+pub mod balance;
 pub mod budget;
 pub mod caller;
 pub mod guard;
+pub mod hash;
 pub mod learned;
 pub mod outcome;
 pub mod outlier;
 pub mod percentile;
-pub mod pick;
 pub mod probation;
 pub mod retry;
 pub mod shrink;
