@@ -488,6 +488,10 @@ impl View {
                 }
                 None => Cluster::new(service),
             };
+            if !service.original {
+                // Shown from the start.
+                metrics.panics.get(&service.name);
+            }
             known.insert(service.name.clone(), cluster.clone());
             clusters.push(cluster);
         }

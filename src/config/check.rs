@@ -27,7 +27,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["policies"]),
     ("services.*", &["limits", "circuitBreaker", "errorClasses"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
-    ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
     ("routes[]", &["mirror", "rateLimit", "fault", "canary", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
@@ -59,6 +58,10 @@ const MATTERING: &[&str] = &[
     "privateKey",
     "identities",
     "identity",
+    "policy",
+    "hashKey",
+    "zone",
+    "region",
 ];
 
 /// The schema of a whole configuration.

@@ -290,14 +290,15 @@ fn a_table_is_even_and_moves_little() {
 #[test]
 fn nobody_has_much_more_than_the_mean() {
     for policy in [LbPolicy::RingHash, LbPolicy::Maglev] {
-        let settings = Settings { max_load: Some(25), ..settings(policy) };
-        let mut live = Said::default();
+        let settings = Settings { max_load: Some(25), table_size: 1009, ..settings(policy) };
+        let (mut live, mut moved_on) = (Said::default(), 0);
         let set = set(members(&[1; 10]), &settings, &live);
         let mut rng = SmallRng::seed_from_u64(3);
         // Half of all requests have one key.
         for n in 0..1000_u64 {
             let key = if n % 2 == 0 { 42 } else { mix(n) };
             let picked = set.pick(&settings, Some(key), false, &live, &mut rng).unwrap();
+            moved_on += usize::from(key == 42 && picked.why.how == How::KeyOverload);
             *live.in_flight.entry(picked.slot).or_default() += 1;
             let most = live.in_flight.values().max().unwrap();
             // Within a sixteenth of a request, rounded up.
@@ -307,8 +308,7 @@ fn nobody_has_much_more_than_the_mean() {
         let idle = Said::default();
         let own = set.pick(&settings, Some(42), false, &idle, &mut rng).unwrap();
         assert_eq!(own.why.how, How::Key);
-        let next = set.pick(&settings, Some(42), false, &live, &mut rng).unwrap();
-        assert_eq!(next.why.how, How::KeyOverload, "{policy:?}");
+        assert!((300..500).contains(&moved_on), "{policy:?}: of 500, an eighth may stay: {moved_on}");
         let without = Settings { max_load: None, ..settings };
         let gone = Said { unavailable: vec![own.slot], ..Said::default() };
         let next = set.pick(&without, Some(42), false, &gone, &mut rng).unwrap();
