@@ -39,7 +39,7 @@ fn ejected(proxy: &Proxy, moody: &Moody) -> serde_json::Value {
     let address = moody.addr().to_string();
     let clusters = proxy.admin_json("/clusters");
     let endpoints = clusters["app"]["endpoints"].as_array().expect("endpoints");
-    endpoints.iter().find(|endpoint| endpoint["address"] == address).expect("an endpoint")["ejected"].clone()
+    endpoints.iter().find(|endpoint| endpoint["address"] == address).expect("an endpoint")["ejection"].clone()
 }
 
 fn ejections(proxy: &Proxy, cause: &str, mode: &str) -> f64 {
@@ -211,7 +211,7 @@ fn the_example_ejects() {
             .as_array()
             .expect("endpoints")
             .iter()
-            .all(|one| one["ejected"].is_null())
+            .all(|one| one["ejection"].is_null())
     });
     b.health(500);
     until("the other one is unhealthy", 3 * SOON, || {
