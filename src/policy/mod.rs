@@ -1,11 +1,15 @@
 //! Decisions without input or output: the time and the randomness that they need are arguments.
 
 pub mod authz;
+pub mod bucket;
 pub mod caller;
+pub mod class;
+pub mod gradient;
 pub mod guard;
 pub mod learned;
 pub mod outcome;
 pub mod pick;
 pub mod probation;
+pub mod shed;
 pub mod split;
 pub mod standing;
