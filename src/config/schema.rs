@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 mod condition;
 mod interception;
+mod limits;
+mod policies;
 mod security;
 mod sockets;
 mod telemetry;
@@ -21,6 +23,10 @@ use crate::wire::address::Address;
 
 pub use condition::Condition;
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
+pub use limits::{
+    AdaptiveBounds, AdaptiveLimit, Criticality, LimitKey, Limits, Memory, RateLimit, RateLimits,
+};
+pub use policies::{PolicyKind, PolicyRule, ServicePolicies};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -66,6 +72,9 @@ pub struct Root {
     /// Where requests go. The most specific match wins, whatever the order in the file.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Rules for services as the repositories of platforms hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<ServicePolicies>,
     /// Who may do what.
     #[serde(default)]
     pub authorization: Vec<Authorization>,
@@ -135,6 +144,7 @@ pub struct Runtime {
     /// How long routes that a reload has changed are watched after it; 0s turns it off.
     pub probation: Duration,
     pub rollback: Rollback,
+    pub memory: Memory,
 }
 
 /// What takes a reload back while it is on probation.
@@ -273,6 +283,12 @@ pub struct Service {
     pub load_balancer: LoadBalancer,
     #[serde(default)]
     pub connections: Connections,
+    /// What it has at a time, over all workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// Requests that it gets in a time, by whatever route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// What an upstream speaks. `auto` is HTTP as the client speaks it.
@@ -494,6 +510,9 @@ pub struct Route {
     /// Largest request body; 413 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<MaxBody>,
+    /// Requests that it lets pass in a time; 429 beyond it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// `2s`, or with a mode.
@@ -717,6 +736,7 @@ impl Default for Runtime {
             drain_timeout: Duration::from_secs(30),
             probation: Duration::from_secs(120),
             rollback: Rollback::default(),
+            memory: Memory::default(),
         }
     }
 }
