@@ -1,15 +1,19 @@
 //! Decisions without input or output: the time and the randomness that they need are arguments.
 
 pub mod authz;
+pub mod backoff;
 pub mod bucket;
+pub mod budget;
 pub mod caller;
 pub mod class;
 pub mod gradient;
 pub mod guard;
 pub mod learned;
 pub mod outcome;
+pub mod percentile;
 pub mod pick;
 pub mod probation;
+pub mod retry;
 pub mod shed;
 pub mod split;
 pub mod standing;
