@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
+use crate::net::clock;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::snapshot::{Route, Service};
 use crate::upstream::pool::Pool;
@@ -27,6 +28,9 @@ pub struct Pending {
 }
 
 pub fn learn(ended: &Ended<'_>) {
+    if let Some(limits) = &ended.service.limits {
+        limits.learn(ended.outcome.took, clock::recent());
+    }
     if let Some(hedge) = &ended.route.hedge
         && matches!(ended.outcome.kind, Kind::Answered { .. })
     {

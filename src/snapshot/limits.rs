@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::Service;
 use super::matcher::Key;
 use crate::config::schema;
 use crate::policy::bucket::{Buckets, Nanos, Rate, Taken};
 use crate::policy::class::Class;
 use crate::policy::gradient::Settings;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::gate::{self, Gate, RetryPermit};
 
 /// Requests that may pass in a time.
@@ -185,6 +187,18 @@ impl ServiceLimits {
             "adaptive": adaptive,
             "shadow": self.shadow,
         })
+    }
+}
+
+impl Service {
+    /// Shows in the metrics what it has at a time.
+    pub fn tell(&self, metrics: &Metrics) {
+        let Some(limits) = &self.limits else { return };
+        let (told, state) = (metrics.limits.get(&self.name), limits.gate.state());
+        told.in_flight.set(state.in_flight.into());
+        told.pending.set(i64::try_from(state.pending).unwrap_or(i64::MAX));
+        told.written.set(limits.limits.max.unwrap_or_default().into());
+        told.adaptive.set(state.adaptive.map_or(0, |(limit, _)| limit).into());
     }
 }
 

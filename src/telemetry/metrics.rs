@@ -14,6 +14,7 @@ use super::denials::{self, Denials};
 use super::detection::{self, Detection};
 use super::expose;
 use super::histogram::{DURATION, SIZE};
+use super::limits::Limits;
 use super::peers::Connections;
 use super::registry::Registry;
 use crate::policy::guard::Guard;
@@ -56,6 +57,8 @@ pub struct Metrics {
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
     pub detection: Registry<detection::Series, Detection>,
+    /// By service.
+    pub limits: Registry<Arc<str>, Limits>,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -109,6 +112,8 @@ pub struct WorkerCounters {
     pub upstream_reused: Counter,
     /// Unsent or stale requests that were sent again for free.
     pub upstream_redo: Counter,
+    /// Requests that waited for their turn or for a place at their service.
+    pub requests_delayed: Counter,
     /// Tries after the first, as the retries of routes say.
     pub upstream_retries: Counter,
     /// Requests that failed and were not tried again, though their route has retries.
@@ -173,6 +178,7 @@ impl Metrics {
             denials: Registry::default(),
             connections: Registry::default(),
             detection: Registry::default(),
+            limits: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

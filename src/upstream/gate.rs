@@ -192,6 +192,10 @@ impl Gate {
         }
     }
 
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Takes over what the snapshot of a request says.
     fn know(&self, limits: &Limits) {
         let max = limits.max.unwrap_or(u32::MAX);
@@ -219,7 +223,8 @@ impl Gate {
         part.min(self.max.load(Ordering::Relaxed))
     }
 
-    fn full(&self, class: Class) -> Full {
+    /// Which limit a class is held up by.
+    pub fn full(&self, class: Class) -> Full {
         let (limit, max) = (self.limit(class), self.max.load(Ordering::Relaxed));
         if limit < max { Full::Adaptive(limit) } else { Full::Requests(max) }
     }
