@@ -235,6 +235,11 @@ impl Config {
         self.tree.find(path).cloned()
     }
 
+    /// Where a rule of this type stands in `policies`, which have become keys of their services.
+    pub fn policy_place(&self, service: &str, kind: schema::PolicyKind) -> Option<Place> {
+        policies::place(&self.tree, service, kind)
+    }
+
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }

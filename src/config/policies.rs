@@ -1,8 +1,9 @@
 //! The block `policies`: held against the services that it is for, and then made into keys of theirs, so that nothing
 //! behind this knows of it.
 
+use super::problem::Place;
 use super::schema::{PolicyKind, PolicyRule, RateLimit, RateLimits, Root};
-use super::tree::step;
+use super::tree::{Node, step};
 use super::validate::View;
 
 /// The keys of each type, those that it needs first; then how many it needs, and the key of the service.
@@ -67,6 +68,15 @@ fn keys(view: &mut View<'_>, path: &str, rule: &PolicyRule, (name, keys, needed)
             view.positive(&format!("{path}.{key}"), time);
         }
     }
+}
+
+/// Where the rule of a type for a service stands.
+pub fn place(tree: &Node, service: &str, kind: PolicyKind) -> Option<Place> {
+    let (_, name, ..) = KINDS.into_iter().find(|known| known.0 == kind)?;
+    let is = |node: &Node, key: &str, text: &str| node.get(key).and_then(Node::text) == Some(text);
+    let blocks = tree.get("policies")?.seq().iter().filter(|block| is(block, "service", service));
+    let mut rules = blocks.filter_map(|block| block.get("rules")).flat_map(Node::seq);
+    rules.find(|rule| is(rule, "type", name)).map(|rule| rule.place.clone())
 }
 
 /// Makes the rules keys of their services. They have been judged.

@@ -7,6 +7,7 @@ mod candidates;
 mod compact;
 mod edits;
 mod effective;
+mod limits;
 mod listener;
 mod places;
 mod redirected;
