@@ -21,6 +21,7 @@ use crate::net::stream::Stream;
 use crate::policy::split;
 use crate::snapshot::{Kind, Snapshot, Transport};
 use crate::telemetry::access::Entry;
+use crate::upstream::Want;
 use crate::upstream::pool::{Load, Pool};
 use crate::upstream::transport::{self, Dialled};
 use crate::wire::address::Address;
@@ -127,8 +128,10 @@ impl Plan {
             return Err(no(Reason::Undetected));
         }
         let proxy_protocol = service.proxy_protocol;
+        let key = service.hash_key.as_ref().and_then(|key| key.of_connection(conn.peer.ip()));
+        let want = Want { key, ..Want::default() };
         let (pool, connect_timeout) =
-            (conn.pick(&view, index, target, &[]).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
+            (conn.pick(&view, index, target, &want).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
         let load = Load::new(&pool);
         Ok(Self { view, route: route_index, side, pool, connect_timeout, proxy_protocol, grant, load })
     }

@@ -116,7 +116,9 @@ impl Pair<'_> {
         let moved = moved((old, from), (new, to));
         push(moved > 0.0, "endpoints", moved);
         push(old.protocol != new.protocol, "protocol", 1.0);
-        push(old.policy != new.policy, "load balancing", 1.0);
+        let key = |service: &Service, snapshot| service.hash_key.as_ref().map(|key| key.describe(snapshot));
+        let same = old.balance == new.balance && key(old, self.old) == key(new, self.new);
+        push(!same, "load balancing", 1.0);
         let connections = old.connections != new.connections || old.connect_timeout != new.connect_timeout;
         push(connections, "connections", 1.0);
     }

@@ -27,7 +27,6 @@ pub struct Sound {
 const LATER: &[(&str, &[&str])] = &[
     ("services.*", &["circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
-    ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
     ("routes[]", &["mirror", "fault", "canary", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
@@ -59,6 +58,10 @@ const MATTERING: &[&str] = &[
     "privateKey",
     "identities",
     "identity",
+    "policy",
+    "hashKey",
+    "zone",
+    "region",
 ];
 
 /// The schema of a whole configuration.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+mod balancing;
 mod condition;
 mod interception;
 mod limits;
@@ -22,13 +23,14 @@ use serde::{Deserialize, Serialize};
 use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
+pub use balancing::{HashKey, HashSource, LbPolicy, LoadBalancer, ZoneMode};
 pub use condition::Condition;
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
 pub use limits::{
     AdaptiveBounds, AdaptiveLimit, Criticality, LimitKey, Limits, Memory, RateLimit, RateLimits,
 };
 pub use policies::{PolicyKind, PolicyRule, ServicePolicies};
-pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule, percentile};
+pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -99,6 +101,12 @@ pub struct Workload {
     pub namespace: String,
     #[serde(default)]
     pub version: String,
+    /// Where it runs: `loadBalancer.zone` goes by it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// The same for `geoHashedRing`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -329,6 +337,12 @@ pub struct FullEndpoint {
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Endpoints of a number above 0 take over as those of lower ones become unavailable.
+    #[serde(default, skip_serializing_if = "is_first")]
+    #[schemars(range(max = 100))]
+    pub priority: u32,
     /// Share of the traffic, relative to the others; 0 takes none.
     #[serde(default = "one")]
     #[schemars(range(max = 1000000))]
@@ -356,23 +370,6 @@ pub struct Subset {
     /// Labels that an endpoint must have, all of them.
     #[schemars(extend("minProperties" = 1))]
     pub labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoadBalancer {
-    #[serde(default)]
-    pub policy: LbPolicy,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum LbPolicy {
-    RoundRobin,
-    Random,
-    /// The less loaded of two drawn at random.
-    #[default]
-    LeastRequest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -763,6 +760,10 @@ impl Default for Connections {
     fn default() -> Self {
         Self { max: 1024, idle_timeout: Duration::from_secs(60), max_requests: 100_000, max_pending: 1024 }
     }
+}
+
+fn is_first(priority: &u32) -> bool {
+    *priority == 0
 }
 
 fn one() -> u32 {

@@ -14,7 +14,9 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, interception, limits, policies, reach, resolve, sockets, tls};
+use super::{
+    ResolvedEndpoint, authorization, balancing, interception, limits, policies, reach, resolve, sockets, tls,
+};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -53,6 +55,7 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         view.service(&path, service);
         sockets::service(&mut view, &path, service);
         tls::service(&mut view, &path, service);
+        balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
         limits::service(&mut view, &path, service);
     }

@@ -29,6 +29,9 @@ pub struct Endpoint {
     pub alternatives: Vec<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<Arc<str>>,
+    pub region: Option<Arc<str>>,
+    /// Those of a higher number stand by for those of lower ones.
+    pub priority: u32,
     pub weight: u32,
     /// Whom it must prove to be, instead of what its service expects.
     pub identity: Option<SpiffeId>,
@@ -112,6 +115,8 @@ impl Endpoint {
             alternatives: Vec::new(),
             labels: BTreeMap::new(),
             zone: None,
+            region: None,
+            priority: 0,
             weight: 1,
             identity: None,
         }
@@ -120,8 +125,9 @@ impl Endpoint {
 
 impl From<ResolvedEndpoint> for Endpoint {
     fn from(endpoint: ResolvedEndpoint) -> Self {
-        let ResolvedEndpoint { address, alternatives, labels, zone, weight, identity } = endpoint;
-        Self { address, alternatives, labels, zone: zone.map(Arc::from), weight, identity }
+        let ResolvedEndpoint { address, alternatives, labels, zone, region, priority, weight, identity } = endpoint;
+        let (zone, region) = (zone.map(Arc::from), region.map(Arc::from));
+        Self { address, alternatives, labels, zone, region, priority, weight, identity }
     }
 }
 

@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::Policy;
+
+use super::balancing;
 use super::limits;
 use super::places::{self, place};
 use crate::decide::{Decision, Verdict};
@@ -96,6 +98,7 @@ pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
     let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
     if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
+        policy.extend(balancing::of(snapshot, *target, None));
     }
     policy
 }

@@ -2,16 +2,17 @@
 
 pub mod authz;
 pub mod backoff;
+pub mod balance;
 pub mod bucket;
 pub mod budget;
 pub mod caller;
 pub mod class;
 pub mod gradient;
 pub mod guard;
+pub mod hash;
 pub mod learned;
 pub mod outcome;
 pub mod percentile;
-pub mod pick;
 pub mod probation;
 pub mod retry;
 pub mod shed;

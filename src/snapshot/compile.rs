@@ -1,5 +1,6 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
+mod balancing;
 mod limits;
 mod originals;
 mod retries;
@@ -19,11 +20,13 @@ use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
     Target, Transport, Upstream,
 };
+use balancing::{compile_hash_key, compile_settings};
 use originals::{Originals, compile_originals, compile_outbound, compile_ports};
 
 use crate::blast::Looked;
 use crate::config::{Config, is_secret_attribute, schema};
 use crate::discovery::Spec;
+use crate::policy::balance::Settings;
 use crate::policy::guard::Bound;
 use crate::policy::split;
 use crate::wire::trace::Formats;
@@ -178,7 +181,8 @@ fn compile_service(
     Service {
         name: name.into(),
         protocol: service.protocol,
-        policy: service.load_balancer.policy,
+        balance: compile_settings(&service.load_balancer, &root.workload),
+        hash_key: service.load_balancer.hash_key.as_ref().and_then(|key| compile_hash_key(key, root)),
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
@@ -409,7 +413,8 @@ fn original(name: &str, root: &schema::Root) -> Service {
     Service {
         name: name.into(),
         protocol: schema::Protocol::Auto,
-        policy: schema::LbPolicy::default(),
+        balance: Settings::default(),
+        hash_key: None,
         connections: schema::Connections::default(),
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,

@@ -5,6 +5,7 @@
 
 pub mod authz;
 mod compile;
+pub mod hash_key;
 pub mod hosts;
 pub mod limits;
 pub mod matcher;
@@ -20,6 +21,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
+use crate::policy::balance::Settings;
 use crate::policy::budget::Budget;
 use crate::policy::guard::Bound;
 use crate::policy::percentile::Percentile;
@@ -61,7 +63,8 @@ pub struct Snapshot {
 pub struct Service {
     pub name: Arc<str>,
     pub protocol: schema::Protocol,
-    pub policy: schema::LbPolicy,
+    pub balance: Settings,
+    pub hash_key: Option<hash_key::HashKey>,
     pub connections: schema::Connections,
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
@@ -217,6 +218,12 @@ impl Scrape {
         let help = "Requests that waited for their turn (`rateLimit`) or for a place at their service (`limits`)";
         count(out, each, "requests_delayed", help, |w| &w.requests_delayed)?;
         level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)?;
+        let help = "Whether so few endpoints of a service are available that it is not looked at which";
+        let mut panics = out.encode_descriptor("outrigger_load_balancer_panic", help, None, MetricType::Gauge)?;
+        for (service, workers) in self.0.panics.all() {
+            let panic = u64::from(workers.load(Relaxed) > 0);
+            panics.encode_family(&[("service", &*service)])?.encode_gauge(&panic)?;
+        }
         let help = "Highest share of the source ports that connections to one address use";
         gauge(out, "outrigger_source_ports_used_ratio", help, self.0.process.source_ports())
     }

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub detection: Registry<detection::Series, Detection>,
     /// By service.
     pub limits: Registry<Arc<str>, Limits>,
+    /// Workers that do not look at the standing of the endpoints of a service, since too few are available.
+    pub panics: Registry<Arc<str>, AtomicU32>,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -179,6 +181,7 @@ impl Metrics {
             connections: Registry::default(),
             detection: Registry::default(),
             limits: Registry::default(),
+            panics: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

@@ -13,6 +13,7 @@ use rustls::HandshakeKind;
 use super::pool::{FORGET, Pool};
 use crate::error::Reason;
 use crate::identity::{Alpn, Connector, Failure, Material};
+use crate::net::clock;
 use crate::net::dial::{self, Connected};
 use crate::net::lifetime::Lifetime;
 use crate::net::ports::Held;
@@ -77,9 +78,11 @@ pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening
 
 async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {
     let connected = match &pool.address {
-        Address::Ip(address) if !pool.alternatives.is_empty() => Box::pin(race(pool, *address, timeout)).await?,
-        address => dial::connect(address, pool.source, timeout).await?,
+        Address::Ip(address) if !pool.alternatives.is_empty() => Box::pin(race(pool, *address, timeout)).await,
+        address => dial::connect(address, pool.source, timeout).await,
     };
+    pool.meter.connected(connected.is_ok(), clock::tick());
+    let connected = connected?;
     let stream = &connected.stream;
     if alpn != Alpn::Tcp
         && pool.address.ip().is_some()
