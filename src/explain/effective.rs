@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::Policy;
-
 use super::balancing;
 use super::limits;
 use super::places::{self, place};
