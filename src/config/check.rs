@@ -25,7 +25,7 @@ pub struct Sound {
 
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
-    ("services.*", &["circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
+    ("services.*", &["circuitBreaker", "errorClasses"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
     ("routes[]", &["mirror", "fault", "canary", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),

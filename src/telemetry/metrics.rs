@@ -12,6 +12,7 @@ pub use super::block::{Block, GrpcSide, Method};
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
+use super::endpoints::Services;
 use super::expose;
 use super::histogram::{DURATION, SIZE};
 use super::limits::Limits;
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub detection: Registry<detection::Series, Detection>,
     /// By service.
     pub limits: Registry<Arc<str>, Limits>,
+    /// The endpoints of services.
+    pub services: Services,
     /// Workers that do not look at the standing of the endpoints of a service, since too few are available.
     pub panics: Registry<Arc<str>, AtomicU32>,
     workers: Vec<Arc<WorkerCounters>>,
@@ -181,6 +184,7 @@ impl Metrics {
             connections: Registry::default(),
             detection: Registry::default(),
             limits: Registry::default(),
+            services: Services::default(),
             panics: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
