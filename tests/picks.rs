@@ -80,7 +80,7 @@ fn a_key_stays_on_its_endpoint() {
         assert!(moved <= if policy == "maglev" { 8 } else { 0 }, "{policy}: {moved} of {first:?}");
         assert!(!second.contains(&"c".to_owned()));
         // Before anything is sent, `explain` knows whether there is a key.
-        let explained = proxy.cli(&["explain", "http://app.test/", "--header", "x-user: u"]).stdout;
+        let explained = proxy.cli(&["explain", "http://app.test/", "--header", "x-user: u"]).out;
         assert!(explained.contains("header x-user, which the request has"), "{explained}");
         assert!(explained.contains(policy), "{explained}");
     }
@@ -136,8 +136,8 @@ fn who_cannot_be_reached_is_left_alone() {
     let fills = [("a", origins[0].addr()), ("b", origins[1].addr()), ("dead", dead)];
     let proxy = start(r#""{a}", "{b}", "{dead}""#, "policy: roundRobin", &fills);
     let shares = tally(&proxy, 300);
-    // It is tried again after 1, 2, 4, 8 and 16 seconds.
-    assert!((1..=6).contains(&shares["503"]) && shares["a"] > 120 && shares["b"] > 120, "{shares:?}");
+    let failed = shares.get("503").copied().unwrap_or_default();
+    assert!(failed <= 1 && shares["a"] > 120 && shares["b"] > 120, "{shares:?}");
     let clusters = || proxy.admin_json("/clusters");
     let unreached = |value: &serde_json::Value| {
         let list = value["app"]["endpoints"].as_array().cloned().unwrap_or_default();
