@@ -27,6 +27,7 @@ const LAYERS: [&[&str]; 5] = [
         "blast",
         "body",
         "drain",
+        "health",
         "worker",
         "intercept",
     ],

@@ -212,7 +212,7 @@ fn moved(old: (&Service, Target), new: (&Service, Target)) -> f64 {
         return 0.0;
     }
     let (Spec::Fixed(was), Spec::Fixed(is)) = (old.0.upstream.spec(), new.0.upstream.spec()) else {
-        let same = old.0.upstream.spec() == new.0.upstream.spec() && before == after;
+        let same = old.0.upstream.spec().finds_what(new.0.upstream.spec()) && before == after;
         return if same { 0.0 } else { 1.0 };
     };
     type Labels = std::collections::BTreeMap<String, String>;

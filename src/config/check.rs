@@ -25,7 +25,7 @@ pub struct Sound {
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["policies"]),
-    ("services.*", &["limits", "circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
+    ("services.*", &["limits", "circuitBreaker", "errorClasses"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
     ("routes[]", &["mirror", "rateLimit", "fault", "canary", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod digest;
 mod excerpt;
 pub mod format;
+mod health;
 mod interception;
 pub mod lint;
 mod merge;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 mod balancing;
 mod condition;
+mod health;
 mod interception;
 mod retry;
 mod security;
@@ -23,8 +24,11 @@ use crate::wire::address::Address;
 
 pub use balancing::{HashKey, HashSource, LbPolicy, LoadBalancer, ZoneMode};
 pub use condition::Condition;
+pub use health::{
+    EndpointGuard, GrpcCheck, HealthCheck, HttpCheck, OutlierDetection, SlowerThan, SuccessRate, TcpCheck,
+};
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
-pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule, percentile};
+pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -271,6 +275,13 @@ pub struct Service {
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub subsets: IndexMap<String, Subset>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// Of `file` and `dns`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub endpoint_guard: EndpointGuard,
     #[serde(default)]
     pub load_balancer: LoadBalancer,
     #[serde(default)]
@@ -342,10 +353,32 @@ pub struct FullEndpoint {
 pub struct Dns {
     #[schemars(extend("format" = "host"))]
     pub name: String,
-    /// The service's `port` where absent.
+    #[serde(default, rename = "type", skip_serializing_if = "is_default")]
+    pub kind: DnsType,
+    /// The service's `port` where absent; not of `srv`, whose records say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
+    /// Name servers, `ip:port`: those of `/etc/resolv.conf` where absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", extend("items" = { "type": "string", "format": "socketAddress" }))]
+    pub servers: Vec<std::net::SocketAddr>,
+    /// An answer is good for this long at least, whatever its records say.
+    #[serde(default = "default_min_ttl", skip_serializing_if = "is_min_ttl")]
+    pub min_ttl: Duration,
+    /// And for this long at most.
+    #[serde(default = "default_max_ttl", skip_serializing_if = "is_max_ttl")]
+    pub max_ttl: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DnsType {
+    /// All A and AAAA records of the name.
+    #[default]
+    Address,
+    /// Its SRV records: targets, which are looked up in turn, with port, weight and priority.
+    Srv,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -788,6 +821,27 @@ fn default_max_headers() -> u32 {
 
 fn default_max_streams() -> u32 {
     256
+}
+
+/// What says nothing new is not written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_min_ttl(ttl: &Duration) -> bool {
+    *ttl == default_min_ttl()
+}
+
+fn is_max_ttl(ttl: &Duration) -> bool {
+    *ttl == default_max_ttl()
+}
+
+fn default_min_ttl() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_max_ttl() -> Duration {
+    Duration::from_secs(60)
 }
 
 fn default_redirect() -> u16 {

@@ -14,7 +14,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, balancing, interception, reach, resolve, sockets, tls};
+use super::{ResolvedEndpoint, authorization, balancing, health, interception, reach, resolve, sockets, tls};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -55,6 +55,7 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         tls::service(&mut view, &path, service);
         balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
+        health::service(&mut view, &path, service);
     }
     view.service_hosts();
     interception::addresses(&mut view);
@@ -195,10 +196,7 @@ impl View<'_> {
             }
             Endpoints::File(_) => {}
             Endpoints::Dns(dns) => {
-                if dns.port.or(service.port).is_none() {
-                    let remedy = format!("add `port: …` here or to `{path}`");
-                    self.push(&format!("{path}.endpoints.dns"), "there is no port to connect to", remedy);
-                }
+                health::dns(self, &format!("{path}.endpoints.dns"), path, (service, dns));
             }
         }
     }

@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use crate::net::clock;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::snapshot::{Route, Service};
+use crate::upstream::learn;
 use crate::upstream::pool::Pool;
 
 /// A try, and whom it was sent to.
@@ -34,4 +35,5 @@ pub fn learn(ended: &Ended<'_>) {
     {
         hedge.see(ended.outcome.took);
     }
+    learn::learn(ended.service, ended.pool, &ended.outcome);
 }

@@ -1,6 +1,7 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
 mod balancing;
+mod health;
 mod originals;
 mod retries;
 
@@ -177,6 +178,8 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         original: false,
         beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
+        check: health::check(service).map(Arc::new),
+        outlier: health::outlier(service).map(Arc::new),
         upstream,
     }
 }
@@ -193,8 +196,8 @@ fn compile_transport(name: &str, service: &schema::Service) -> Transport {
         }
         Simple => {
             let found = match &service.endpoints {
-                schema::Endpoints::Dns(dns) => Some(Arc::from(dns.name.as_str())),
-                schema::Endpoints::Static(_) | schema::Endpoints::File(_) => None,
+                schema::Endpoints::Dns(dns) if dns.kind == schema::DnsType::Address => Some(dns.name.as_str().into()),
+                _ => None,
             };
             Transport::Simple { service: name.into(), server_name: server_name.or(found) }
         }
@@ -398,6 +401,8 @@ fn original(name: &str, root: &schema::Root) -> Service {
         proxy_protocol: None,
         original: true,
         beside: false,
+        check: None,
+        outlier: None,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),
     }
 }

@@ -4,6 +4,7 @@
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
 pub mod authz;
+pub mod check;
 mod compile;
 pub mod hash_key;
 pub mod hosts;
@@ -23,6 +24,7 @@ use crate::net::relay::Pauses;
 use crate::policy::balance::Settings;
 use crate::policy::budget::Budget;
 use crate::policy::guard::Bound;
+use crate::policy::outlier::Rules;
 use crate::policy::percentile::Percentile;
 use crate::policy::retry;
 use crate::telemetry::metrics::{Direction, Labels};
@@ -74,6 +76,8 @@ pub struct Service {
     pub beside: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    pub check: Option<Arc<check::Check>>,
+    pub outlier: Option<Arc<Rules>>,
     pub upstream: Arc<Upstream>,
 }
 

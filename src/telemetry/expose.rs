@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use super::block::{Block, GRPC_CODES, GRPC_NAMES, GrpcSide, Outcome};
 use super::counter::{Counter, Gauge, PerFailure, PerReason};
 use super::detection;
+use super::endpoints;
 use super::histogram::{DURATION, SIZE, Totals};
 use super::metrics::{Certificate, DrainPhase, Labels, Metrics, WorkerCounters};
 use super::process::Usage;
@@ -85,6 +86,7 @@ impl Collector for Scrape {
         self.detection(out)?;
         self.connections(out)?;
         self.upstream(out)?;
+        endpoints::expose(out, &self.0.services.all())?;
         self.own(out, sums.len())?;
         usage(out)
     }

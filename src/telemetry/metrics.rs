@@ -12,6 +12,7 @@ pub use super::block::{Block, GrpcSide, Method};
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
+use super::endpoints::Services;
 use super::expose;
 use super::histogram::{DURATION, SIZE};
 use super::peers::Connections;
@@ -56,6 +57,8 @@ pub struct Metrics {
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
     pub detection: Registry<detection::Series, Detection>,
+    /// The endpoints of services.
+    pub services: Services,
     /// Workers that do not look at the standing of the endpoints of a service, since too few are available.
     pub panics: Registry<Arc<str>, AtomicU32>,
     workers: Vec<Arc<WorkerCounters>>,
@@ -175,6 +178,7 @@ impl Metrics {
             denials: Registry::default(),
             connections: Registry::default(),
             detection: Registry::default(),
+            services: Services::default(),
             panics: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),

@@ -6,6 +6,7 @@ pub mod baseline;
 pub mod block;
 pub mod denials;
 pub mod detection;
+pub mod endpoints;
 pub mod histogram;
 pub mod learned;
 pub mod logs;

@@ -4,6 +4,7 @@
 pub mod h1;
 pub mod h2;
 mod known;
+pub mod learn;
 mod meter;
 mod parts;
 pub mod pool;

@@ -224,6 +224,21 @@ pub async fn until<T>(over: Option<Instant>, connection: impl Future<Output = T>
     }
 }
 
+/// What connections to this address are secured with; `None` where they are not, or what it takes is not loaded.
+pub fn connector(transport: &Transport, address: &Address, material: &Material) -> Option<Connector> {
+    match transport {
+        Transport::Plain => None,
+        Transport::Mutual { expected, server_name } => {
+            Some(Connector::mutual(material.mesh.as_ref()?, Arc::clone(expected), server_name.as_deref()))
+        }
+        Transport::Simple { service, server_name } => {
+            let own = || address.ip().map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
+            let name = server_name.as_deref().map_or_else(own, str::to_owned);
+            Some(Connector::simple(material.roots.get(&**service)?, &name))
+        }
+    }
+}
+
 impl Prepared {
     /// With all sessions that could be resumed.
     fn forget(&self) {
@@ -236,18 +251,7 @@ impl Prepared {
         if let Some((_, connector)) = known.as_ref().filter(|(generation, _)| *generation == material.generation) {
             return Some(connector.clone());
         }
-        let connector = match &pool.transport {
-            Transport::Plain => return None,
-            Transport::Mutual { expected, server_name } => {
-                Connector::mutual(material.mesh.as_ref()?, Arc::clone(expected), server_name.as_deref())
-            }
-            Transport::Simple { service, server_name } => {
-                let own = || pool.address.ip().map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
-                let name = server_name.as_deref().map_or_else(own, str::to_owned);
-                Connector::simple(material.roots.get(&**service)?, &name)
-            }
-        };
-        let connector = Rc::new(connector);
+        let connector = Rc::new(connector(&pool.transport, &pool.address, material)?);
         *known = Some((material.generation, connector.clone()));
         Some(connector)
     }
