@@ -74,7 +74,7 @@ fn a_key_stays_on_its_endpoint() {
         assert_eq!(ask(&mut conn, "/", "X-User: user-1\r\n"), (first[1].clone(), "key".to_owned()));
         assert_eq!(ask(&mut conn, "/", "").1, "chance, no key");
         // Whoever goes leaves the others where they are (and by a table, almost all of them).
-        proxy.reload(r#", "{c}""#, "");
+        proxy.reload(&format!(r#", "{}""#, origins[2].addr()), "");
         let second = users(&proxy, 60);
         let moved = first.iter().zip(&second).filter(|(before, after)| before != after && *before != "c").count();
         assert!(moved <= if policy == "maglev" { 8 } else { 0 }, "{policy}: {moved} of {first:?}");
