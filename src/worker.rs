@@ -39,7 +39,7 @@ use crate::telemetry::peers::{Connections, Peers};
 use crate::telemetry::recent::Ring;
 use crate::telemetry::shadow::Examples;
 use crate::telemetry::unknown::Unknown;
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, transport};
 use crate::wire::address::Address;
 
 pub use alarm::Alarm;
@@ -429,7 +429,11 @@ impl Worker {
             }
             cluster.each_pool(|pool| {
                 pool.sweep(now);
-                let (latency, unreached) = (pool.meter.shown_latency(now), !pool.meter.is_reachable(now));
+                if pool.meter.is_due(now) {
+                    let pool = pool.clone();
+                    tokio::task::spawn_local(async move { transport::reach(&pool).await });
+                }
+                let (latency, unreached) = (pool.meter.shown_latency(now), !pool.meter.is_reachable());
                 // Of others there is nothing to tell.
                 if pool.open() > 0 || pool.pending() > 0 || latency.is_some() || unreached {
                     reports.push(PoolReport {

@@ -135,7 +135,6 @@ impl Provider for Control {
                         "weight": endpoint.weight,
                         "available": standing.is_available() && of_it.iter().all(|report| !report.unreached),
                         "unhealthy": standing.is_unhealthy(),
-                        "ejected": standing.is_ejected(),
                         // Each worker finds it out for itself.
                         "unreached": of_it.iter().any(|report| report.unreached),
                         "latencyMs": latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
