@@ -2,6 +2,7 @@
 //! numbers, its counters. Workers share nothing on the path of a request; they get their orders by mail.
 
 mod alarm;
+mod memory;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -42,6 +43,7 @@ use crate::upstream::Cluster;
 use crate::wire::address::Address;
 
 pub use alarm::Alarm;
+pub use memory::Memory;
 
 /// Heartbeat, and the sweep of unused upstream connections.
 const TICK: Duration = Duration::from_millis(500);
@@ -62,6 +64,7 @@ pub struct Shared {
     pub access: Arc<AccessLog>,
     pub health: Arc<Health>,
     pub alarm: Alarm,
+    pub memory: Memory,
     pub workers: Vec<Mailbox>,
 }
 
@@ -84,6 +87,7 @@ impl Shared {
             access,
             health,
             alarm: Alarm::default(),
+            memory: Memory::default(),
             workers,
         }
     }
@@ -443,6 +447,9 @@ impl Worker {
         }
         if self.index == 0 {
             self.shared.metrics.process.set_source_ports(ports::used_ratio());
+            let snapshot = &self.view().snapshot;
+            self.shared.memory.look(&snapshot.config.root().runtime.memory, &self.shared.health);
+            snapshot.services.iter().for_each(|service| service.tell(&self.shared.metrics));
         }
         self.clusters.borrow().values().for_each(|cluster| cluster.forget_unused());
         let sum = |value: fn(&PoolReport) -> u64| reports.iter().map(value).sum::<u64>().cast_signed();

@@ -80,7 +80,7 @@ fn a_key_stays_on_its_endpoint() {
         assert!(moved <= if policy == "maglev" { 8 } else { 0 }, "{policy}: {moved} of {first:?}");
         assert!(!second.contains(&"c".to_owned()));
         // Before anything is sent, `explain` knows whether there is a key.
-        let explained = proxy.cli(&["explain", "http://app.test/", "--header", "x-user: u"]).stdout;
+        let explained = proxy.cli(&["explain", "http://app.test/", "--header", "x-user: u"]).out;
         assert!(explained.contains("header x-user, which the request has"), "{explained}");
         assert!(explained.contains(policy), "{explained}");
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Command;
@@ -20,7 +20,8 @@ use crate::config::schema::Level;
 use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
 use crate::identity;
-use crate::snapshot::{Transport, compile};
+use crate::snapshot::limits::RateLimit;
+use crate::snapshot::{Service, Transport, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::wire::address::Address;
@@ -154,11 +155,29 @@ impl Provider for Control {
             let panic = self.shared.metrics.panics.get(&service.name).load(Ordering::Relaxed) > 0;
             let balancing = json!({ "policy": policy, "panic": panic });
             let discovery = service.upstream.describe();
-            let service =
+            let limits = service.limits.as_ref().map(|limits| limits.describe());
+            let mut told =
                 json!({ "discovery": discovery, "tls": tls, "loadBalancer": balancing, "endpoints": endpoints });
-            (name, service)
+            told.as_object_mut().zip(limits).map(|(told, limits)| told.insert("limits".to_owned(), limits));
+            (name, told)
         });
         Value::Object(services.collect())
+    }
+
+    fn limits(&self) -> Value {
+        let (snapshot, now) = (self.shared.snapshot.load(), Instant::now());
+        let all = |limits: &[RateLimit]| limits.iter().map(|limit| limit.describe(now)).collect::<Vec<_>>();
+        let routes = snapshot.routes.iter().filter(|route| !route.rate_limits.is_empty());
+        let routes: Map<_, _> = routes.map(|route| (route.name.to_string(), all(&route.rate_limits).into())).collect();
+        let limited = |service: &&Service| service.limits.is_some() || !service.rate_limits.is_empty();
+        let services = snapshot.services.iter().filter(limited).map(|service| {
+            let limits = service.limits.as_ref().map(|limits| limits.describe());
+            (service.name.to_string(), json!({ "rateLimit": all(&service.rate_limits), "limits": limits }))
+        });
+        let services: Map<_, _> = services.collect();
+        let memory = &self.shared.memory;
+        let memory = memory.used().map(|used| json!({ "usedPercent": used, "limit": memory.limit().to_string() }));
+        json!({ "routes": routes, "services": services, "memory": memory })
     }
 
     fn drain(&self) {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, Method};
 
-use super::schema::{UNIX, percentile};
+use super::schema::{HedgeAfter, UNIX};
 use super::units::{Duration, Pattern, Size};
 use crate::policy::outcome::Condition;
 use crate::wire::address::Address;
@@ -47,7 +47,7 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             Err((format!("`{text}` is a Unix socket"), Some("write an address, or make it an endpoint".to_owned())))
         }
         "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
-        "percentile" => plain(percentile(text).is_some(), "a percentile from p50 on, such as p95"),
+        "hedgeAfter" => text.parse::<HedgeAfter>().map(drop).map_err(|message| (message, None)),
         "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),

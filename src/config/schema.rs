@@ -10,6 +10,8 @@ mod balancing;
 mod condition;
 mod health;
 mod interception;
+mod limits;
+mod policies;
 mod retry;
 mod security;
 mod sockets;
@@ -28,7 +30,11 @@ pub use health::{
     EndpointGuard, GrpcCheck, HealthCheck, HttpCheck, OutlierDetection, SlowerThan, SuccessRate, TcpCheck,
 };
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
-pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule, percentile};
+pub use limits::{
+    AdaptiveBounds, AdaptiveLimit, Criticality, LimitKey, Limits, Memory, RateLimit, RateLimits,
+};
+pub use policies::{PolicyKind, PolicyRule, ServicePolicies};
+pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -74,6 +80,9 @@ pub struct Root {
     /// Where requests go. The most specific match wins, whatever the order in the file.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Rules for services as the repositories of platforms hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<ServicePolicies>,
     /// Who may do what.
     #[serde(default)]
     pub authorization: Vec<Authorization>,
@@ -149,6 +158,7 @@ pub struct Runtime {
     /// How long routes that a reload has changed are watched after it; 0s turns it off.
     pub probation: Duration,
     pub rollback: Rollback,
+    pub memory: Memory,
 }
 
 /// What takes a reload back while it is on probation.
@@ -286,6 +296,12 @@ pub struct Service {
     pub load_balancer: LoadBalancer,
     #[serde(default)]
     pub connections: Connections,
+    /// What it has at a time, over all workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// Requests that it gets in a time, by whatever route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// What an upstream speaks. `auto` is HTTP as the client speaks it.
@@ -523,6 +539,9 @@ pub struct Route {
     /// Largest request body; 413 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<MaxBody>,
+    /// Requests that it lets pass in a time; 429 beyond it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// `2s`, or with a mode.
@@ -746,6 +765,7 @@ impl Default for Runtime {
             drain_timeout: Duration::from_secs(30),
             probation: Duration::from_secs(120),
             rollback: Rollback::default(),
+            memory: Memory::default(),
         }
     }
 }

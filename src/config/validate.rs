@@ -14,7 +14,9 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, balancing, health, interception, reach, resolve, sockets, tls};
+use super::{
+    ResolvedEndpoint, authorization, balancing, health, interception, limits, policies, reach, resolve, sockets, tls,
+};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -56,6 +58,7 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
         health::service(&mut view, &path, service);
+        limits::service(&mut view, &path, service);
     }
     view.service_hosts();
     interception::addresses(&mut view);
@@ -67,8 +70,11 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         interception::listener(&mut view, &path, listener);
     }
     for (index, route) in root.routes.iter().enumerate() {
-        view.route(&view.route_path(index), route);
+        let path = view.route_path(index);
+        view.route(&path, route);
+        limits::route(&mut view, &path, route);
     }
+    policies::validate(&mut view);
     for (index, entry) in root.authorization.iter().enumerate() {
         let path = view.authorization_path(index);
         authorization::entry(&mut view, &path, entry);
@@ -139,6 +145,10 @@ impl View<'_> {
 
     pub fn authorization_path(&self, index: usize) -> String {
         format!("authorization[{}]", self.sound.authorization.get(index).copied().unwrap_or(index))
+    }
+
+    pub fn policies_path(&self, index: usize) -> String {
+        format!("policies[{}]", self.sound.policies.get(index).copied().unwrap_or(index))
     }
 
     fn blocks(&mut self) {

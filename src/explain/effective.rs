@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Policy;
 use super::balancing;
+use super::limits;
 use super::places::{self, place};
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
@@ -53,6 +54,8 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
     if let Verdict::Forward { target, .. } = decision.verdict {
         policy.extend(of_service(snapshot, target, &OF_SERVICE));
         policy.extend(watch(snapshot, target));
+        let service = snapshot.services.get(target.service);
+        policy.extend(service.into_iter().flat_map(|service| limits::of(snapshot, decision.route, service)));
     }
     policy
 }

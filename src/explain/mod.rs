@@ -8,6 +8,7 @@ mod candidates;
 mod compact;
 mod edits;
 mod effective;
+mod limits;
 mod listener;
 mod places;
 mod redirected;

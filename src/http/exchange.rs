@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use rand::Rng;
 use tokio::sync::oneshot;
 
+use super::admission::{self, Admission};
 use super::record::Record;
 use super::reply::{self, Asker};
 use super::retry::{self, BodyPlan, Sending, Sent};
@@ -25,7 +26,7 @@ use super::upgrade::Tunnel;
 use crate::blast::Seen;
 use crate::body::{Origin, Replay, Source, Upload};
 use crate::config::schema::{Mode, Protocol};
-use crate::decide::{self, Decision, Understood, Verdict};
+use crate::decide::{self, Understood, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::{Conn, grant};
@@ -39,7 +40,7 @@ use crate::upstream::h1::Freed;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
-use crate::wire::{forwarded, grpc, path, xfcc};
+use crate::wire::{forwarded, grpc, xfcc};
 use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
@@ -143,6 +144,8 @@ impl Exchange {
         };
         let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
+        self.0.admission = Admission::begin(&mut self.0.record, (chosen.route, service), &parts.headers)?;
+        self.0.admission.enter(&mut self.0.record, service)?;
         let pool = {
             let record = &self.0.record;
             let want = Want { key: chosen.key, ..Want::default() };
@@ -298,7 +301,7 @@ impl Exchange {
             (Verdict::Answer, Action::Forward(_)) => return Err(Reason::NoEndpoint),
             (Verdict::Refuse(reason), _) => return Err(*reason),
         };
-        let new_path = edited_path(&decision, forward, path);
+        let new_path = reply::edited_path(&decision, forward, path);
         let hostless = authority.host.is_empty();
         let (index, route) = (decision.rule.route, decision.route);
         let hop = Hop::default();
@@ -367,6 +370,11 @@ impl Exchange {
 
     /// From the request being sent to the head of the answer.
     async fn finish(mut self, request: Request<Upload>) -> Response<Tracked> {
+        if self.0.admission.waits()
+            && let Err(reason) = Box::pin(admission::wait(&mut self.0)).await
+        {
+            return self.fail(reason);
+        }
         let load = self.0.upstream.as_mut().and_then(|upstream| upstream.load.take());
         let Some(upstream) = self.0.upstream.as_ref() else { return self.fail(Reason::NoEndpoint) };
         let view = self.0.record.view.clone();
@@ -505,6 +513,7 @@ impl Exchange {
                 id: record.request_id.as_ref(),
                 received: record.received,
                 entry: record.denied.as_deref(),
+                refusal: record.refusal.as_deref(),
             },
         );
         self.reply(response)
@@ -515,6 +524,7 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         // Nothing more comes from there.
         self.0.upstream = None;
+        self.0.admission = Admission::default();
         let record = &mut self.0.record;
         if record.reason != Reason::None {
             record.producer = record.reason.producer();
@@ -556,14 +566,6 @@ enum Answer {
     /// Not gRPC, where gRPC was asked for.
     Translated(Response<Bytes>),
     Tunnel(Response<()>, oneshot::Receiver<Freed>),
-}
-
-/// A path that is not the one that came, where the route rewrites it or it had dot segments.
-fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>) -> Option<String> {
-    match &forward.rewrite {
-        Some(rewrite) => Some(reply::rewritten(rewrite, decision, &path.text)),
-        None => path.resolved.then(|| path.text.clone().into_owned()),
-    }
 }
 
 /// `auto` is what the client speaks; in TLS, what the upstream would rather speak.

@@ -29,6 +29,9 @@ pub struct Pending {
 }
 
 pub fn learn(ended: &Ended<'_>) {
+    if let Some(limits) = &ended.service.limits {
+        limits.learn(ended.outcome.took, clock::recent());
+    }
     ended.pool.observe(&ended.outcome, clock::recent());
     if let Some(hedge) = &ended.route.hedge
         && matches!(ended.outcome.kind, Kind::Answered { .. })

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
+use super::admission::Refused;
 use super::tries::Tries;
 use crate::body::Progress;
 use crate::decide::{Decision, Drawn, Refusal, Verdict};
@@ -51,6 +52,10 @@ pub struct Record {
     pub reason: Reason,
     /// The entry of `authorization` that denied it.
     pub denied: Option<Arc<str>>,
+    /// Which limit refused it, and what its answer says of that.
+    pub refusal: Option<Box<Refused>>,
+    /// Limits in shadow mode that would have: the rule, the limit, and what there was instead.
+    pub would_limit: Vec<(Guard, u64, u64)>,
     /// Numbers of those in shadow mode that would have.
     would_deny: Vec<usize>,
     /// Of a request that may become a tunnel, which outlives the configuration.
@@ -130,6 +135,8 @@ impl Record {
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
             denied: None,
+            refusal: None,
+            would_limit: Vec::new(),
             would_deny: Vec::new(),
             head: None,
             producer: Producer::Proxy,
@@ -286,7 +293,13 @@ impl Record {
         let entries = &self.view.snapshot.authorization;
         let denied = self.would_deny.iter().filter_map(|number| entries.get(*number));
         let denied = denied.map(|entry| Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: &entry.name });
-        body.into_iter().chain(time).chain(denied)
+        let limits = self.would_limit.iter().map(|(guard, limit, actual)| Would {
+            guard: *guard,
+            limit: *limit,
+            actual: *actual,
+            entry: "",
+        });
+        body.into_iter().chain(time).chain(denied).chain(limits)
     }
 
     /// `counted`: it broke another rule of the same kind.

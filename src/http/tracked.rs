@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 
+use super::admission::Admission;
 use super::outcome::{self, Ended, Pending};
 use super::record::Record;
 use super::retry::BodyPlan;
@@ -38,6 +39,8 @@ pub struct End {
     /// The request's body, where it is kept.
     pub replay: Option<Rc<Replay>>,
     pub lease: Lease,
+    /// Its place at the service.
+    pub admission: Admission,
 }
 
 /// Where a request is sent, and what that has to keep to.
@@ -126,7 +129,7 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        Box::new(Self { record, activity, upstream: None, replay: None, lease: Lease::None })
+        Box::new(Self { record, activity, upstream: None, replay: None, lease: Lease::None, admission: Admission::default() })
     }
 
     /// What came of a gRPC call is known now.

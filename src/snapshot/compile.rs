@@ -2,6 +2,7 @@
 
 mod balancing;
 mod health;
+mod limits;
 mod originals;
 mod retries;
 
@@ -36,7 +37,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let root = config.root();
     let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
     let mut services: Vec<Service> =
-        root.services.iter().map(|(name, service)| compile_service(name, service, root, previous)).collect();
+        root.services.iter().map(|(name, service)| compile_service(name, service, root, (generation, previous))).collect();
     for (name, mode) in [(APPLICATION, schema::Mode::Inbound), (PASSTHROUGH, schema::Mode::Outbound)] {
         services.extend(has(root, mode).then(|| original(name, root)));
     }
@@ -45,7 +46,15 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let mut sides = Vec::new();
     for route in &root.routes {
         let known = previous.and_then(|snapshot| snapshot.routes.iter().find(|known| *known.name == *route.name));
-        routes.push(compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides));
+        let rate_limits = limits::rate_limits(
+            route.rate_limit.as_ref(),
+            ("route", &route.name),
+            &root.attributes,
+            generation,
+            known.map_or(&[], |known| &known.rate_limits),
+        );
+        let compiled = compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides);
+        routes.push(Route { rate_limits, ..compiled });
     }
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
@@ -152,7 +161,12 @@ fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
     }
 }
 
-fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, previous: Option<&Snapshot>) -> Service {
+fn compile_service(
+    name: &str,
+    service: &schema::Service,
+    root: &schema::Root,
+    (generation, previous): (u64, Option<&Snapshot>),
+) -> Service {
     let spec = Spec::new(service);
     let known = previous.and_then(|snapshot| snapshot.services.iter().find(|known| *known.name == *name));
     let upstream = match known {
@@ -174,6 +188,15 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
         budget: retries::budget(known),
+        limits: limits::service_limits(service.limits.as_ref(), known.and_then(|known| known.limits.as_deref())),
+        rate_limits: limits::rate_limits(
+            service.rate_limit.as_ref(),
+            ("service", name),
+            &root.attributes,
+            generation,
+            known.map_or(&[], |known| &known.rate_limits),
+        ),
+        criticality: limits::criticality(service.limits.as_ref(), &root.attributes),
         transport: compile_transport(name, service),
         original: false,
         beside: has(root, schema::Mode::Inbound),
@@ -226,6 +249,7 @@ fn compile_route(
         stream_idle: *defaults.stream_idle_timeout,
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
+        rate_limits: Box::default(),
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
     }
@@ -374,6 +398,7 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         stream_idle: *root.defaults.stream_idle_timeout,
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
+        rate_limits: Box::default(),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
     }
@@ -397,6 +422,9 @@ fn original(name: &str, root: &schema::Root) -> Service {
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,
         budget: retries::budget(None),
+        limits: None,
+        rate_limits: Box::default(),
+        criticality: Key::Header(super::CRITICALITY),
         transport: Transport::Plain,
         proxy_protocol: None,
         original: true,

@@ -8,6 +8,7 @@ pub mod check;
 mod compile;
 pub mod hash_key;
 pub mod hosts;
+pub mod limits;
 pub mod matcher;
 pub mod redirected;
 pub mod route;
@@ -36,6 +37,9 @@ use crate::wire::trace::Formats;
 
 pub use compile::{compile, implied_rules, rules, tcp_routes};
 pub use upstream::Upstream;
+
+/// Where a request says how much it matters, unless the configuration names something else.
+pub const CRITICALITY: HeaderName = HeaderName::from_static("x-outrigger-criticality");
 
 #[derive(Debug)]
 pub struct Snapshot {
@@ -68,6 +72,11 @@ pub struct Service {
     pub connect_timeout: Duration,
     /// Of the retries to it; it outlives the snapshot.
     pub budget: Arc<Budget>,
+    /// None where nothing is limited.
+    pub limits: Option<Box<limits::ServiceLimits>>,
+    pub rate_limits: Box<[limits::RateLimit]>,
+    /// What says how much a request matters.
+    pub criticality: matcher::Key,
     pub transport: Transport,
     /// It has no endpoints of its own: whatever comes for it goes where it was going.
     pub original: bool,
@@ -122,6 +131,7 @@ pub struct Route {
     pub stream_idle: Duration,
     pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
+    pub rate_limits: Box<[limits::RateLimit]>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
 }

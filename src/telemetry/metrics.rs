@@ -15,6 +15,7 @@ use super::detection::{self, Detection};
 use super::endpoints::Services;
 use super::expose;
 use super::histogram::{DURATION, SIZE};
+use super::limits::Limits;
 use super::peers::Connections;
 use super::registry::Registry;
 use crate::policy::guard::Guard;
@@ -57,6 +58,8 @@ pub struct Metrics {
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
     pub detection: Registry<detection::Series, Detection>,
+    /// By service.
+    pub limits: Registry<Arc<str>, Limits>,
     /// The endpoints of services.
     pub services: Services,
     /// Workers that do not look at the standing of the endpoints of a service, since too few are available.
@@ -114,6 +117,8 @@ pub struct WorkerCounters {
     pub upstream_reused: Counter,
     /// Unsent or stale requests that were sent again for free.
     pub upstream_redo: Counter,
+    /// Requests that waited for their turn or for a place at their service.
+    pub requests_delayed: Counter,
     /// Tries after the first, as the retries of routes say.
     pub upstream_retries: Counter,
     /// Requests that failed and were not tried again, though their route has retries.
@@ -178,6 +183,7 @@ impl Metrics {
             denials: Registry::default(),
             connections: Registry::default(),
             detection: Registry::default(),
+            limits: Registry::default(),
             services: Services::default(),
             panics: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),

@@ -20,6 +20,7 @@ pub mod unknown;
 
 mod counter;
 mod expose;
+pub mod limits;
 mod line;
 mod observed;
 mod process;

@@ -82,6 +82,7 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         Reason::DirectResponse
         | Reason::Redirect
         | Reason::Denied
+        | Reason::RateLimited
         | Reason::NotRedirected
         | Reason::UnknownDestination
         | Reason::Undetected => Outcome::Fine,
@@ -91,6 +92,9 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::ClientReset
         | Reason::NoEndpoint
         | Reason::Overflow
+        | Reason::Limit
+        | Reason::Overloaded
+        | Reason::Shed
         | Reason::ConnectFailed
         | Reason::ConnectTimeout
         | Reason::UpstreamReset
