@@ -29,7 +29,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("services.*", &["limits", "circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
     ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
-    ("routes[]", &["mirror", "retry", "hedge", "rateLimit", "fault", "canary", "slo"]),
+    ("routes[]", &["retry", "hedge", "rateLimit", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
 

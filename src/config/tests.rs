@@ -143,10 +143,7 @@ const BY_THE_SCHEMA: &[(&str, &str)] = &[
         "defaults: { retry: { attempts: ▸1 } }",
         "defaults.retry.attempts: retries are not supported by this version | only `attempts: 0`",
     ),
-    (
-        "routes: [{ name: a, to: app, ▸mirror: [] }]",
-        "routes[0].mirror: `mirror` is not supported by this version | remove it",
-    ),
+    ("routes: [{ name: a, to: app, ▸slo: {} }]", "routes[0].slo: `slo` is not supported by this version | remove it"),
     (
         "telemetry: { tracing: { ▸sample: 1 } }",
         "telemetry.tracing.sample: `sample` is not supported by this version | remove it",

@@ -14,7 +14,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, interception, reach, resolve, sockets, tls};
+use super::{ResolvedEndpoint, authorization, interception, reach, resolve, sockets, tls, traffic};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -65,7 +65,9 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         interception::listener(&mut view, &path, listener);
     }
     for (index, route) in root.routes.iter().enumerate() {
-        view.route(&view.route_path(index), route);
+        let path = view.route_path(index);
+        view.route(&path, route);
+        traffic::route(&mut view, &path, route);
     }
     for (index, entry) in root.authorization.iter().enumerate() {
         let path = view.authorization_path(index);
@@ -335,7 +337,7 @@ impl View<'_> {
     }
 
     /// `service` or `service/subset`, both of which must be there.
-    fn target(&mut self, path: &str, target: &str) {
+    pub fn target(&mut self, path: &str, target: &str) {
         let (name, subset) = match target.split_once('/') {
             Some((name, subset)) => (name, Some(subset)),
             None => (target, None),
@@ -387,7 +389,7 @@ impl View<'_> {
         false
     }
 
-    fn matched(&mut self, path: &str, matched: &Match) {
+    pub fn matched(&mut self, path: &str, matched: &Match) {
         if let Some(from) = &matched.from {
             authorization::caller(self, &format!("{path}.from"), from);
         }
@@ -469,7 +471,7 @@ impl View<'_> {
         }
     }
 
-    fn edits(&mut self, path: &str, edits: &HeaderEdits) {
+    pub fn edits(&mut self, path: &str, edits: &HeaderEdits) {
         let removed = edits.remove.iter().enumerate().map(|(index, name)| (name, format!("{path}.remove[{index}]")));
         let set = edits.set.keys().map(|name| (name, format!("{path}.set{}", step(name))));
         let added = edits.add.keys().map(|name| (name, format!("{path}.add{}", step(name))));

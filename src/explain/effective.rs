@@ -58,7 +58,7 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
 pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
     let Action::Forward(forward) = &route.action else { return Vec::new() };
     let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
-    if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
+    if let Some(target) = forward.targets.get(split::side(&forward.edges(), 0)) {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
     }
     policy

@@ -1,7 +1,6 @@
 //! One request from its head to the end of its answer: understood, decided, sent, answered, told.
 //! This is the path of a request; what happens on the way is one call each.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -19,6 +18,8 @@ use rand::Rng;
 use tokio::sync::oneshot;
 
 use super::attempt::{self, Plan};
+use super::fault;
+use super::mirror;
 use super::record::Record;
 use super::reply::{self, Asker};
 use super::tracked::{End, Lease, Tracked, Upstream};
@@ -50,7 +51,7 @@ pub fn run(
     conn: Rc<Conn>,
     activity: Rc<Activity>,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Tracked>, Infallible>> {
+) -> impl Future<Output = Result<Response<Tracked>, fault::Reset>> {
     let is_grpc = grpc::is_call(request.method(), request.headers());
     let version = request.version();
     let begun = {
@@ -63,7 +64,7 @@ pub fn run(
             Ok(Begun::Sending(exchange, request)) => AssertUnwindSafe(exchange.finish(request)).catch_unwind().await,
             Err(panic) => Err(panic),
         };
-        let mut response = answered.unwrap_or_else(|_| survive(&conn.worker.counters, is_grpc));
+        let mut response = fault::given(answered.unwrap_or_else(|_| survive(&conn.worker.counters, is_grpc)))?;
         if version != Version::HTTP_2 && conn.is_closing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -162,7 +163,6 @@ impl Exchange {
     /// What sending has to keep to.
     fn plan(&self, chosen: &Chosen<'_>, service: &Service, pool: Rc<Pool>) -> Upstream {
         let record = &self.0.record;
-        let workers = record.conn.worker.shared.workers.len().max(1);
         let bounds = chosen
             .route
             .timeout
@@ -171,16 +171,7 @@ impl Exchange {
         Upstream {
             load: Load::new(&pool),
             pool,
-            limits: Limits {
-                max: (service.connections.max as usize).div_ceil(workers).max(1),
-                max_pending: service.connections.max_pending as usize,
-                max_requests: service.connections.max_requests,
-                idle_timeout: *service.connections.idle_timeout,
-                connect_timeout: service.connect_timeout,
-                preserve_case: record.preserve_case(),
-                // gRPC is HTTP/2 (its answers end in trailers).
-                http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
-            },
+            limits: limits(&record.conn.worker, service, record.preserve_case(), record.grpc),
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
             call_deadline: None,
@@ -231,7 +222,10 @@ impl Exchange {
         record.head = parts.headers.contains_key(UPGRADE).then(|| grant::Head::new(&facts));
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
-            (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
+            (Verdict::Forward { forward, target, .. }, _) => {
+                record.drawn_fault = fault::draw(record, decision.route, &facts, rng);
+                (*forward, *target)
+            }
             (Verdict::Answer, Action::Redirect(redirect)) => {
                 record.reason = Reason::Redirect;
                 let location = reply::Asked {
@@ -334,10 +328,16 @@ impl Exchange {
     }
 
     /// From the request being sent to the head of the answer.
-    async fn finish(mut self, request: Request<Upload>) -> Response<Tracked> {
+    async fn finish(mut self, mut request: Request<Upload>) -> Response<Tracked> {
+        if self.0.record.drawn_fault.is_some()
+            && let Err(reason) = Box::pin(fault::act(&mut self.0)).await
+        {
+            return self.fail(reason);
+        }
         let Some(upstream) = self.0.upstream.as_ref() else { return self.fail(Reason::NoEndpoint) };
         let view = self.0.record.view.clone();
         let Some(route) = view.snapshot.routes.get(upstream.route) else { return self.fail(Reason::NoRoute) };
+        mirror::send(&self.0.record, route, &mut request);
         let sent = clock::recent();
         let tried = {
             let worker = self.0.record.conn.worker.clone();
@@ -456,8 +456,10 @@ impl Exchange {
                 id: record.request_id.as_ref(),
                 received: record.received,
                 entry: record.denied.as_deref(),
+                instead: fault::told(record),
             },
         );
+        let response = fault::or_reset(record, response);
         self.reply(response)
     }
 
@@ -494,6 +496,7 @@ impl Exchange {
 
 /// Appended, not set: a proxy behind us may have explained itself as well, to one that knows its token.
 fn explain_in(record: &Record, headers: &mut http::HeaderMap) {
+    fault::mark(record, headers);
     if record.explain
         && let Some(explanation) = record.explanation()
     {
@@ -517,8 +520,23 @@ fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>
     }
 }
 
+/// What connections of this worker to a service keep to.
+pub fn limits(worker: &Worker, service: &Service, preserve_case: bool, grpc: bool) -> Limits {
+    let workers = worker.shared.workers.len().max(1);
+    Limits {
+        max: (service.connections.max as usize).div_ceil(workers).max(1),
+        max_pending: service.connections.max_pending as usize,
+        max_requests: service.connections.max_requests,
+        idle_timeout: *service.connections.idle_timeout,
+        connect_timeout: service.connect_timeout,
+        preserve_case,
+        // gRPC is HTTP/2 (its answers end in trailers).
+        http1_will_do: service.protocol == Protocol::Auto && !grpc,
+    }
+}
+
 /// `auto` is what the client speaks; in TLS, what the upstream would rather speak.
-fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, pool: &Pool) -> Version {
+pub fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, pool: &Pool) -> Version {
     match protocol {
         Protocol::Http2 => Version::HTTP_2,
         Protocol::Auto if client == Version::HTTP_2 && pool.speaks_http2() => Version::HTTP_2,

@@ -3,6 +3,8 @@
 
 pub mod attempt;
 pub mod exchange;
+mod fault;
+mod mirror;
 pub mod record;
 pub mod reply;
 pub mod server;

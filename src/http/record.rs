@@ -8,15 +8,17 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
+use super::fault;
 use super::tries::Tries;
 use crate::body::Progress;
-use crate::decide::{Decision, Drawn, Refusal, Verdict};
+use crate::decide::{self, Decision, Refusal, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::grant::{self, Grant};
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
+use crate::policy::fault::Drawn;
 use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
@@ -51,6 +53,10 @@ pub struct Record {
     pub denied: Option<Arc<str>>,
     /// Numbers of those in shadow mode that would have.
     would_deny: Vec<usize>,
+    /// Faults on purpose that it is to meet, if it comes so far.
+    pub drawn_fault: Option<Drawn>,
+    /// Those that it has met.
+    pub fault: Option<Drawn>,
     /// Of a request that may become a tunnel, which outlives the configuration.
     pub head: Option<Box<grant::Head>>,
     /// Who made the head of the answer.
@@ -98,7 +104,7 @@ pub struct Chosen {
     /// Which of its matches.
     pub rule: usize,
     pub target: Option<Target>,
-    pub drawn: Option<Drawn>,
+    pub drawn: Option<decide::Drawn>,
 }
 
 impl Chosen {
@@ -127,6 +133,8 @@ impl Record {
             reason: Reason::ClientReset,
             denied: None,
             would_deny: Vec::new(),
+            drawn_fault: None,
+            fault: None,
             head: None,
             producer: Producer::Proxy,
             peer_reason: None,
@@ -419,6 +427,7 @@ impl Record {
             .filter_map(|(index, value)| Some((snapshot.attributes.get(*index)?, value)))
             .map(|(known, value)| (&*known.name, known.shown(value).as_bytes()))
             .collect();
+        let fault = self.fault.map(|fault| fault::Shown(fault).to_string()).unwrap_or_default();
         self.conn.worker.shared.access.write(&Entry {
             time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             listener: &labels.listener,
@@ -436,6 +445,7 @@ impl Record {
             authorization: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
             peer_reason: self.peer_reason.as_deref().unwrap_or_default(),
+            fault: &fault,
             duration,
             upstream_duration: self.upstream,
             request_bytes: self.upload.bytes.get(),

@@ -201,7 +201,13 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
             }
             End::Closed(Reason::None)
         }
-        Some(Err(error)) => End::Closed(closed(conn, &error)),
+        Some(Err(error)) => {
+            // By an exchange: a fault on purpose.
+            if error.is_user() {
+                connection.into_parts().io.into_parts(Bytes::new()).0.break_off();
+            }
+            End::Closed(closed(conn, &error))
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
+use super::fault::Slowed;
 use super::record::Record;
 use crate::body::{Error, Source};
 use crate::error::Reason;
@@ -32,6 +33,8 @@ pub struct End {
     /// None where the answer is made here.
     pub upstream: Option<Upstream>,
     pub lease: Lease,
+    /// Its body is slowed on purpose.
+    pub slowed: Option<Box<Slowed>>,
 }
 
 /// Where a request is sent, and what that has to keep to.
@@ -64,6 +67,19 @@ impl Tracked {
 
     pub fn new(source: Source, end: Box<End>) -> Self {
         Self { source, end: Some(end) }
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.end.as_mut().and_then(|end| end.slowed.as_mut()) {
+            Some(slowed) => slowed.poll_frame(&mut self.source, cx),
+            None => Pin::new(&mut self.source).poll_frame(cx),
+        }
+    }
+
+    /// Nothing more is to come.
+    fn is_over(&self) -> bool {
+        let slowed = self.end.as_ref().and_then(|end| end.slowed.as_ref());
+        self.source.is_end_stream() && slowed.is_none_or(|slowed| slowed.is_empty())
     }
 
     fn frame(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -109,7 +125,7 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        Box::new(Self { record, activity, upstream: None, lease: Lease::None })
+        Box::new(Self { record, activity, upstream: None, lease: Lease::None, slowed: None })
     }
 
     /// The whole answer has been handed on.
@@ -131,7 +147,7 @@ impl http_body::Body for Tracked {
         if let Some(reason) = self.overdue() {
             return Poll::Ready(self.cut(reason).map(Ok));
         }
-        Poll::Ready(match std::task::ready!(Pin::new(&mut self.source).poll_frame(cx)) {
+        Poll::Ready(match std::task::ready!(self.poll_source(cx)) {
             Some(Ok(frame)) => Some(Ok(self.frame(frame))),
             Some(Err(error)) => Some(self.broken(error)),
             None => {
@@ -144,7 +160,7 @@ impl http_body::Body for Tracked {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end_stream()
+        self.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -154,8 +170,9 @@ impl http_body::Body for Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
+        let over = self.is_over();
         let Some(mut end) = self.end.take() else { return };
-        if http_body::Body::is_end_stream(&self.source) {
+        if over {
             return end.complete();
         }
         if end.upstream.is_some() {

@@ -2,6 +2,8 @@
 
 pub mod authz;
 pub mod caller;
+pub mod canary;
+pub mod fault;
 pub mod guard;
 pub mod learned;
 pub mod outcome;

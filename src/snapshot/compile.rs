@@ -1,6 +1,7 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
 mod originals;
+mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
     for route in &root.routes {
-        routes.push(compile_route(route, routes.len(), &names, &root.defaults, &mut sides));
+        routes.push(compile_route(route, routes.len(), &names, (&root.defaults, previous), &mut sides));
     }
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
@@ -198,11 +199,11 @@ fn compile_route(
     route: &schema::Route,
     index: usize,
     names: &Names<'_>,
-    defaults: &schema::Defaults,
+    (defaults, previous): (&schema::Defaults, Option<&Snapshot>),
     sides: &mut Vec<SideLabels>,
 ) -> Route {
     let name: Arc<str> = route.name.as_str().into();
-    let action = compile_action(route, names);
+    let action = compile_action(route, names, previous);
     let first_side = push_sides(&name, &action, names, sides);
     Route {
         index,
@@ -216,6 +217,8 @@ fn compile_route(
         max_body: route.max_body.and_then(compile_max_body),
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
+        fault: route.fault.as_ref().map(|fault| traffic::fault(fault, names).into()),
+        mirrors: traffic::mirrors(&route.mirror, names),
     }
 }
 
@@ -258,7 +261,7 @@ fn push_sides(name: &Arc<str>, action: &Action, names: &Names<'_>, sides: &mut V
     first
 }
 
-fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
+fn compile_action(route: &schema::Route, names: &Names<'_>, previous: Option<&Snapshot>) -> Action {
     if let Some(respond) = &route.respond {
         let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
         return Action::Respond(status, respond.body.clone().into());
@@ -281,7 +284,8 @@ fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
         one.into_iter().chain(split).filter_map(|(to, weight)| Some((names.target(to)?, weight))).collect();
     let host = route.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_deref());
     Action::Forward(Forward {
-        edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        written_edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        canary: traffic::canary(route, names, &all, previous),
         targets: all.into_iter().map(|(target, _)| target).collect(),
         sticky: route.sticky.as_ref().and_then(|sticky| compile_sticky(sticky, names)),
         rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
@@ -335,7 +339,8 @@ fn compile_implicit(
         let Some(name) = names.list.get(service).map(|service| service.name.clone()) else { continue };
         let action = Action::Forward(Forward {
             targets: vec![Target { service, subset: None }],
-            edges: vec![split::BUCKETS],
+            written_edges: vec![split::BUCKETS],
+            canary: None,
             sticky: None,
             rewrite: None,
             rewrite_host: None,
@@ -362,6 +367,8 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         max_body: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        fault: None,
+        mirrors: Vec::new(),
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Gauge(AtomicI64);
 pub struct Shared(AtomicU64);
 
 /// A counter for every reason.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PerReason([Counter; Reason::ALL.len()]);
 
 /// A counter for every way in which a handshake can fail.
@@ -75,6 +75,12 @@ impl Shared {
 
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+impl Default for PerReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Metrics as text: sums the blocks of all workers and names every family. The only module that knows the names.
 
+mod on_purpose;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -84,6 +86,7 @@ impl Collector for Scrape {
         self.detection(out)?;
         self.connections(out)?;
         self.upstream(out)?;
+        on_purpose::encode(&self.0, out)?;
         self.own(out, sums.len())?;
         usage(out)
     }

@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
+use super::canaries::Canary;
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
 use super::expose;
+use super::faults::Faults;
 use super::histogram::{DURATION, SIZE};
+use super::mirrored::{self, Mirrored};
 use super::peers::Connections;
 use super::registry::Registry;
 use crate::policy::guard::Guard;
@@ -56,6 +59,12 @@ pub struct Metrics {
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
     pub detection: Registry<detection::Series, Detection>,
+    /// By route.
+    pub faults: Registry<Arc<str>, Faults>,
+    /// By route and target.
+    pub mirrors: Registry<mirrored::Series, Mirrored>,
+    /// By route.
+    pub canaries: Registry<Arc<str>, Canary>,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -167,6 +176,9 @@ impl Metrics {
             denials: Registry::default(),
             connections: Registry::default(),
             detection: Registry::default(),
+            faults: Registry::default(),
+            mirrors: Registry::default(),
+            canaries: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

@@ -81,6 +81,7 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         // have the reload that does so taken back.
         Reason::DirectResponse
         | Reason::Redirect
+        | Reason::FaultInjected
         | Reason::Denied
         | Reason::NotRedirected
         | Reason::UnknownDestination
