@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 use super::attempt::{self, Plan};
 use super::exchange;
 use super::record::Record;
-use super::tracked::{Lease, Upstream};
+use super::retry;
+use super::tracked::Lease;
 use super::tries::Tries;
 use crate::body::{Progress, Tee, Teed, Upload};
 use crate::error::Reason;
@@ -97,12 +98,7 @@ pub fn send(record: &Record, route: &Route, request: &mut Request<Upload>) {
 
 /// The head of a copy. Its host, its id and its trace are those of the request.
 fn head(request: &Request<Upload>, route: &Route, mirror: &Mirror) -> request::Parts {
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    let (mut parts, ()) = copy.into_parts();
+    let mut parts = retry::spare(request);
     mirror.headers.apply(&mut parts.headers);
     parts.headers.remove(EXPECT);
     if let Ok(name) = HeaderValue::from_str(&route.name) {
@@ -138,7 +134,7 @@ impl Copy {
         let service = snapshot.services.get(target.service).ok_or(Reason::NoEndpoint)?;
         let pool = {
             let cluster = self.view.clusters.get(target.service).ok_or(Reason::NoEndpoint)?;
-            let picked = cluster.pick(service, target.subset, &mut *self.worker.rng.borrow_mut());
+            let picked = cluster.pick(service, target.subset, &[], &mut *self.worker.rng.borrow_mut());
             picked.ok_or(Reason::NoEndpoint)?
         };
         let mut parts = self.head.clone();
@@ -150,22 +146,17 @@ impl Copy {
         let how = Outgoing { version, host: None, fallback: &fallback, hop: &hop, secure: pool.is_secure() };
         head::outgoing(&mut parts, how)?;
         let request = Request::from_parts(parts, Upload::full(body));
-        let upstream = Upstream {
-            load: Load::new(&pool),
-            limits: exchange::limits(&self.worker, service, self.preserve_case, self.grpc),
-            pool,
-            upgrade: None,
-            deadline: None,
-            call_deadline: None,
-            route: self.of.0,
-        };
+        let limits = exchange::limits(&self.worker, service, self.preserve_case, self.grpc);
+        let _load = Load::new(&pool);
         let (upload, tries) = (Progress::default(), Tries::default());
-        let plan = Plan { worker: &self.worker, upstream: &upstream, upload: &upload, tries: &tries };
-        let (response, lease) = Box::pin(attempt::run(&plan, request)).await?;
+        let (worker, pool) = (&self.worker, &pool);
+        let plan = Plan { worker, pool, limits: &limits, upgrade: false, upload: &upload, tries: &tries };
+        let sent = Box::pin(attempt::run(&plan, request, || None)).await;
+        let (response, lease) = sent.map_err(|failed| failed.reason)?;
         if drain(response).await?
             && let Lease::Http1(lease) = lease
         {
-            lease.give_back(&upstream.limits);
+            lease.give_back(&limits);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
 mod originals;
+mod retries;
 mod traffic;
 
 use std::collections::HashMap;
@@ -39,8 +40,11 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
+    let before = previous.map_or(&[][..], |snapshot| &snapshot.routes);
+    let before: HashMap<&str, &Route> = before.iter().map(|route| (&*route.name, route)).collect();
     for route in &root.routes {
-        routes.push(compile_route(route, routes.len(), &names, (&root.defaults, previous), &mut sides));
+        let known = before.get(route.name.as_str()).copied();
+        routes.push(compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides));
     }
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
@@ -167,6 +171,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
+        budget: retries::budget(known),
         transport: compile_transport(name, service),
         original: false,
         beside: has(root, schema::Mode::Inbound),
@@ -199,11 +204,11 @@ fn compile_route(
     route: &schema::Route,
     index: usize,
     names: &Names<'_>,
-    (defaults, previous): (&schema::Defaults, Option<&Snapshot>),
+    (defaults, known): (&schema::Defaults, Option<&Route>),
     sides: &mut Vec<SideLabels>,
 ) -> Route {
     let name: Arc<str> = route.name.as_str().into();
-    let action = compile_action(route, names, previous);
+    let action = compile_action(route, names, known);
     let first_side = push_sides(&name, &action, names, sides);
     Route {
         index,
@@ -212,6 +217,8 @@ fn compile_route(
         first_side,
         timeout: compile_timeout(route.timeout.unwrap_or(schema::Timeout::After(defaults.timeout))),
         timeout_is_own: route.timeout.is_some(),
+        retry: retries::retry(route.retry.as_ref().unwrap_or(&defaults.retry)),
+        hedge: route.hedge.as_ref().and_then(|hedge| retries::hedge(hedge, known)),
         stream_idle: *defaults.stream_idle_timeout,
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
@@ -261,7 +268,7 @@ fn push_sides(name: &Arc<str>, action: &Action, names: &Names<'_>, sides: &mut V
     first
 }
 
-fn compile_action(route: &schema::Route, names: &Names<'_>, previous: Option<&Snapshot>) -> Action {
+fn compile_action(route: &schema::Route, names: &Names<'_>, known: Option<&Route>) -> Action {
     if let Some(respond) = &route.respond {
         let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
         return Action::Respond(status, respond.body.clone().into());
@@ -285,7 +292,7 @@ fn compile_action(route: &schema::Route, names: &Names<'_>, previous: Option<&Sn
     let host = route.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_deref());
     Action::Forward(Forward {
         written_edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
-        canary: traffic::canary(route, names, &all, previous),
+        canary: traffic::canary(route, names, &all, known),
         targets: all.into_iter().map(|(target, _)| target).collect(),
         sticky: route.sticky.as_ref().and_then(|sticky| compile_sticky(sticky, names)),
         rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
@@ -362,6 +369,8 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         first_side,
         timeout: compile_timeout(schema::Timeout::After(root.defaults.timeout)),
         timeout_is_own: false,
+        retry: retries::retry(&root.defaults.retry),
+        hedge: None,
         stream_idle: *root.defaults.stream_idle_timeout,
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
@@ -388,6 +397,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         connections: schema::Connections::default(),
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,
+        budget: retries::budget(None),
         transport: Transport::Plain,
         proxy_protocol: None,
         original: true,

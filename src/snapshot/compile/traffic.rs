@@ -8,7 +8,7 @@ use super::{Names, compile_edits, compile_rule};
 use crate::config::schema;
 use crate::policy::fault::{Abort, Chance, Fault};
 use crate::policy::outcome::grpc_code;
-use crate::snapshot::{Action, Snapshot, Target, traffic};
+use crate::snapshot::{Action, Route, Target, traffic};
 use crate::telemetry::rfc3339;
 
 pub fn fault(fault: &schema::Fault, names: &Names<'_>) -> traffic::Fault {
@@ -49,13 +49,12 @@ pub fn canary(
     route: &schema::Route,
     names: &Names<'_>,
     all: &[(Target, f64)],
-    previous: Option<&Snapshot>,
+    known: Option<&Route>,
 ) -> Option<Arc<traffic::Steered>> {
     let written = route.canary.as_ref()?;
     let target = names.target(&written.side)?;
     let side = all.iter().position(|(side, _)| *side == target)?;
-    let before = previous.and_then(|snapshot| snapshot.routes.iter().find(|known| *known.name == *route.name));
-    let before = before.and_then(|before| match &before.action {
+    let before = known.and_then(|known| match &known.action {
         Action::Forward(forward) => forward.canary.as_deref(),
         Action::Redirect(_) | Action::Respond(..) => None,
     });
