@@ -9,6 +9,7 @@ mod operate;
 mod probation;
 mod recent;
 mod reload;
+mod traffic;
 mod trial;
 mod wait;
 
@@ -318,6 +319,7 @@ impl App {
                 _ = looks.tick() => {
                     self.watch_life();
                     self.observe().await;
+                    self.steer();
                 }
                 read = self.rotation.due() => self.rotate(read),
                 () = shared.alarm.rung() => self.alarmed().await,
@@ -418,6 +420,7 @@ impl App {
         let generation = self.shared.snapshot.load().generation;
         process.config_accepted(generation, std::time::SystemTime::now());
         self.control.accepted(config, generation);
+        self.announce();
         self.tell_stale();
     }
 

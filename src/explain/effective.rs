@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Policy;
 use super::places::{self, place};
+use super::traffic;
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
 use crate::snapshot::{Action, Kind, Route, Snapshot, Target};
@@ -48,6 +49,7 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
     policy.push(retry(snapshot, index, decision.route));
     policy.extend(hedge(snapshot, index, &route["hedge"]));
     policy.extend(own("maxBody"));
+    policy.extend(traffic::of_route(snapshot, decision.route));
     if let Verdict::Forward { target, .. } = decision.verdict {
         policy.extend(of_service(snapshot, target, &OF_SERVICE));
     }

@@ -11,6 +11,7 @@ mod listener;
 mod places;
 mod redirected;
 mod sides;
+mod traffic;
 
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ use super::mirror;
 use super::record::Record;
 use super::reply::{self, Asker};
 use super::retry::{self, BodyPlan, Sending, Sent};
+use super::terms;
 use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
 use crate::blast::Seen;
@@ -201,7 +202,7 @@ impl Exchange {
             target: chosen.target,
             load: Some(Load::new(&pool)),
             pending: None,
-            limits: limits(&record.conn.worker, service, record.preserve_case(), record.grpc),
+            limits: terms::limits(&record.conn.worker, service, record.preserve_case(), record.grpc),
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
             call_deadline: None,
@@ -333,7 +334,7 @@ impl Exchange {
         };
         let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
         let client = if original.is_some() { Version::HTTP_11 } else { parts.version };
-        let version = upstream_version(service.protocol, client, only_http1, pool);
+        let version = terms::upstream_version(service.protocol, client, only_http1, pool);
         if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. })
         {
             // The application at the other end may know no other.
@@ -554,31 +555,6 @@ fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>
     match &forward.rewrite {
         Some(rewrite) => Some(reply::rewritten(rewrite, decision, &path.text)),
         None => path.resolved.then(|| path.text.clone().into_owned()),
-    }
-}
-
-/// What connections of this worker to a service keep to.
-pub fn limits(worker: &Worker, service: &Service, preserve_case: bool, grpc: bool) -> Limits {
-    let workers = worker.shared.workers.len().max(1);
-    Limits {
-        max: (service.connections.max as usize).div_ceil(workers).max(1),
-        max_pending: service.connections.max_pending as usize,
-        max_requests: service.connections.max_requests,
-        idle_timeout: *service.connections.idle_timeout,
-        connect_timeout: service.connect_timeout,
-        preserve_case,
-        // gRPC is HTTP/2 (its answers end in trailers).
-        http1_will_do: service.protocol == Protocol::Auto && !grpc,
-    }
-}
-
-/// `auto` is what the client speaks; in TLS, what the upstream would rather speak.
-pub fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, pool: &Pool) -> Version {
-    match protocol {
-        Protocol::Http2 => Version::HTTP_2,
-        Protocol::Auto if client == Version::HTTP_2 && pool.speaks_http2() => Version::HTTP_2,
-        Protocol::Auto if pool.is_secure() && !only_http1 && pool.speaks_http2() => Version::HTTP_2,
-        Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     }
 }
 

@@ -13,9 +13,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::attempt::{self, Plan};
-use super::exchange;
 use super::record::Record;
 use super::retry;
+use super::terms;
 use super::tracked::Lease;
 use super::tries::Tries;
 use crate::body::{Progress, Tee, Teed, Upload};
@@ -141,12 +141,12 @@ impl Copy {
         trace::continue_or_begin(&mut parts.headers, snapshot.trace, &mut *self.worker.rng.borrow_mut());
         parts.headers.remove(CONNECTION);
         let hop = Hop { te_trailers: parts.headers.remove(TE).is_some(), ..Hop::default() };
-        let version = exchange::upstream_version(service.protocol, parts.version, self.preserve_case, &pool);
+        let version = terms::upstream_version(service.protocol, parts.version, self.preserve_case, &pool);
         let fallback = HeaderValue::try_from(pool.address.to_string()).map_err(|_| Reason::BadRequest)?;
         let how = Outgoing { version, host: None, fallback: &fallback, hop: &hop, secure: pool.is_secure() };
         head::outgoing(&mut parts, how)?;
         let request = Request::from_parts(parts, Upload::full(body));
-        let limits = exchange::limits(&self.worker, service, self.preserve_case, self.grpc);
+        let limits = terms::limits(&self.worker, service, self.preserve_case, self.grpc);
         let _load = Load::new(&pool);
         let (upload, tries) = (Progress::default(), Tries::default());
         let (worker, pool) = (&self.worker, &pool);

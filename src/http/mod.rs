@@ -10,6 +10,7 @@ mod record;
 pub mod reply;
 mod retry;
 pub mod server;
+mod terms;
 pub mod tracked;
 mod tries;
 pub mod upgrade;

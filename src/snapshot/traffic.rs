@@ -106,6 +106,11 @@ impl Steered {
         steered
     }
 
+    /// The `to` of the side.
+    pub fn side(&self) -> &str {
+        &self.written.side
+    }
+
     pub fn state(&self) -> MutexGuard<'_, policy::canary::Canary> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
