@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod conn;
+pub mod example;
 pub mod grpc;
 pub mod h2peer;
 pub mod h2raw;
