@@ -1,6 +1,7 @@
 //! One request from its head to the end of its answer: understood, decided, sent, answered, told.
 //! This is the path of a request; what happens on the way is one call each.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -373,9 +374,10 @@ impl Exchange {
             let replay = self.0.replay.take();
             let again = replay.is_some() || request.body().is_end_stream();
             let spare = again.then(|| retry::spare(&request));
+            let mut place = Some(request);
             let (record, activity) = (&self.0.record, &*self.0.activity);
-            let sending = Sending { record, upstream, route, service, activity, spare, replay };
-            retry::run(&sending, load, request).await
+            let sending = Sending { record, upstream, route, service, activity, spare, replay, number: Cell::new(0) };
+            retry::run(&sending, load, &mut place).await
         };
         let record = &mut self.0.record;
         record.endpoint = record.tries.endpoint().or(record.endpoint.take());
@@ -398,7 +400,7 @@ impl Exchange {
     fn answered(
         mut self,
         response: Response<Incoming>,
-        ahead: Option<Frame<Bytes>>,
+        ahead: Option<Box<Frame<Bytes>>>,
         route: &Route,
     ) -> Response<Tracked> {
         self.0.activity.idle.set(route.stream_idle);
@@ -409,7 +411,10 @@ impl Exchange {
         };
         match answer {
             Ok(Answer::Body(parts, body)) => {
-                let source = if ahead.is_some() { Source::Ahead(ahead, body) } else { Source::Wire(body) };
+                let source = match ahead {
+                    Some(frame) => Source::Ahead(Box::new((Some(*frame), body))),
+                    None => Source::Wire(body),
+                };
                 Response::from_parts(parts, Tracked::new(source, self.0))
             }
             Ok(Answer::Translated(response)) => {

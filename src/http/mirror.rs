@@ -145,13 +145,13 @@ impl Copy {
         let fallback = HeaderValue::try_from(pool.address.to_string()).map_err(|_| Reason::BadRequest)?;
         let how = Outgoing { version, host: None, fallback: &fallback, hop: &hop, secure: pool.is_secure() };
         head::outgoing(&mut parts, how)?;
-        let request = Request::from_parts(parts, Upload::full(body));
+        let mut request = Some(Request::from_parts(parts, Upload::full(body)));
         let limits = terms::limits(&self.worker, service, self.preserve_case, self.grpc);
         let _load = Load::new(&pool);
         let (upload, tries) = (Progress::default(), Tries::default());
         let (worker, pool) = (&self.worker, &pool);
         let plan = Plan { worker, pool, limits: &limits, upgrade: false, upload: &upload, tries: &tries };
-        let sent = Box::pin(attempt::run(&plan, request, || None)).await;
+        let sent = Box::pin(attempt::run(&plan, &mut request, || None)).await;
         let (response, lease) = sent.map_err(|failed| failed.reason)?;
         if drain(response).await?
             && let Lease::Http1(lease) = lease
