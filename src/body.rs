@@ -154,7 +154,7 @@ impl Tee {
         Self { frames: Vec::new(), size: 0, limit, then: Some(Box::new(then)) }
     }
 
-    fn data(&mut self, data: &Bytes) {
+    pub fn data(&mut self, data: &Bytes) {
         if self.then.is_none() {
             return;
         }
@@ -165,7 +165,7 @@ impl Tee {
         self.frames.push(data.clone());
     }
 
-    fn whole(&mut self) {
+    pub fn whole(&mut self) {
         let mut frames = std::mem::take(&mut self.frames);
         let whole = if frames.len() == 1 { frames.pop().unwrap_or_default() } else { frames.concat().into() };
         self.end(Teed::Whole(whole));

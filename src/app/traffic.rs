@@ -14,6 +14,7 @@ use crate::admin::question::Reply;
 use crate::config::schema;
 use crate::config::units::Duration;
 use crate::policy::canary::{Counts, Order, Phase, Transition, Waits};
+use crate::policy::differ::Report;
 use crate::policy::probation::Observed;
 use crate::snapshot::traffic::Steered;
 use crate::snapshot::{Action, Route, Snapshot};
@@ -207,10 +208,31 @@ pub fn mirrors(shared: &Shared) -> Value {
                 "percent": mirror.chance.0,
                 "onTheirWay": mirrored.on_their_way(),
                 "results": Value::Object(results.into_iter().collect()),
+                "compared": mirror.compare.as_ref().map(|_| compared(&mirrored.report())),
             });
             (mirror.to.to_string(), told)
         });
         (route.name.to_string(), Value::Object(targets.collect()))
     });
     json!({ "routes": Value::Object(routes.collect()) })
+}
+
+fn compared(report: &Report) -> Value {
+    let Report { compared, equal, uncompared, noise_pairs, kinds, more_kinds, noise, examples } = report;
+    let examples = examples.iter().rev().map(|example| {
+        let (own, copy) = example.statuses;
+        json!({
+            "requestId": example.id, "method": example.method, "path": example.path, "status": own, "copyStatus": copy,
+            "differsIn": example.differs_in,
+        })
+    });
+    json!({
+        "pairs": compared,
+        "equal": equal,
+        "uncompared": uncompared,
+        "differsIn": kinds,
+        "moreKinds": more_kinds,
+        "noise": { "pairs": noise_pairs, "differsIn": noise },
+        "examples": examples.collect::<Vec<_>>(),
+    })
 }

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use rand::Rng;
 use tokio::sync::oneshot;
 
+use super::compare;
 use super::fault;
 use super::mirror;
 use super::record::Record;
@@ -368,7 +369,7 @@ impl Exchange {
             return self.fail(Reason::NoEndpoint);
         };
         let Some(load) = load else { return self.fail(Reason::NoEndpoint) };
-        mirror::send(&self.0.record, route, &mut request);
+        self.0.compared = mirror::send(&self.0.record, route, &mut request);
         let sent = clock::recent();
         let tried = {
             let replay = self.0.replay.take();
@@ -432,9 +433,10 @@ impl Exchange {
 
     /// An ordinary answer: what the exchange holds goes with its body.
     fn relay(&mut self, response: Response<Incoming>, route: &Route) -> Result<Answer, Reason> {
-        let record = &mut self.0.record;
         let (mut parts, body) = response.into_parts();
-        head::check_response(&mut parts, record.version)?;
+        head::check_response(&mut parts, self.0.record.version)?;
+        compare::begin(&mut self.0, &parts);
+        let record = &mut self.0.record;
         record.hear(&parts);
         route.response_headers.apply(&mut parts.headers);
         record.reason = Reason::None;

@@ -2,6 +2,7 @@
 //! at an upstream (`attempt`).
 
 pub mod attempt;
+mod compare;
 pub mod exchange;
 mod fault;
 mod mirror;

@@ -18,6 +18,7 @@ use crate::inbound::grant::{self, Grant};
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
+use crate::policy::differ;
 use crate::policy::fault::Drawn;
 use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
@@ -311,6 +312,17 @@ impl Record {
             peer: self.conn.peer.clone(),
             identity: self.conn.identity().cloned(),
         });
+    }
+
+    /// What is told of a request that stands for others.
+    pub fn example(&self) -> differ::Example {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(..256).unwrap_or(bytes)).into_owned();
+        differ::Example {
+            id: self.request_id.as_ref().map(|id| text(id.as_bytes())).unwrap_or_default(),
+            method: text(self.method.as_str().as_bytes()),
+            path: text(self.uri.path().as_bytes()),
+            ..differ::Example::default()
+        }
     }
 
     /// Which match of its route won; none where it has none.

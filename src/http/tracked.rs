@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::compare::Pair;
 use super::fault::Slowed;
 use super::outcome::{self, Ended, Pending};
 use super::record::Record;
 use super::retry::BodyPlan;
-use crate::body::{Error, Replay, Source};
+use crate::body::{Error, Replay, Source, Tee};
 use crate::error::Reason;
 use crate::net::clock;
 use crate::net::io::Activity;
@@ -41,6 +42,10 @@ pub struct End {
     pub lease: Lease,
     /// Its body is slowed on purpose.
     pub slowed: Option<Box<Slowed>>,
+    /// Its answer is to be compared with those of copies.
+    pub compared: Vec<Rc<Pair>>,
+    /// Keeps its body for that.
+    pub watched: Option<Box<Tee>>,
 }
 
 /// Where a request is sent, and what that has to keep to.
@@ -100,6 +105,7 @@ impl Tracked {
         end.activity.moved.set(clock::recent());
         if let Some(data) = frame.data_ref().filter(|_| end.upstream.is_some()) {
             end.record.response_bytes += data.len() as u64;
+            end.watched.iter_mut().for_each(|tee| tee.data(data));
         } else if let Some(trailers) = frame.trailers_mut() {
             head::clean_trailers(trailers);
             if end.record.grpc {
@@ -140,7 +146,8 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        Box::new(Self { record, activity, upstream: None, replay: None, lease: Lease::None, slowed: None })
+        let (compared, lease) = (Vec::new(), Lease::None);
+        Box::new(Self { record, activity, upstream: None, replay: None, lease, slowed: None, compared, watched: None })
     }
 
     /// What came of a gRPC call is known now.
@@ -163,6 +170,7 @@ impl End {
     /// The whole answer has been handed on.
     fn complete(mut self) {
         self.came(|pending, grpc| Kind::Answered { status: pending.status, grpc });
+        self.watched.iter_mut().for_each(|tee| tee.whole());
         if !self.record.upload.ended.get() {
             self.record.upload.stop();
         }

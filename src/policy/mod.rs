@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod budget;
 pub mod caller;
 pub mod canary;
+pub mod differ;
 pub mod fault;
 pub mod guard;
 pub mod learned;

@@ -40,6 +40,16 @@ pub struct Mirror {
     pub max_in_flight: u32,
     pub buffer_limit: usize,
     pub headers: HeaderEdits,
+    pub compare: Option<Comparison>,
+}
+
+/// How answers of copies are held against those of the service itself.
+#[derive(Debug)]
+pub struct Comparison {
+    pub rule: policy::differ::Rule,
+    /// Share of requests of which the service itself is asked twice.
+    pub noise: policy::fault::Chance,
+    pub max_body: usize,
 }
 
 /// A canary, and the line of the split that its share makes.

@@ -1,15 +1,18 @@
 //! What became of copies of requests, by route and target. The workers share it: how many are on their way is a limit
 //! of all of them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::counter::Shared;
+use crate::policy::differ::Report;
 
 #[derive(Debug, Default)]
 pub struct Mirrored {
     on_their_way: AtomicU32,
     results: [Shared; Ended::ALL.len()],
+    /// What comparing answers has shown.
+    report: Mutex<Report>,
 }
 
 /// What became of a copy.
@@ -59,6 +62,10 @@ impl Mirrored {
 
     pub fn get(&self, ended: Ended) -> u64 {
         self.results.get(ended as usize).map_or(0, Shared::get)
+    }
+
+    pub fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn on_their_way(&self) -> u32 {

@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 
 use super::{Names, compile_edits, compile_rule};
 use crate::config::schema;
+use crate::policy::differ::{BodyRule, Pointer, Rule};
 use crate::policy::fault::{Abort, Chance, Fault};
 use crate::policy::outcome::grpc_code;
 use crate::snapshot::{Action, Route, Target, traffic};
@@ -39,9 +40,24 @@ pub fn mirrors(mirrors: &[schema::Mirror], names: &Names<'_>) -> Vec<traffic::Mi
             max_in_flight: mirror.max_in_flight,
             buffer_limit: usize::try_from(mirror.buffer_limit.0).unwrap_or(usize::MAX),
             headers: compile_edits(&mirror.headers),
+            compare: mirror.compare.as_ref().map(comparison),
         })
     };
     mirrors.iter().filter_map(one).collect()
+}
+
+fn comparison(compare: &schema::Compare) -> traffic::Comparison {
+    let body = |body: &schema::CompareBody| BodyRule {
+        json: body.json,
+        ignore: body.ignore.iter().map(|pointer| Pointer::new(pointer)).collect(),
+    };
+    let rule = Rule {
+        status: compare.status,
+        headers: compare.headers.iter().filter_map(|name| name.parse().ok()).collect(),
+        body: compare.body.as_ref().map(body),
+    };
+    let max_body = usize::try_from(compare.max_body.0).unwrap_or(usize::MAX);
+    traffic::Comparison { rule, noise: Chance(compare.noise), max_body }
 }
 
 /// `all` are the sides of the route, with their weights.
