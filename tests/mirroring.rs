@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use common::h2peer::{H2Origin, call, request};
@@ -29,6 +30,11 @@ routes:
   - { name: late, match: [{ path: { prefix: /late } }], to: app, mirror: [{ to: copy, timeout: 100ms }] }
   - { name: gone, match: [{ path: { prefix: /gone } }], to: app, mirror: [{ to: none }, { to: copy }] }
   - { name: other, match: [{ path: { prefix: /other } }], to: app, mirror: [{ to: rpc, methods: [GET, POST] }] }
+  - name: compared
+    match: [{ path: { prefix: /compared } }]
+    to: app
+    mirror: [{ to: copy, compare: { headers: [x-version], body: { json: true, ignore: [/trace, /items/*/t] }, noise: 100, maxBody: 1Ki } }]
+  - { name: plain, match: [{ path: { prefix: /plain } }], to: app, mirror: [{ to: copy, compare: { body: {} } }] }
   - { name: some, match: [{ path: { prefix: /some } }], to: app, mirror: [{ to: copy, percent: 25 }] }
 "#;
 
@@ -184,6 +190,55 @@ fn a_copy_speaks_what_its_service_speaks() {
     assert_eq!(copy.nth(2).text(), "of HTTP/2");
 }
 
+/// Answers JSON in which a counter is; large, or not at all, where the path says so.
+fn json(version: u32, items: &'static str) -> Origin {
+    let count = AtomicU64::new(0);
+    Origin::start(move |seen, conn| {
+        let line = seen.message.head.start_line();
+        let count = count.fetch_add(1, SeqCst);
+        let more = if line.contains("large") { "x".repeat(2000) } else { String::new() };
+        let body = format!("{{\"at\":{count},\"trace\":{count},\"items\":{items},\"more\":\"{more}\"}}");
+        let status = if line.contains("miss") && version == 2 { "404 Not Found" } else { "200 OK" };
+        let head = format!("HTTP/1.1 {status}\r\nX-Version: {version}\r\nContent-Length: {}\r\n\r\n", body.len());
+        if conn.try_write(head + &body) { Next::Keep } else { Next::Close }
+    })
+}
+
+#[test]
+fn answers_are_compared_without_what_differs_by_nature() {
+    let (app, copy) = (json(1, "[{\"t\":1,\"n\":1}]"), json(2, "[{\"t\":2,\"n\":2}]"));
+    let proxy = start(app.addr(), copy.addr());
+    let report = |route: &str| proxy.admin_json("/mirrors")["routes"][route]["copy"]["compared"].clone();
+    for _ in 0..10 {
+        assert_eq!(get(proxy.addr(), "/compared/a").status(), 200);
+    }
+    until("all are compared", SOON, || report("compared")["pairs"] == 10 && report("compared")["noise"]["pairs"] == 10);
+    assert_eq!(app.seen().len(), 20, "the service itself was asked twice");
+    let seen = report("compared");
+    assert_eq!(seen["noise"]["differsIn"], serde_json::json!(["body /at"]));
+    assert_eq!(seen["differsIn"], serde_json::json!({ "body /items/*/n": 10, "header x-version": 10 }), "{seen}");
+    let example = &seen["examples"][0];
+    assert_eq!(
+        (&example["method"], &example["path"], &example["status"]),
+        (&"GET".into(), &"/compared/a".into(), &200.into())
+    );
+    assert!(example["requestId"].as_str().is_some_and(|id| !id.is_empty()), "{example}");
+    assert_eq!(get(proxy.addr(), "/compared/miss").status(), 200);
+    until("another status", SOON, || report("compared")["differsIn"]["status"] == 1);
+    assert_eq!(report("compared")["examples"][0]["copyStatus"], 404);
+    let before = report("compared")["uncompared"].as_u64();
+    assert_eq!(get(proxy.addr(), "/compared/large").status(), 200);
+    until("too large", SOON, || report("compared")["uncompared"].as_u64() > before);
+    // What was seen outlives a reload, as long as the mirror is there.
+    proxy.reload("maxBody: 1Ki", "maxBody: 2Ki");
+    assert_eq!(report("compared")["pairs"], 11);
+    let (app, copy) = (Origin::named("same"), Origin::named("same"));
+    let proxy = start(app.addr(), copy.addr());
+    assert_eq!(get(proxy.addr(), "/plain").status(), 200);
+    let equal = || proxy.admin_json("/mirrors")["routes"]["plain"]["copy"]["compared"]["equal"] == 1;
+    until("they are equal", SOON, equal);
+}
+
 #[test]
 fn a_share_is_a_share() {
     let (app, copy) = (Origin::named("app"), Origin::named("copy"));
@@ -209,6 +264,12 @@ fn the_example_does_what_it_says() {
     }
     until("all of them", SOON, || next.seen().len() == 10);
     assert_eq!(next.last().head.get("x-shadow").as_deref(), Some("1"));
+    let compared = || proxy.admin_json("/mirrors")["routes"]["orders"]["orders-next"]["compared"].clone();
+    until("compared", SOON, || compared()["pairs"] == 10);
+    assert_eq!(
+        (&compared()["differsIn"]["body"], &compared()["differsIn"]["status"]),
+        (&10.into(), &serde_json::Value::Null)
+    );
     for number in 0..200 {
         assert_eq!(post(proxy.addr(), &format!("/orders/{number}"), b"{}", false).text(), "orders");
     }
