@@ -49,6 +49,14 @@ pub enum Reason {
     NoEndpoint,
     /// The bounded queue for a connection is full.
     Overflow,
+    /// By `rateLimit` of the route or the service.
+    RateLimited,
+    /// By `limits` of the service.
+    Limit,
+    /// By `limits.adaptive` of the service.
+    Overloaded,
+    /// Memory is short.
+    Shed,
     ConnectFailed,
     ConnectTimeout,
     /// The upstream closed or reset before its answer was whole.
@@ -105,6 +113,10 @@ impl Reason {
         Self::BodyTooLarge,
         Self::NoEndpoint,
         Self::Overflow,
+        Self::RateLimited,
+        Self::Limit,
+        Self::Overloaded,
+        Self::Shed,
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::UpstreamReset,
@@ -144,6 +156,10 @@ impl Reason {
             Self::BodyTooLarge => "body_too_large",
             Self::NoEndpoint => "no_endpoint",
             Self::Overflow => "overflow",
+            Self::RateLimited => "rate_limited",
+            Self::Limit => "limit",
+            Self::Overloaded => "overloaded",
+            Self::Shed => "shed",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::UpstreamReset => "upstream_reset",
@@ -182,9 +198,13 @@ impl Reason {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::FaultInjected
             | Self::NoEndpoint
             | Self::Overflow
+            | Self::Limit
+            | Self::Overloaded
+            | Self::Shed
             | Self::ConnectFailed
             | Self::NoIdentity
             | Self::Expired
@@ -214,7 +234,7 @@ impl Reason {
             Self::None | Self::DirectResponse | Self::Redirect => 2,
             Self::ClientReset => 1,
             Self::BadRequest | Self::ProxyHeader | Self::Handshake | Self::Panic => 13,
-            Self::HeadTooLarge | Self::BodyTooLarge => 8,
+            Self::HeadTooLarge | Self::BodyTooLarge | Self::RateLimited => 8,
             Self::Denied | Self::NotRedirected | Self::Undetected => 7,
             Self::Loop => 9,
             Self::NoRoute | Self::Unsupported => 12,
@@ -222,6 +242,9 @@ impl Reason {
             Self::FaultInjected
             | Self::NoEndpoint
             | Self::Overflow
+            | Self::Limit
+            | Self::Overloaded
+            | Self::Shed
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::UpstreamReset
@@ -252,6 +275,10 @@ impl Reason {
             Self::BodyTooLarge => "the body of the request is larger than the route allows",
             Self::NoEndpoint => "the service has no endpoint to send this request to",
             Self::Overflow => "too many requests wait for a connection to the service",
+            Self::RateLimited => "more requests came than the rate limit lets pass",
+            Self::Limit => "the service has as many requests as its limits allow",
+            Self::Overloaded => "the service has as many requests as it answers in good time",
+            Self::Shed => "the proxy is short of memory",
             Self::ConnectFailed => "no connection to the service could be made",
             Self::ConnectTimeout => "the service did not accept a connection in time",
             Self::UpstreamReset => "the service closed the connection before its answer was whole",
@@ -294,6 +321,16 @@ impl Reason {
                 "`/clusters` shows the endpoints of the service, and so which labels a subset could ask for"
             }
             Self::Overflow => "the service is slower than its traffic: add endpoints, or raise `connections.max`",
+            Self::RateLimited => {
+                "come again after `retry-after`; `/limits` shows the limits and how much of them is used"
+            }
+            Self::Limit => {
+                "add endpoints, or raise the limit that the message names; `/clusters` shows what is in flight"
+            }
+            Self::Overloaded => {
+                "`/clusters` shows the limit and the usual latency: find what slows the service down, or add endpoints"
+            }
+            Self::Shed => "give the container more memory, or look for what needs it: large buffers, many connections",
             Self::ConnectFailed => "check that the service listens on the `endpoint` of the access log",
             Self::ConnectTimeout => {
                 "check the network and the load of the `endpoint` in the access log, or raise `connectTimeout`"
@@ -345,11 +382,13 @@ impl Reason {
     pub const fn proxy_error(self) -> &'static str {
         match self {
             Self::NoRoute => "destination_not_found",
-            Self::Denied | Self::NotRedirected | Self::Undetected => "http_request_denied",
+            Self::Denied | Self::NotRedirected | Self::Undetected | Self::RateLimited | Self::Shed => {
+                "http_request_denied"
+            }
             Self::Loop => "proxy_loop_detected",
             Self::UnknownDestination => "destination_ip_prohibited",
-            Self::NoEndpoint => "destination_unavailable",
-            Self::Overflow => "connection_limit_reached",
+            Self::NoEndpoint | Self::Overloaded => "destination_unavailable",
+            Self::Overflow | Self::Limit => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
             Self::UpstreamReset => "connection_terminated",

@@ -21,6 +21,8 @@ use crate::net::stream::Stream;
 use crate::policy::split;
 use crate::snapshot::{Kind, Snapshot, Transport};
 use crate::telemetry::access::Entry;
+use crate::upstream::Want;
+use crate::upstream::learn;
 use crate::upstream::pool::{Load, Pool};
 use crate::upstream::transport::{self, Dialled};
 use crate::wire::address::Address;
@@ -64,6 +66,7 @@ pub struct Plan {
     view: Rc<View>,
     route: usize,
     side: usize,
+    service: usize,
     pool: Rc<Pool>,
     connect_timeout: Duration,
     proxy_protocol: Option<proxy_protocol::Version>,
@@ -127,10 +130,22 @@ impl Plan {
             return Err(no(Reason::Undetected));
         }
         let proxy_protocol = service.proxy_protocol;
+        let key = service.hash_key.as_ref().and_then(|key| key.of_connection(conn.peer.ip()));
+        let want = Want { key, ..Want::default() };
         let (pool, connect_timeout) =
-            (conn.pick(&view, index, target, &[]).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
+            (conn.pick(&view, index, target, &want).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
         let load = Load::new(&pool);
-        Ok(Self { view, route: route_index, side, pool, connect_timeout, proxy_protocol, grant, load })
+        Ok(Self {
+            view,
+            route: route_index,
+            side,
+            service: target.service,
+            pool,
+            connect_timeout,
+            proxy_protocol,
+            grant,
+            load,
+        })
     }
 
     /// Connects. `to` is what the client connected to.
@@ -145,19 +160,25 @@ impl Plan {
         let (pool, within, worker) = (self.pool.clone(), self.connect_timeout, conn.worker.clone());
         // What the application does for itself, we do not do for it.
         let plain = is_tls && self.is_simple();
+        let (view, service, begun) = (self.view.clone(), self.service, Instant::now());
         async move {
-            if plain {
-                return transport::dial_plain(&pool, within, &worker, &opening).await;
-            }
             let mutual = matches!(pool.transport, Transport::Mutual { .. });
-            match transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await {
+            let dialled = match plain {
+                true => transport::dial_plain(&pool, within, &worker, &opening).await,
+                false => transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await,
+            };
+            let dialled = match dialled {
                 // The other side may have let its application greet us before it saw that we begin TLS. Nothing is lost:
                 // all that was sent is a handshake.
-                Err(Reason::UpstreamTls) if mutual && !pool.wants_http.get() => {
+                Err(Reason::UpstreamTls) if mutual && !plain && !pool.wants_http.get() => {
                     transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await
                 }
                 dialled => dialled,
+            };
+            if let Some(service) = view.snapshot.services.get(service) {
+                learn::connected(service, &pool, &dialled, begun.elapsed());
             }
+            dialled
         }
     }
 

@@ -32,6 +32,8 @@ pub trait Provider: Send + Sync {
     fn certs(&self) -> Value;
     /// Services with their endpoints, health and pools.
     fn clusters(&self) -> Value;
+    /// Rate limits, what services have at a time, and memory.
+    fn limits(&self) -> Value;
     /// Begins to stop, as SIGTERM does. Returns at once; asked again, does nothing more.
     fn drain(&self);
     fn level(&self) -> Level;
@@ -66,6 +68,7 @@ enum Endpoint {
     Config,
     ConfigStatus,
     Clusters,
+    Limits,
     Certs,
     Explain,
     Why,
@@ -153,6 +156,7 @@ impl Admin {
             Endpoint::Config => ok(&self.provider.config()),
             Endpoint::ConfigStatus => ok(&self.provider.config_status()),
             Endpoint::Clusters => ok(&self.provider.clusters()),
+            Endpoint::Limits => ok(&self.provider.limits()),
             Endpoint::Certs => ok(&self.provider.certs()),
             Endpoint::Drain => {
                 self.provider.drain();
@@ -212,7 +216,7 @@ impl Admin {
 }
 
 impl Endpoint {
-    const ALL: [Self; 34] = [
+    const ALL: [Self; 35] = [
         Self::Livez,
         Self::Readyz,
         Self::Startupz,
@@ -222,6 +226,7 @@ impl Endpoint {
         Self::Config,
         Self::ConfigStatus,
         Self::Clusters,
+        Self::Limits,
         Self::Certs,
         Self::Explain,
         Self::Why,
@@ -276,6 +281,7 @@ impl Endpoint {
             Self::Config => "/config",
             Self::ConfigStatus => "/config/status",
             Self::Clusters => "/clusters",
+            Self::Limits => "/limits",
             Self::Certs => "/certs",
             Self::Explain => "/explain",
             Self::Why => "/why/{id}",
@@ -328,6 +334,7 @@ impl Endpoint {
             | Self::Config
             | Self::ConfigStatus
             | Self::Clusters
+            | Self::Limits
             | Self::Certs
             | Self::Why
             | Self::Recent
@@ -355,6 +362,7 @@ impl Endpoint {
             Self::Config => "the active configuration, redacted",
             Self::ConfigStatus => "generation and digest of the active configuration, and the last attempt",
             Self::Clusters => "services: endpoints, health, pools",
+            Self::Limits => "rate limits, what services have at a time, and memory",
             Self::Certs => "certificates and trust anchors: what is in use, and what is wrong with it",
             Self::Explain => "POST a request: why it would go where it goes",
             Self::Why => "what happened to the request with this id",

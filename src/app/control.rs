@@ -1,11 +1,13 @@
 //! What the admin endpoints show of the running process, and may ask of it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Command;
@@ -18,7 +20,8 @@ use crate::config::schema::Level;
 use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
 use crate::identity;
-use crate::snapshot::{Transport, compile};
+use crate::snapshot::limits::RateLimit;
+use crate::snapshot::{Service, Transport, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::wire::address::Address;
@@ -111,20 +114,34 @@ impl Provider for Control {
     }
 
     fn clusters(&self) -> Value {
-        let reports = reports(&self.shared);
+        let reports = by_endpoint(reports(&self.shared));
         let snapshot = self.shared.snapshot.load();
         let services = snapshot.services.iter().map(|service| {
             let endpoints = service.upstream.endpoints().borrow().clone();
             let endpoints: Vec<Value> = endpoints
                 .iter()
                 .map(|endpoint| {
-                    let live = live(&reports, &service.name, &endpoint.address);
+                    let of_it = reports.get(&(service.name.clone(), endpoint.address.clone()));
+                    let of_it = of_it.map_or(&[][..], Vec::as_slice);
+                    let live = live(of_it);
+                    let standing = service.upstream.standing(&endpoint.address);
+                    let latency = of_it.iter().filter_map(|report| report.latency).max();
                     json!({
                         "address": endpoint.address.to_string(),
                         "labels": endpoint.labels,
                         "zone": endpoint.zone.as_deref(),
+                        "region": endpoint.region.as_deref(),
+                        "priority": endpoint.priority,
                         "weight": endpoint.weight,
+                        "available": standing.is_available() && of_it.iter().all(|report| !report.unreached),
+                        "unhealthy": standing.is_unhealthy(),
+                        "ejected": standing.is_ejected(),
+                        // Each worker finds it out for itself.
+                        "unreached": of_it.iter().any(|report| report.unreached),
+                        "latencyMs": latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
                         "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
+                        "healthCheck": service.upstream.checked(&endpoint.address),
+                        "ejection": service.upstream.ejection(&endpoint.address),
                         "connections": live.connections,
                         "idle": live.idle,
                         "inFlight": live.in_flight,
@@ -134,9 +151,33 @@ impl Provider for Control {
                 .collect();
             let name = service.name.to_string();
             let tls = transport(&service.transport);
-            (name, json!({ "discovery": service.upstream.describe(), "tls": tls, "endpoints": endpoints }))
+            let policy = service.balance.policy;
+            let panic = self.shared.metrics.panics.get(&service.name).load(Ordering::Relaxed) > 0;
+            let balancing = json!({ "policy": policy, "panic": panic });
+            let discovery = service.upstream.describe();
+            let limits = service.limits.as_ref().map(|limits| limits.describe());
+            let mut told =
+                json!({ "discovery": discovery, "tls": tls, "loadBalancer": balancing, "endpoints": endpoints });
+            told.as_object_mut().zip(limits).map(|(told, limits)| told.insert("limits".to_owned(), limits));
+            (name, told)
         });
         Value::Object(services.collect())
+    }
+
+    fn limits(&self) -> Value {
+        let (snapshot, now) = (self.shared.snapshot.load(), Instant::now());
+        let all = |limits: &[RateLimit]| limits.iter().map(|limit| limit.describe(now)).collect::<Vec<_>>();
+        let routes = snapshot.routes.iter().filter(|route| !route.rate_limits.is_empty());
+        let routes: Map<_, _> = routes.map(|route| (route.name.to_string(), all(&route.rate_limits).into())).collect();
+        let limited = |service: &&Service| service.limits.is_some() || !service.rate_limits.is_empty();
+        let services = snapshot.services.iter().filter(limited).map(|service| {
+            let limits = service.limits.as_ref().map(|limits| limits.describe());
+            (service.name.to_string(), json!({ "rateLimit": all(&service.rate_limits), "limits": limits }))
+        });
+        let services: Map<_, _> = services.collect();
+        let memory = &self.shared.memory;
+        let memory = memory.used().map(|used| json!({ "usedPercent": used, "limit": memory.limit().to_string() }));
+        json!({ "routes": routes, "services": services, "memory": memory })
     }
 
     fn drain(&self) {
@@ -230,11 +271,12 @@ fn explain(shared: &Shared, ask: &Ask) -> Reply {
     let snapshot = shared.snapshot.load();
     match explain::explain(&snapshot, ask) {
         Ok(mut explanation) => {
-            let reports = reports(shared);
+            let reports = by_endpoint(reports(shared));
             for side in &mut explanation.sides {
-                let service = side.to.split('/').next().unwrap_or_default();
+                let service: Arc<str> = side.to.split('/').next().unwrap_or_default().into();
                 for endpoint in &mut side.endpoints {
-                    endpoint.live = Some(live(&reports, service, &endpoint.address));
+                    let of_it = reports.get(&(service.clone(), endpoint.address.clone()));
+                    endpoint.live = Some(live(of_it.map_or(&[][..], Vec::as_slice)));
                 }
             }
             (StatusCode::OK, serde_json::to_value(&explanation).unwrap_or_default())
@@ -271,10 +313,18 @@ fn reports(shared: &Shared) -> Vec<PoolReport> {
     shared.workers.iter().flat_map(|worker| worker.pools()).collect()
 }
 
+/// The reports of all workers, by service and endpoint.
+fn by_endpoint(reports: Vec<PoolReport>) -> HashMap<(Arc<str>, Address), Vec<PoolReport>> {
+    let mut sorted: HashMap<_, Vec<PoolReport>> = HashMap::new();
+    for report in reports {
+        sorted.entry((report.service.clone(), report.address.clone())).or_default().push(report);
+    }
+    sorted
+}
+
 /// An endpoint, over all workers.
-fn live(reports: &[PoolReport], service: &str, address: &Address) -> Live {
-    let same = |report: &&PoolReport| report.address == *address && *report.service == *service;
-    reports.iter().filter(same).fold(Live::default(), |sum, report| Live {
+fn live(reports: &[PoolReport]) -> Live {
+    reports.iter().fold(Live::default(), |sum, report| Live {
         connections: sum.connections + report.open,
         idle: sum.idle + report.idle,
         in_flight: sum.in_flight + report.in_flight,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, Method};
 
-use super::schema::{UNIX, percentile};
+use super::schema::{HedgeAfter, UNIX};
 use super::units::{Duration, Pattern, Size};
 use crate::policy::outcome::{Condition, grpc_code};
 use crate::telemetry::rfc3339;
@@ -48,7 +48,7 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             Err((format!("`{text}` is a Unix socket"), Some("write an address, or make it an endpoint".to_owned())))
         }
         "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
-        "percentile" => plain(percentile(text).is_some(), "a percentile from p50 on, such as p95"),
+        "hedgeAfter" => text.parse::<HedgeAfter>().map(drop).map_err(|message| (message, None)),
         "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
         "grpcCode" => plain(grpc_code(text).is_some(), "a gRPC code such as `unavailable`"),
         "timestamp" => plain(rfc3339::read(text).is_some(), "a moment such as `2027-01-01T00:00:00Z`"),

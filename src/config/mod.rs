@@ -4,14 +4,18 @@
 //! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
 
 mod authorization;
+mod balancing;
 mod check;
 pub mod diff;
 pub mod digest;
 mod excerpt;
 pub mod format;
+mod health;
 mod interception;
+mod limits;
 pub mod lint;
 mod merge;
+mod policies;
 mod problem;
 mod reach;
 pub mod schema;
@@ -75,6 +79,8 @@ pub struct ResolvedEndpoint {
     pub alternatives: Vec<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<String>,
+    pub region: Option<String>,
+    pub priority: u32,
     pub weight: u32,
     /// Whom it must prove to be.
     pub identity: Option<SpiffeId>,
@@ -169,6 +175,8 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
             alternatives: Vec::new(),
             labels: BTreeMap::new(),
             zone: None,
+            region: None,
+            priority: 0,
             weight: 1,
             identity: None,
         },
@@ -189,6 +197,8 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
         alternatives,
         labels: full.labels,
         zone: full.zone,
+        region: full.region,
+        priority: full.priority,
         weight: full.weight,
         identity,
     })
@@ -233,6 +243,11 @@ impl Config {
     /// Where something stands, such as `routes[2]`, in the merged configuration.
     pub fn place(&self, path: &str) -> Option<Place> {
         self.tree.find(path).cloned()
+    }
+
+    /// Where a rule of this type stands in `policies`, which have become keys of their services.
+    pub fn policy_place(&self, service: &str, kind: schema::PolicyKind) -> Option<Place> {
+        policies::place(&self.tree, service, kind)
     }
 
     pub fn files(&self) -> &[PathBuf] {
@@ -294,7 +309,7 @@ fn compile(
     // What could not be filled in has been said; that it is also not a number, say, is no news.
     problems.retain(|problem| !missing.iter().any(|missing| missing.place == problem.place));
     problems.append(&mut missing);
-    let root = match serde_json::from_value::<Root>(Json::Object(sound.json.clone())) {
+    let mut root = match serde_json::from_value::<Root>(Json::Object(sound.json.clone())) {
         Ok(root) => root,
         Err(error) => {
             problems.push(Problem::at(&tree.place, "", format!("cannot be understood: {error}")));
@@ -311,6 +326,7 @@ fn compile(
         hide_values(&mut problems, &values);
         return Err(report(problems, Some(&tree), &sources));
     }
+    policies::apply(&mut root);
     let digest = digest::sha256(&serde_json::to_vec(&root).unwrap_or_default());
     let tcp_listeners = root.listeners.iter().filter(|l| reach::is_tcp(&root, l)).map(|l| l.name.clone()).collect();
     Ok(Config { root, tree, digest, references, sources: sources.into(), files, tcp_listeners })

@@ -6,8 +6,12 @@
 
 use std::collections::BTreeMap;
 
+mod balancing;
 mod condition;
+mod health;
 mod interception;
+mod limits;
+mod policies;
 mod retry;
 mod security;
 mod sockets;
@@ -21,9 +25,15 @@ use serde::{Deserialize, Serialize};
 use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
+pub use balancing::{HashKey, HashSource, LbPolicy, LoadBalancer, ZoneMode};
 pub use condition::Condition;
+pub use health::{
+    EndpointGuard, GrpcCheck, HealthCheck, HttpCheck, OutlierDetection, SlowerThan, SuccessRate, TcpCheck,
+};
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
-pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule, percentile};
+pub use limits::{AdaptiveBounds, AdaptiveLimit, Criticality, LimitKey, Limits, Memory, RateLimit, RateLimits};
+pub use policies::{PolicyKind, PolicyRule, ServicePolicies};
+pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -70,6 +80,9 @@ pub struct Root {
     /// Where requests go. The most specific match wins, whatever the order in the file.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Rules for services as the repositories of platforms hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<ServicePolicies>,
     /// Who may do what.
     #[serde(default)]
     pub authorization: Vec<Authorization>,
@@ -92,6 +105,12 @@ pub struct Workload {
     pub namespace: String,
     #[serde(default)]
     pub version: String,
+    /// Where it runs: `loadBalancer.zone` goes by it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// The same for `geoHashedRing`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -139,6 +158,7 @@ pub struct Runtime {
     /// How long routes that a reload has changed are watched after it; 0s turns it off.
     pub probation: Duration,
     pub rollback: Rollback,
+    pub memory: Memory,
 }
 
 /// What takes a reload back while it is on probation.
@@ -265,10 +285,23 @@ pub struct Service {
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub subsets: IndexMap<String, Subset>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// Of `file` and `dns`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub endpoint_guard: EndpointGuard,
     #[serde(default)]
     pub load_balancer: LoadBalancer,
     #[serde(default)]
     pub connections: Connections,
+    /// What it has at a time, over all workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// Requests that it gets in a time, by whatever route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// What an upstream speaks. `auto` is HTTP as the client speaks it.
@@ -315,6 +348,12 @@ pub struct FullEndpoint {
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Endpoints of a number above 0 take over as those of lower ones become unavailable.
+    #[serde(default, skip_serializing_if = "is_first")]
+    #[schemars(range(max = 100))]
+    pub priority: u32,
     /// Share of the traffic, relative to the others; 0 takes none.
     #[serde(default = "one")]
     #[schemars(range(max = 1000000))]
@@ -330,10 +369,32 @@ pub struct FullEndpoint {
 pub struct Dns {
     #[schemars(extend("format" = "host"))]
     pub name: String,
-    /// The service's `port` where absent.
+    #[serde(default, rename = "type", skip_serializing_if = "is_default")]
+    pub kind: DnsType,
+    /// The service's `port` where absent; not of `srv`, whose records say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
+    /// Name servers, `ip:port`: those of `/etc/resolv.conf` where absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", extend("items" = { "type": "string", "format": "socketAddress" }))]
+    pub servers: Vec<std::net::SocketAddr>,
+    /// An answer is good for this long at least, whatever its records say.
+    #[serde(default = "default_min_ttl", skip_serializing_if = "is_min_ttl")]
+    pub min_ttl: Duration,
+    /// And for this long at most.
+    #[serde(default = "default_max_ttl", skip_serializing_if = "is_max_ttl")]
+    pub max_ttl: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DnsType {
+    /// All A and AAAA records of the name.
+    #[default]
+    Address,
+    /// Its SRV records: targets, which are looked up in turn, with port, weight and priority.
+    Srv,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -342,23 +403,6 @@ pub struct Subset {
     /// Labels that an endpoint must have, all of them.
     #[schemars(extend("minProperties" = 1))]
     pub labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoadBalancer {
-    #[serde(default)]
-    pub policy: LbPolicy,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum LbPolicy {
-    RoundRobin,
-    Random,
-    /// The less loaded of two drawn at random.
-    #[default]
-    LeastRequest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -504,6 +548,9 @@ pub struct Route {
     /// A side of `split` whose weight moves by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// Requests that it lets pass in a time; 429 beyond it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// `2s`, or with a mode.
@@ -727,6 +774,7 @@ impl Default for Runtime {
             drain_timeout: Duration::from_secs(30),
             probation: Duration::from_secs(120),
             rollback: Rollback::default(),
+            memory: Memory::default(),
         }
     }
 }
@@ -754,6 +802,10 @@ impl Default for Connections {
     fn default() -> Self {
         Self { max: 1024, idle_timeout: Duration::from_secs(60), max_requests: 100_000, max_pending: 1024 }
     }
+}
+
+fn is_first(priority: &u32) -> bool {
+    *priority == 0
 }
 
 fn one() -> u32 {
@@ -798,6 +850,27 @@ fn default_max_headers() -> u32 {
 
 fn default_max_streams() -> u32 {
     256
+}
+
+/// What says nothing new is not written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_min_ttl(ttl: &Duration) -> bool {
+    *ttl == default_min_ttl()
+}
+
+fn is_max_ttl(ttl: &Duration) -> bool {
+    *ttl == default_max_ttl()
+}
+
+fn default_min_ttl() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_max_ttl() -> Duration {
+    Duration::from_secs(60)
 }
 
 fn default_redirect() -> u16 {

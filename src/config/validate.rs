@@ -14,7 +14,10 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, interception, reach, resolve, sockets, tls, traffic};
+use super::{
+    ResolvedEndpoint, authorization, balancing, health, interception, limits, policies, reach, resolve, sockets, tls,
+    traffic,
+};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -53,7 +56,10 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         view.service(&path, service);
         sockets::service(&mut view, &path, service);
         tls::service(&mut view, &path, service);
+        balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
+        health::service(&mut view, &path, service);
+        limits::service(&mut view, &path, service);
     }
     view.service_hosts();
     interception::addresses(&mut view);
@@ -68,7 +74,9 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         let path = view.route_path(index);
         view.route(&path, route);
         traffic::route(&mut view, &path, route);
+        limits::route(&mut view, &path, route);
     }
+    policies::validate(&mut view);
     for (index, entry) in root.authorization.iter().enumerate() {
         let path = view.authorization_path(index);
         authorization::entry(&mut view, &path, entry);
@@ -141,6 +149,10 @@ impl View<'_> {
         format!("authorization[{}]", self.sound.authorization.get(index).copied().unwrap_or(index))
     }
 
+    pub fn policies_path(&self, index: usize) -> String {
+        format!("policies[{}]", self.sound.policies.get(index).copied().unwrap_or(index))
+    }
+
     fn blocks(&mut self) {
         let root = self.root;
         if !root.admin.address.ip().is_loopback() {
@@ -196,10 +208,7 @@ impl View<'_> {
             }
             Endpoints::File(_) => {}
             Endpoints::Dns(dns) => {
-                if dns.port.or(service.port).is_none() {
-                    let remedy = format!("add `port: …` here or to `{path}`");
-                    self.push(&format!("{path}.endpoints.dns"), "there is no port to connect to", remedy);
-                }
+                health::dns(self, &format!("{path}.endpoints.dns"), path, (service, dns));
             }
         }
     }

@@ -3,10 +3,12 @@
 
 mod ask;
 mod authorization;
+mod balancing;
 mod candidates;
 mod compact;
 mod edits;
 mod effective;
+mod limits;
 mod listener;
 mod places;
 mod redirected;
@@ -215,6 +217,9 @@ pub struct Side {
 pub struct Endpoint {
     pub address: Address,
     pub weight: u32,
+    /// Why it is left out as long as others are not; only from a running proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
     /// What is going on there now; only from a running proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,
@@ -388,7 +393,11 @@ fn http(
         },
         action,
     });
-    explanation.policy.splice(0..0, effective::of_route(snapshot, &decision, facts.grpc));
+    let mut policy = effective::of_route(snapshot, &decision, facts.grpc);
+    if let Verdict::Forward { target, .. } = decision.verdict {
+        policy.extend(balancing::of(snapshot, target, Some(facts)));
+    }
+    explanation.policy.splice(0..0, policy);
 }
 
 /// `named`: whether routes go by the name that a client of TLS asks for, which is the host of the URL.

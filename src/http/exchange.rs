@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use rand::Rng;
 use tokio::sync::oneshot;
 
+use super::admission::{self, Admission};
 use super::compare;
 use super::fault;
 use super::mirror;
@@ -28,7 +29,7 @@ use super::upgrade::Tunnel;
 use crate::blast::Seen;
 use crate::body::{Origin, Replay, Source, Upload};
 use crate::config::schema::Mode;
-use crate::decide::{self, Decision, Understood, Verdict};
+use crate::decide::{self, Understood, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::{Conn, grant};
@@ -37,11 +38,12 @@ use crate::net::io::Activity;
 use crate::policy::split;
 use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target, Transport};
 use crate::telemetry::metrics::WorkerCounters;
+use crate::upstream::Want;
 use crate::upstream::h1::Freed;
 use crate::upstream::pool::{Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
-use crate::wire::{forwarded, grpc, path, xfcc};
+use crate::wire::{forwarded, grpc, xfcc};
 use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
@@ -124,6 +126,8 @@ struct Chosen<'s> {
     route: &'s Route,
     forward: &'s Forward,
     target: Target,
+    /// What an endpoint is chosen by, where the service hashes.
+    key: Option<u64>,
     /// The path to send instead of the one that came.
     path: Option<String>,
     hop: Hop,
@@ -143,11 +147,18 @@ impl Exchange {
         };
         let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
+        // What is aborted on purpose takes nobody's place.
+        if !self.0.record.drawn_fault.is_some_and(|fault| fault.abort.is_some()) {
+            self.0.admission = Admission::begin(&mut self.0.record, (chosen.route, service), &parts.headers)?;
+            self.0.admission.enter(&mut self.0.record, service)?;
+        }
         let pool = {
             let record = &self.0.record;
-            record.conn.pick(&view, record.listener, chosen.target, &[]).ok_or(Reason::NoEndpoint)?
+            let want = Want { key: chosen.key, ..Want::default() };
+            record.conn.pick(&view, record.listener, chosen.target, &want).ok_or(Reason::NoEndpoint)?
         };
         self.0.record.endpoint = Some(pool.address.clone());
+        self.0.record.picked.set(Some(pool.why()));
         self.check_body(&body, &chosen)?;
         let tried_before = parts.headers.contains_key(retry::ATTEMPT);
         let asked = parts.headers.get(retry::TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -202,6 +213,7 @@ impl Exchange {
         let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
         Upstream {
             target: chosen.target,
+            key: chosen.key,
             load: Some(Load::new(&pool)),
             pending: None,
             limits: terms::limits(&record.conn.worker, service, record.preserve_case(), record.grpc),
@@ -288,11 +300,12 @@ impl Exchange {
             (Verdict::Answer, Action::Forward(_)) => return Err(Reason::NoEndpoint),
             (Verdict::Refuse(reason), _) => return Err(*reason),
         };
-        let new_path = edited_path(&decision, forward, path);
+        let new_path = reply::edited_path(&decision, forward, path);
         let hostless = authority.host.is_empty();
         let (index, route) = (decision.rule.route, decision.route);
         let hop = Hop::default();
-        Ok(Decided::Forward(Chosen { index, route, forward, target, path: new_path, hop, hostless }))
+        let key = snapshot.services.get(target.service).and_then(|service| service.hash_key.as_ref()?.of(&facts));
+        Ok(Decided::Forward(Chosen { index, route, forward, target, key, path: new_path, hop, hostless }))
     }
 
     fn check_body(&self, body: &Incoming, chosen: &Chosen<'_>) -> Result<(), Reason> {
@@ -358,6 +371,11 @@ impl Exchange {
     async fn finish(mut self, mut request: Request<Upload>) -> Response<Tracked> {
         if self.0.record.drawn_fault.is_some()
             && let Err(reason) = Box::pin(fault::act(&mut self.0)).await
+        {
+            return self.fail(reason);
+        }
+        if self.0.admission.waits()
+            && let Err(reason) = Box::pin(admission::wait(&mut self.0)).await
         {
             return self.fail(reason);
         }
@@ -455,7 +473,7 @@ impl Exchange {
             false => upstream.and_then(|upstream| upstream.deadline),
         });
         record.status = parts.status.as_u16();
-        explain_in(record, &mut parts.headers);
+        record.mark(&mut parts.headers);
         Ok(Answer::Body(parts, body))
     }
 
@@ -480,7 +498,7 @@ impl Exchange {
         self.0.record.streams = true;
         self.0.record.producer = Producer::Application;
         self.0.record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-        explain_in(&self.0.record, &mut parts.headers);
+        self.0.record.mark(&mut parts.headers);
         Ok(Answer::Tunnel(Response::from_parts(parts, ()), socket))
     }
 
@@ -502,6 +520,7 @@ impl Exchange {
                 received: record.received,
                 entry: record.denied.as_deref(),
                 instead: fault::told(record),
+                refusal: record.refusal.as_deref(),
             },
         );
         let response = fault::or_reset(record, response);
@@ -513,6 +532,7 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         // Nothing more comes from there.
         self.0.upstream = None;
+        self.0.admission = Admission::default();
         let record = &mut self.0.record;
         if record.reason != Reason::None {
             record.producer = record.reason.producer();
@@ -534,18 +554,8 @@ impl Exchange {
             self.0.record.grpc_status = grpc::status(&parts.headers);
         }
         self.0.record.response_bytes = body.len() as u64;
-        explain_in(&self.0.record, &mut parts.headers);
+        self.0.record.mark(&mut parts.headers);
         Response::from_parts(parts, Tracked::new(Source::Full(body), self.0))
-    }
-}
-
-/// Appended, not set: a proxy behind us may have explained itself as well, to one that knows its token.
-fn explain_in(record: &Record, headers: &mut http::HeaderMap) {
-    fault::mark(record, headers);
-    if record.explain
-        && let Some(explanation) = record.explanation()
-    {
-        headers.append(explain::REQUEST_HEADER, explanation);
     }
 }
 
@@ -555,14 +565,6 @@ enum Answer {
     /// Not gRPC, where gRPC was asked for.
     Translated(Response<Bytes>),
     Tunnel(Response<()>, oneshot::Receiver<Freed>),
-}
-
-/// A path that is not the one that came, where the route rewrites it or it had dot segments.
-fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>) -> Option<String> {
-    match &forward.rewrite {
-        Some(rewrite) => Some(reply::rewritten(rewrite, decision, &path.text)),
-        None => path.resolved.then(|| path.text.clone().into_owned()),
-    }
 }
 
 fn is_event_stream(headers: &http::HeaderMap) -> bool {

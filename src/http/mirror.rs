@@ -26,6 +26,7 @@ use crate::policy::fault::Chance;
 use crate::snapshot::traffic::Mirror;
 use crate::snapshot::{Route, Target};
 use crate::telemetry::mirrored::{Ended, OnItsWay};
+use crate::upstream::Want;
 use crate::upstream::pool::Load;
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::Hop;
@@ -160,7 +161,7 @@ impl Copy {
         let service = snapshot.services.get(target.service).ok_or(Reason::NoEndpoint)?;
         let pool = {
             let cluster = self.view.clusters.get(target.service).ok_or(Reason::NoEndpoint)?;
-            let picked = cluster.pick(service, target.subset, &[], &mut *self.worker.rng.borrow_mut());
+            let picked = cluster.pick(service, target.subset, &Want::default(), &mut *self.worker.rng.borrow_mut());
             picked.ok_or(Reason::NoEndpoint)?
         };
         let mut parts = self.head.clone();

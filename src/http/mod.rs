@@ -1,6 +1,7 @@
 //! HTTP: a downstream connection (`server`), one request on it from head to end of stream (`exchange`), and one try
 //! at an upstream (`attempt`).
 
+pub mod admission;
 pub mod attempt;
 mod compare;
 pub mod exchange;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
+use crate::net::clock;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::snapshot::{Route, Service};
+use crate::upstream::learn;
 use crate::upstream::pool::Pool;
 
 /// A try, and whom it was sent to.
@@ -27,9 +29,14 @@ pub struct Pending {
 }
 
 pub fn learn(ended: &Ended<'_>) {
+    if let Some(limits) = &ended.service.limits {
+        limits.learn(ended.outcome.took, clock::recent());
+    }
+    ended.pool.observe(&ended.outcome, clock::recent());
     if let Some(hedge) = &ended.route.hedge
         && matches!(ended.outcome.kind, Kind::Answered { .. })
     {
         hedge.see(ended.outcome.took);
     }
+    learn::learn(ended.service, ended.pool, &ended.outcome);
 }

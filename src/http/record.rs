@@ -1,6 +1,7 @@
 //! The facts of one exchange, gathered while it runs, and told exactly once when it is dropped: to the metrics and to
 //! the access log.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
+use super::admission::Refused;
 use super::fault;
 use super::tries::Tries;
 use crate::body::Progress;
@@ -18,6 +20,7 @@ use crate::inbound::grant::{self, Grant};
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
+use crate::policy::balance::Why;
 use crate::policy::differ;
 use crate::policy::fault::Drawn;
 use crate::policy::guard::{Guard, Judgement};
@@ -52,6 +55,10 @@ pub struct Record {
     pub reason: Reason,
     /// The entry of `authorization` that denied it.
     pub denied: Option<Arc<str>>,
+    /// Which limit refused it, and what its answer says of that.
+    pub refusal: Option<Box<Refused>>,
+    /// Limits in shadow mode that would have: the rule, the limit, and what there was instead.
+    pub would_limit: Vec<(Guard, u64, u64)>,
     /// Numbers of those in shadow mode that would have.
     would_deny: Vec<usize>,
     /// Faults on purpose that it is to meet, if it comes so far.
@@ -73,6 +80,8 @@ pub struct Record {
     pub grpc: bool,
     pub grpc_status: Option<u8>,
     pub endpoint: Option<Address>,
+    /// What the last pick went by.
+    pub picked: Cell<Option<Why>>,
     pub tries: Tries,
     pub upstream: Option<Duration>,
     /// When the head of the answer came.
@@ -133,6 +142,8 @@ impl Record {
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
             denied: None,
+            refusal: None,
+            would_limit: Vec::new(),
             would_deny: Vec::new(),
             drawn_fault: None,
             fault: None,
@@ -145,6 +156,7 @@ impl Record {
             grpc: false,
             grpc_status: None,
             endpoint: None,
+            picked: Cell::default(),
             tries: Tries::default(),
             upstream: None,
             answered: None,
@@ -225,6 +237,15 @@ impl Record {
         }
     }
 
+    /// What every answer says of the exchange: faults on purpose, and why it went where it went to whoever asked. Appended,
+    /// not set: a proxy behind us may have explained itself as well, to one that knows its token.
+    pub fn mark(&self, headers: &mut http::HeaderMap) {
+        fault::mark(self, headers);
+        if let Some(explanation) = self.explain.then(|| self.explanation()).flatten() {
+            headers.append(explain::REQUEST_HEADER, explanation);
+        }
+    }
+
     /// For the answer to a client that asked; what is known by now.
     pub fn explanation(&self) -> Option<HeaderValue> {
         let snapshot = &self.view.snapshot;
@@ -238,6 +259,7 @@ impl Record {
             target: self.chosen.and_then(|chosen| chosen.target),
             drawn: self.chosen.and_then(|chosen| chosen.drawn),
             endpoint: self.endpoint.as_ref(),
+            picked: self.picked.get(),
             reason: self.reason.code(),
             denied: self.denied.as_deref(),
             would_deny: &self.would_deny,
@@ -289,7 +311,13 @@ impl Record {
         let entries = &self.view.snapshot.authorization;
         let denied = self.would_deny.iter().filter_map(|number| entries.get(*number));
         let denied = denied.map(|entry| Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: &entry.name });
-        body.into_iter().chain(time).chain(denied)
+        let limits = self.would_limit.iter().map(|(guard, limit, actual)| Would {
+            guard: *guard,
+            limit: *limit,
+            actual: *actual,
+            entry: "",
+        });
+        body.into_iter().chain(time).chain(denied).chain(limits)
     }
 
     /// `counted`: it broke another rule of the same kind.

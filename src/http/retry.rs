@@ -29,6 +29,7 @@ use crate::policy::outcome::{Kind, Outcome};
 use crate::policy::retry::{NotAgain, Policy, Pushback, Situation};
 use crate::snapshot::{Hedge, Route, Service};
 use crate::telemetry::recent;
+use crate::upstream::Want;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::grpc;
 
@@ -149,7 +150,9 @@ impl Sending<'_> {
     fn another(&self) -> Option<Load> {
         let record = self.record;
         let tried: Vec<_> = record.tries.known().iter().map(|attempt| attempt.endpoint.clone()).collect();
-        let pool = record.conn.pick(&record.view, record.listener, self.upstream.target, &tried)?;
+        let want = Want { key: self.upstream.key, tried: &tried };
+        let pool = record.conn.pick(&record.view, record.listener, self.upstream.target, &want)?;
+        record.picked.set(Some(pool.why()));
         Some(Load::new(&pool))
     }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::admission::Admission;
 use super::compare::Pair;
 use super::fault::Slowed;
 use super::outcome::{self, Ended, Pending};
@@ -46,11 +47,15 @@ pub struct End {
     pub compared: Vec<Rc<Pair>>,
     /// Keeps its body for that.
     pub watched: Option<Box<Tee>>,
+    /// Its place at the service.
+    pub admission: Admission,
 }
 
 /// Where a request is sent, and what that has to keep to.
 pub struct Upstream {
     pub target: Target,
+    /// What an endpoint is chosen by, where the service hashes.
+    pub key: Option<u64>,
     pub limits: Limits,
     /// Its place in the load balancer, at the endpoint that it was sent to.
     pub load: Option<Load>,
@@ -146,8 +151,9 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        let (compared, lease) = (Vec::new(), Lease::None);
-        Box::new(Self { record, activity, upstream: None, replay: None, lease, slowed: None, compared, watched: None })
+        let (compared, lease, admission) = (Vec::new(), Lease::None, Admission::default());
+        let (upstream, replay, slowed, watched) = (None, None, None, None);
+        Box::new(Self { record, activity, upstream, replay, lease, slowed, compared, watched, admission })
     }
 
     /// What came of a gRPC call is known now.

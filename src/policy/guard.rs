@@ -7,6 +7,9 @@ pub enum Guard {
     MaxBody,
     Timeout,
     Authorization,
+    RateLimit,
+    Limits,
+    Memory,
 }
 
 /// A limit, and what happens beyond it. `mode: off` compiles to no bound at all.
@@ -26,13 +29,17 @@ pub enum Judgement {
 }
 
 impl Guard {
-    pub const ALL: [Self; 3] = [Self::MaxBody, Self::Timeout, Self::Authorization];
+    pub const ALL: [Self; 6] =
+        [Self::MaxBody, Self::Timeout, Self::Authorization, Self::RateLimit, Self::Limits, Self::Memory];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::MaxBody => "max_body",
             Self::Timeout => "timeout",
             Self::Authorization => "authorization",
+            Self::RateLimit => "rate_limit",
+            Self::Limits => "limits",
+            Self::Memory => "memory",
         }
     }
 }
@@ -42,7 +49,10 @@ impl Guard {
     pub fn shown(self, value: u64) -> Option<String> {
         match self {
             Self::MaxBody => Some(format!("{value} bytes")),
-            Self::Timeout => Some(format!("{} ms", value as f64 / 1e3)),
+            // Of a rate limit: how long a request would have had to wait, and how long it may.
+            Self::Timeout | Self::RateLimit => Some(format!("{} ms", value as f64 / 1e3)),
+            Self::Limits => Some(format!("{value} requests")),
+            Self::Memory => Some(format!("{value} %")),
             Self::Authorization => None,
         }
     }

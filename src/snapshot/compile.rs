@@ -1,5 +1,8 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
+mod balancing;
+mod health;
+mod limits;
 mod originals;
 mod retries;
 mod traffic;
@@ -19,11 +22,13 @@ use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
     Target, Transport, Upstream,
 };
+use balancing::{compile_hash_key, compile_settings};
 use originals::{Originals, compile_originals, compile_outbound, compile_ports};
 
 use crate::blast::Looked;
 use crate::config::{Config, is_secret_attribute, schema};
 use crate::discovery::Spec;
+use crate::policy::balance::Settings;
 use crate::policy::guard::Bound;
 use crate::policy::split;
 use crate::wire::trace::Formats;
@@ -32,8 +37,11 @@ use crate::wire::trace::Formats;
 pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>) -> Snapshot {
     let root = config.root();
     let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
-    let mut services: Vec<Service> =
-        root.services.iter().map(|(name, service)| compile_service(name, service, root, previous)).collect();
+    let mut services: Vec<Service> = root
+        .services
+        .iter()
+        .map(|(name, service)| compile_service(name, service, root, (generation, previous)))
+        .collect();
     for (name, mode) in [(APPLICATION, schema::Mode::Inbound), (PASSTHROUGH, schema::Mode::Outbound)] {
         services.extend(has(root, mode).then(|| original(name, root)));
     }
@@ -44,7 +52,15 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let before: HashMap<&str, &Route> = before.iter().map(|route| (&*route.name, route)).collect();
     for route in &root.routes {
         let known = before.get(route.name.as_str()).copied();
-        routes.push(compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides));
+        let rate_limits = limits::rate_limits(
+            route.rate_limit.as_ref(),
+            ("route", &route.name),
+            &root.attributes,
+            generation,
+            known.map_or(&[], |known| &known.rate_limits),
+        );
+        let compiled = compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides);
+        routes.push(Route { rate_limits, ..compiled });
     }
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
@@ -151,7 +167,12 @@ fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
     }
 }
 
-fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, previous: Option<&Snapshot>) -> Service {
+fn compile_service(
+    name: &str,
+    service: &schema::Service,
+    root: &schema::Root,
+    (generation, previous): (u64, Option<&Snapshot>),
+) -> Service {
     let spec = Spec::new(service);
     let known = previous.and_then(|snapshot| snapshot.services.iter().find(|known| *known.name == *name));
     let upstream = match known {
@@ -167,15 +188,27 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
     Service {
         name: name.into(),
         protocol: service.protocol,
-        policy: service.load_balancer.policy,
+        balance: compile_settings(&service.load_balancer, &root.workload),
+        hash_key: service.load_balancer.hash_key.as_ref().and_then(|key| compile_hash_key(key, root)),
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
         budget: retries::budget(known),
+        limits: limits::service_limits(service.limits.as_ref(), known.and_then(|known| known.limits.as_deref())),
+        rate_limits: limits::rate_limits(
+            service.rate_limit.as_ref(),
+            ("service", name),
+            &root.attributes,
+            generation,
+            known.map_or(&[], |known| &known.rate_limits),
+        ),
+        criticality: limits::criticality(service.limits.as_ref(), &root.attributes),
         transport: compile_transport(name, service),
         original: false,
         beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
+        check: health::check(service).map(Arc::new),
+        outlier: health::outlier(service).map(Arc::new),
         upstream,
     }
 }
@@ -192,8 +225,8 @@ fn compile_transport(name: &str, service: &schema::Service) -> Transport {
         }
         Simple => {
             let found = match &service.endpoints {
-                schema::Endpoints::Dns(dns) => Some(Arc::from(dns.name.as_str())),
-                schema::Endpoints::Static(_) | schema::Endpoints::File(_) => None,
+                schema::Endpoints::Dns(dns) if dns.kind == schema::DnsType::Address => Some(dns.name.as_str().into()),
+                _ => None,
             };
             Transport::Simple { service: name.into(), server_name: server_name.or(found) }
         }
@@ -222,6 +255,7 @@ fn compile_route(
         stream_idle: *defaults.stream_idle_timeout,
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
+        rate_limits: Box::default(),
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
         fault: route.fault.as_ref().map(|fault| traffic::fault(fault, names).into()),
@@ -374,6 +408,7 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         stream_idle: *root.defaults.stream_idle_timeout,
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
+        rate_limits: Box::default(),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         fault: None,
@@ -393,15 +428,21 @@ fn original(name: &str, root: &schema::Root) -> Service {
     Service {
         name: name.into(),
         protocol: schema::Protocol::Auto,
-        policy: schema::LbPolicy::default(),
+        balance: Settings::default(),
+        hash_key: None,
         connections: schema::Connections::default(),
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,
         budget: retries::budget(None),
+        limits: None,
+        rate_limits: Box::default(),
+        criticality: Key::Header(super::CRITICALITY),
         transport: Transport::Plain,
         proxy_protocol: None,
         original: true,
         beside: false,
+        check: None,
+        outlier: None,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),
     }
 }

@@ -4,8 +4,11 @@
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
 pub mod authz;
+pub mod check;
 mod compile;
+pub mod hash_key;
 pub mod hosts;
+pub mod limits;
 pub mod matcher;
 pub mod redirected;
 pub mod route;
@@ -20,8 +23,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
+use crate::policy::balance::Settings;
 use crate::policy::budget::Budget;
 use crate::policy::guard::Bound;
+use crate::policy::outlier::Rules;
 use crate::policy::percentile::Percentile;
 use crate::policy::retry;
 use crate::telemetry::metrics::{Direction, Labels};
@@ -33,6 +38,9 @@ use crate::wire::trace::Formats;
 
 pub use compile::{compile, implied_rules, rules, tcp_routes};
 pub use upstream::Upstream;
+
+/// Where a request says how much it matters, unless the configuration names something else.
+pub const CRITICALITY: HeaderName = HeaderName::from_static("x-outrigger-criticality");
 
 #[derive(Debug)]
 pub struct Snapshot {
@@ -58,12 +66,18 @@ pub struct Snapshot {
 pub struct Service {
     pub name: Arc<str>,
     pub protocol: schema::Protocol,
-    pub policy: schema::LbPolicy,
+    pub balance: Settings,
+    pub hash_key: Option<hash_key::HashKey>,
     pub connections: schema::Connections,
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
     /// Of the retries to it; it outlives the snapshot.
     pub budget: Arc<Budget>,
+    /// None where nothing is limited.
+    pub limits: Option<Box<limits::ServiceLimits>>,
+    pub rate_limits: Box<[limits::RateLimit]>,
+    /// What says how much a request matters.
+    pub criticality: matcher::Key,
     pub transport: Transport,
     /// It has no endpoints of its own: whatever comes for it goes where it was going.
     pub original: bool,
@@ -72,6 +86,8 @@ pub struct Service {
     pub beside: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    pub check: Option<Arc<check::Check>>,
+    pub outlier: Option<Arc<Rules>>,
     pub upstream: Arc<Upstream>,
 }
 
@@ -116,6 +132,7 @@ pub struct Route {
     pub stream_idle: Duration,
     pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
+    pub rate_limits: Box<[limits::RateLimit]>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub fault: Option<Box<traffic::Fault>>,

@@ -13,9 +13,11 @@ use super::canaries::Canary;
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
+use super::endpoints::Services;
 use super::expose;
 use super::faults::Faults;
 use super::histogram::{DURATION, SIZE};
+use super::limits::Limits;
 use super::mirrored::{self, Mirrored};
 use super::peers::Connections;
 use super::registry::Registry;
@@ -65,6 +67,12 @@ pub struct Metrics {
     pub mirrors: Registry<mirrored::Series, Mirrored>,
     /// By route.
     pub canaries: Registry<Arc<str>, Canary>,
+    /// By service.
+    pub limits: Registry<Arc<str>, Limits>,
+    /// The endpoints of services.
+    pub services: Services,
+    /// Workers that do not look at the standing of the endpoints of a service, since too few are available.
+    pub panics: Registry<Arc<str>, AtomicU32>,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -118,6 +126,8 @@ pub struct WorkerCounters {
     pub upstream_reused: Counter,
     /// Unsent or stale requests that were sent again for free.
     pub upstream_redo: Counter,
+    /// Requests that waited for their turn or for a place at their service.
+    pub requests_delayed: Counter,
     /// Tries after the first, as the retries of routes say.
     pub upstream_retries: Counter,
     /// Requests that failed and were not tried again, though their route has retries.
@@ -185,6 +195,9 @@ impl Metrics {
             faults: Registry::default(),
             mirrors: Registry::default(),
             canaries: Registry::default(),
+            limits: Registry::default(),
+            services: Services::default(),
+            panics: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

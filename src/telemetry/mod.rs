@@ -7,6 +7,7 @@ pub mod block;
 pub mod canaries;
 pub mod denials;
 pub mod detection;
+pub mod endpoints;
 pub mod faults;
 pub mod histogram;
 pub mod learned;
@@ -22,6 +23,7 @@ pub mod unknown;
 
 mod counter;
 mod expose;
+pub mod limits;
 mod line;
 mod observed;
 mod process;

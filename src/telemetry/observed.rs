@@ -101,6 +101,7 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::Redirect
         | Reason::FaultInjected
         | Reason::Denied
+        | Reason::RateLimited
         | Reason::NotRedirected
         | Reason::UnknownDestination
         | Reason::Undetected => Outcome::Fine,
@@ -110,6 +111,9 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::ClientReset
         | Reason::NoEndpoint
         | Reason::Overflow
+        | Reason::Limit
+        | Reason::Overloaded
+        | Reason::Shed
         | Reason::ConnectFailed
         | Reason::ConnectTimeout
         | Reason::UpstreamReset

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod conn;
+pub mod dns;
 pub mod example;
 pub mod grpc;
 pub mod h2peer;
@@ -12,6 +13,7 @@ pub mod h2raw;
 pub mod haproxy;
 pub mod load;
 pub mod mesh;
+pub mod moody;
 pub mod netns;
 pub mod nginx;
 pub mod origin;

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value as Json;
 
 use super::normal;
-use crate::config::schema::{Endpoints, Listener, Protocol, Root, Route, Service, Sticky};
+use crate::config::schema::{
+    Endpoints, HashKey, LbPolicy, LimitKey, Listener, Protocol, RateLimits, Root, Route, Service, Sticky,
+};
 use crate::config::validate::has_labels;
 use crate::config::{Config, ResolvedEndpoint, resolve};
 
@@ -131,9 +133,21 @@ impl Compare<'_> {
         if let Some(known) = self.targets.get(to) {
             return *known;
         }
-        let differs = lead(self.old, to) != lead(self.new, to);
+        let differs = lead(self.old, to) != lead(self.new, to) || self.balancing_differs(to);
         self.targets.insert(to.to_owned(), differs);
         differs
+    }
+
+    /// What balancing looks at that is not written at the service.
+    fn balancing_differs(&self, to: &str) -> bool {
+        let Some((Service { load_balancer, .. }, _)) = service(self.new.root(), to) else { return false };
+        let (was, is) = (&self.old.root().workload, &self.new.root().workload);
+        let key = match &load_balancer.hash_key {
+            Some(HashKey::Attribute(name)) => self.attribute_differs(name),
+            _ => false,
+        };
+        key || load_balancer.zone.is_some() && was.zone != is.zone
+            || load_balancer.policy == LbPolicy::GeoHashedRing && was.region != is.region
     }
 
     /// Listeners that are new or gone change nothing for the requests on the others.
@@ -156,7 +170,11 @@ fn attributes(route: &Route) -> impl Iterator<Item = &str> {
         Some(Sticky::Attribute(name)) => Some(name.as_str()),
         _ => None,
     };
-    route.matches.iter().flat_map(|one| one.attributes.keys().map(String::as_str)).chain(sticky)
+    let limited = route.rate_limit.iter().flat_map(RateLimits::all).filter_map(|limit| match &limit.per {
+        Some(LimitKey::Attribute(name)) => Some(name.as_str()),
+        _ => None,
+    });
+    route.matches.iter().flat_map(|one| one.attributes.keys().map(String::as_str)).chain(sticky).chain(limited)
 }
 
 fn service<'a>(root: &'a Root, to: &'a str) -> Option<(&'a Service, Option<&'a str>)> {
