@@ -26,7 +26,7 @@ pub struct Sound {
 const LATER: &[(&str, &[&str])] = &[
     ("", &["policies"]),
     ("defaults.retry", &["on", "perTryTimeout", "backoff", "budget", "bufferLimit"]),
-    ("services.*", &["limits", "circuitBreaker", "outlierDetection", "errorClasses", "healthCheck"]),
+    ("services.*", &["limits", "outlierDetection", "healthCheck"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
     ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
     ("routes[]", &["mirror", "retry", "hedge", "rateLimit", "fault", "canary", "slo"]),

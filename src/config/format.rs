@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 
 use super::schema::UNIX;
 use super::units::{Duration, Pattern, Size};
-use crate::policy::outcome::Condition;
+use crate::policy::outcome::{Condition, grpc_code};
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{self, IdPattern, SpiffeId};
@@ -47,6 +47,10 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             Err((format!("`{text}` is a Unix socket"), Some("write an address, or make it an endpoint".to_owned())))
         }
         "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
+        "grpcCode" => match grpc_code(text) {
+            Some(_) => Ok(()),
+            None => Err((format!("`{text}` is not a gRPC status"), Some("a name such as `unavailable`".to_owned()))),
+        },
         "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+mod breaker;
 mod condition;
 mod interception;
 mod security;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
+pub use breaker::{AnswerMatch, CircuitBreaker, ErrorClass, Fallback, FallbackRespond, Sli};
 pub use condition::Condition;
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
 pub use security::{
@@ -273,6 +275,13 @@ pub struct Service {
     pub load_balancer: LoadBalancer,
     #[serde(default)]
     pub connections: Connections,
+    /// Stops sending to the service while it keeps failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Answers that are counted apart, with breakers of their own. An answer is of the first class that it matches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub error_classes: Vec<ErrorClass>,
 }
 
 /// What an upstream speaks. `auto` is HTTP as the client speaks it.
@@ -494,6 +503,9 @@ pub struct Route {
     /// Largest request body; 413 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<MaxBody>,
+    /// Stops sending by this route while it keeps failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 /// `2s`, or with a mode.
