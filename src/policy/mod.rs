@@ -1,6 +1,7 @@
 //! Decisions without input or output: the time and the randomness that they need are arguments.
 
 pub mod authz;
+pub mod breaker;
 pub mod caller;
 pub mod guard;
 pub mod learned;
