@@ -9,4 +9,5 @@ pub mod outcome;
 pub mod pick;
 pub mod probation;
 pub mod split;
+pub mod stale;
 pub mod standing;

@@ -1,5 +1,6 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
+mod circuit;
 mod originals;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
     Target, Transport, Upstream,
 };
+use circuit::{compile_circuits, compile_route_circuits};
 use originals::{Originals, compile_originals, compile_outbound, compile_ports};
 
 use crate::blast::Looked;
@@ -41,6 +43,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     for route in &root.routes {
         routes.push(compile_route(route, routes.len(), &names, &root.defaults, &mut sides));
     }
+    compile_route_circuits(root, previous, &mut routes);
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
     let width = 1 + sides.len();
@@ -170,6 +173,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         original: false,
         beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
+        circuits: compile_circuits(service, root, known),
         upstream,
     }
 }
@@ -214,6 +218,7 @@ fn compile_route(
         stream_idle: *defaults.stream_idle_timeout,
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
+        circuit: None,
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
     }
@@ -264,16 +269,7 @@ fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
         return Action::Respond(status, respond.body.clone().into());
     }
     if let Some(redirect) = &route.redirect {
-        return Action::Redirect(Redirect {
-            scheme: redirect.scheme.map(|scheme| match scheme {
-                schema::Scheme::Http => "http",
-                schema::Scheme::Https => "https",
-            }),
-            host: redirect.host.clone(),
-            port: redirect.port,
-            path: rewrite(redirect.path.as_deref(), redirect.prefix.as_deref()),
-            status: StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND),
-        });
+        return Action::Redirect(compile_redirect(redirect));
     }
     let one = route.to.as_deref().map(|to| (to, 1.0));
     let split = route.split.iter().flatten().map(|side| (side.to.as_str(), side.weight));
@@ -287,6 +283,19 @@ fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
         rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
         rewrite_host: host.and_then(|host| HeaderValue::from_str(host).ok()),
     })
+}
+
+fn compile_redirect(redirect: &schema::Redirect) -> Redirect {
+    Redirect {
+        scheme: redirect.scheme.map(|scheme| match scheme {
+            schema::Scheme::Http => "http",
+            schema::Scheme::Https => "https",
+        }),
+        host: redirect.host.clone(),
+        port: redirect.port,
+        path: rewrite(redirect.path.as_deref(), redirect.prefix.as_deref()),
+        status: StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND),
+    }
 }
 
 fn rewrite(path: Option<&str>, prefix: Option<&str>) -> Option<Rewrite> {
@@ -360,6 +369,7 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         stream_idle: *root.defaults.stream_idle_timeout,
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
+        circuit: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
     }
@@ -385,6 +395,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         proxy_protocol: None,
         original: true,
         beside: false,
+        circuits: None,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),
     }
 }

@@ -4,6 +4,7 @@
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
 pub mod authz;
+pub mod circuit;
 mod compile;
 pub mod hosts;
 pub mod matcher;
@@ -66,6 +67,8 @@ pub struct Service {
     pub beside: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// Its circuit breakers, and the classes of its answers.
+    pub circuits: Option<Box<circuit::Circuits>>,
     pub upstream: Arc<Upstream>,
 }
 
@@ -107,6 +110,7 @@ pub struct Route {
     pub stream_idle: Duration,
     pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
+    pub circuit: Option<Box<circuit::Circuit>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
 }
