@@ -5,6 +5,7 @@
 
 mod authorization;
 mod check;
+mod circuit;
 pub mod diff;
 pub mod digest;
 mod excerpt;

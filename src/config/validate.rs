@@ -14,7 +14,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, interception, reach, resolve, sockets, tls};
+use super::{ResolvedEndpoint, authorization, circuit, interception, reach, resolve, sockets, tls};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -54,8 +54,10 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         sockets::service(&mut view, &path, service);
         tls::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
+        circuit::service(&mut view, &path, name, service);
     }
     view.service_hosts();
+    circuit::loops(&mut view);
     interception::addresses(&mut view);
     for (index, listener) in root.listeners.iter().enumerate() {
         let path = view.listener_path(index);
@@ -65,7 +67,9 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         interception::listener(&mut view, &path, listener);
     }
     for (index, route) in root.routes.iter().enumerate() {
-        view.route(&view.route_path(index), route);
+        let path = view.route_path(index);
+        view.route(&path, route);
+        circuit::route(&mut view, &path, route);
     }
     for (index, entry) in root.authorization.iter().enumerate() {
         let path = view.authorization_path(index);
@@ -122,7 +126,7 @@ impl View<'_> {
     }
 
     /// Points at the key, where it is the key that is wrong.
-    fn push_key(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub fn push_key(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let place = self.tree.find_key(path).unwrap_or(&self.tree.place);
         self.problems.push(Problem::at(place, path, message).remedy(remedy));
     }
@@ -335,7 +339,7 @@ impl View<'_> {
     }
 
     /// `service` or `service/subset`, both of which must be there.
-    fn target(&mut self, path: &str, target: &str) {
+    pub fn target(&mut self, path: &str, target: &str) {
         let (name, subset) = match target.split_once('/') {
             Some((name, subset)) => (name, Some(subset)),
             None => (target, None),
@@ -565,6 +569,6 @@ pub fn exact(text: &Text) -> Option<&str> {
     }
 }
 
-fn is_ours(name: &str) -> bool {
+pub fn is_ours(name: &str) -> bool {
     OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name))
 }
