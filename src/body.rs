@@ -1,4 +1,6 @@
-//! Message bodies: frames are handed on as they come, never gathered.
+//! Message bodies: frames are handed on as they come, never gathered, but for what is kept to be sent again (`replay`).
+
+mod replay;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+pub use self::replay::{Reading, Replay};
 use crate::net::clock;
 use crate::net::io::Activity;
 
@@ -19,6 +22,8 @@ pub enum Source {
     Empty,
     Full(Bytes),
     Wire(Incoming),
+    /// With a frame that was looked at before.
+    Ahead(Option<Frame<Bytes>>, Incoming),
 }
 
 /// Why a body broke off.
@@ -45,6 +50,10 @@ impl http_body::Body for Source {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Wire(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Error::Wire),
+            Self::Ahead(ahead, incoming) => match ahead.take() {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => Pin::new(incoming).poll_frame(cx).map_err(Error::Wire),
+            },
         }
     }
 
@@ -53,6 +62,7 @@ impl http_body::Body for Source {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Wire(incoming) => incoming.is_end_stream(),
+            Self::Ahead(ahead, incoming) => ahead.is_none() && incoming.is_end_stream(),
         }
     }
 
@@ -61,6 +71,7 @@ impl http_body::Body for Source {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Wire(incoming) => incoming.size_hint(),
+            Self::Ahead(..) => SizeHint::default(),
         }
     }
 }
@@ -76,6 +87,13 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// It is sent again, from the beginning.
+    pub fn begin_again(&self) {
+        self.bytes.set(0);
+        self.ended.set(false);
+        self.stopped.set(false);
+    }
+
     /// The answer is whole: nobody needs the rest of the upload (RFC 9113, section 8.1).
     pub fn stop(&self) {
         self.stopped.set(true);
@@ -85,9 +103,16 @@ impl Progress {
     }
 }
 
+/// Where an upload comes from.
+#[derive(Debug)]
+pub enum Origin {
+    Once(Source),
+    Kept(Reading),
+}
+
 /// A request body on its way upstream: counted, and cut where it grows beyond its limit.
 pub struct Upload {
-    source: Source,
+    origin: Origin,
     limit: u64,
     progress: Option<Rc<Progress>>,
     /// The stream's own watch, told of each frame.
@@ -98,18 +123,18 @@ pub struct Upload {
 
 impl Upload {
     pub fn empty() -> Self {
-        Self { source: Source::Empty, limit: u64::MAX, progress: None, watch: None, _held: None }
+        Self { origin: Origin::Once(Source::Empty), limit: u64::MAX, progress: None, watch: None, _held: None }
     }
 
     pub fn new(
-        incoming: Incoming,
+        origin: Origin,
         limit: Option<u64>,
         progress: Rc<Progress>,
         watch: Option<Rc<Activity>>,
         held: Rc<dyn Any>,
     ) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
-        Self { source: Source::Wire(incoming), limit, progress: Some(progress), watch, _held: Some(held) }
+        Self { origin, limit, progress: Some(progress), watch, _held: Some(held) }
     }
 }
 
@@ -121,7 +146,10 @@ impl http_body::Body for Upload {
         if self.progress.as_ref().is_some_and(|progress| progress.stopped.get()) {
             return Poll::Ready(Some(Err(Error::Stopped)));
         }
-        let polled = Pin::new(&mut self.source).poll_frame(cx);
+        let polled = match &mut self.origin {
+            Origin::Once(source) => Pin::new(source).poll_frame(cx),
+            Origin::Kept(reading) => reading.poll_frame(cx),
+        };
         let Some(progress) = &self.progress else { return polled };
         if polled.is_pending() {
             *progress.waker.borrow_mut() = Some(cx.waker().clone());
@@ -154,10 +182,16 @@ impl http_body::Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end_stream()
+        match &self.origin {
+            Origin::Once(source) => source.is_end_stream(),
+            Origin::Kept(reading) => reading.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.source.size_hint()
+        match &self.origin {
+            Origin::Once(source) => source.size_hint(),
+            Origin::Kept(reading) => reading.size_hint(),
+        }
     }
 }

@@ -54,6 +54,8 @@ pub enum Reason {
     /// The upstream's bytes are not HTTP, or contradict themselves.
     UpstreamProtocol,
     RequestTimeout,
+    /// No try of the request was answered within `perTryTimeout`.
+    TryTimeout,
     /// No byte either way for too long.
     IdleTimeout,
     /// The client left before its answer was whole.
@@ -105,6 +107,7 @@ impl Reason {
         Self::UpstreamReset,
         Self::UpstreamProtocol,
         Self::RequestTimeout,
+        Self::TryTimeout,
         Self::IdleTimeout,
         Self::ClientReset,
         Self::UpgradeMismatch,
@@ -142,6 +145,7 @@ impl Reason {
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::RequestTimeout => "request_timeout",
+            Self::TryTimeout => "try_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::ClientReset => "client_reset",
             Self::UpgradeMismatch => "upgrade_mismatch",
@@ -186,7 +190,9 @@ impl Reason {
             | Self::UnknownDestination
             | Self::UpstreamTls
             | Self::UpstreamIdentity => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::RequestTimeout | Self::TryTimeout | Self::IdleTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             // Never sent: the client is gone. The log and the metric name it as nginx does.
             Self::ClientReset => match StatusCode::from_u16(499) {
                 Ok(status) => status,
@@ -207,7 +213,7 @@ impl Reason {
             Self::Denied | Self::NotRedirected | Self::Undetected => 7,
             Self::Loop => 9,
             Self::NoRoute | Self::Unsupported => 12,
-            Self::HeaderTimeout | Self::RequestTimeout => 4,
+            Self::HeaderTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
             Self::NoEndpoint
             | Self::Overflow
             | Self::ConnectFailed
@@ -244,6 +250,7 @@ impl Reason {
             Self::UpstreamReset => "the service closed the connection before its answer was whole",
             Self::UpstreamProtocol => "the service did not answer in HTTP",
             Self::RequestTimeout => "the service did not answer in time",
+            Self::TryTimeout => "no try of the request was answered in the time that one may take",
             Self::IdleTimeout => "nothing moved on this exchange for too long",
             Self::ClientReset => "the client left before its answer was whole",
             Self::UpgradeMismatch => "the service switched to a protocol that was not asked for",
@@ -286,6 +293,7 @@ impl Reason {
             Self::UpstreamReset => "look for a crash or a restart of the service, or for timeouts of its own",
             Self::UpstreamProtocol => "compare `protocol` of the service with what its port speaks",
             Self::RequestTimeout => "compare `upstream_duration_ms` of the access log with `timeout` of the route",
+            Self::TryTimeout => "`outrigger why` shows each try; raise `retry.perTryTimeout`, or allow more `attempts`",
             Self::IdleTimeout => "find the side that stopped, or raise `streamIdleTimeout`",
             Self::ClientReset => "compare `duration_ms` of the access log with the timeout of the client",
             Self::UpgradeMismatch => "compare `Upgrade` of the request with that of the service's answer",
@@ -321,37 +329,7 @@ impl Reason {
     pub const fn producer(self) -> Producer {
         match self {
             Self::None => Producer::Application,
-            Self::DirectResponse
-            | Self::Redirect
-            | Self::NoRoute
-            | Self::Denied
-            | Self::BadRequest
-            | Self::HeadTooLarge
-            | Self::HeaderTimeout
-            | Self::BodyTooLarge
-            | Self::NoEndpoint
-            | Self::Overflow
-            | Self::ConnectFailed
-            | Self::ConnectTimeout
-            | Self::UpstreamReset
-            | Self::UpstreamProtocol
-            | Self::RequestTimeout
-            | Self::IdleTimeout
-            | Self::ClientReset
-            | Self::UpgradeMismatch
-            | Self::Unsupported
-            | Self::UpstreamTls
-            | Self::UpstreamIdentity
-            | Self::NoIdentity
-            | Self::ProxyHeader
-            | Self::Handshake
-            | Self::Expired
-            | Self::NotRedirected
-            | Self::Loop
-            | Self::UnknownDestination
-            | Self::Undetected
-            | Self::Drained
-            | Self::Panic => Producer::Proxy,
+            _ => Producer::Proxy,
         }
     }
 
@@ -369,7 +347,7 @@ impl Reason {
             Self::UpstreamReset => "connection_terminated",
             Self::UpstreamProtocol => "http_protocol_error",
             Self::UpgradeMismatch => "http_upgrade_failed",
-            Self::RequestTimeout => "http_response_timeout",
+            Self::RequestTimeout | Self::TryTimeout => "http_response_timeout",
             Self::IdleTimeout => "connection_read_timeout",
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"

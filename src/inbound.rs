@@ -118,11 +118,11 @@ impl Conn {
     }
 
     /// An endpoint of where a decision leads. Where the decision is that it goes where it was going, there.
-    pub fn pick(&self, view: &View, listener: usize, target: Target) -> Option<Rc<Pool>> {
+    pub fn pick(&self, view: &View, listener: usize, target: Target, tried: &[Address]) -> Option<Rc<Pool>> {
         let snapshot = &view.snapshot;
         let (service, cluster) = (snapshot.services.get(target.service)?, view.clusters.get(target.service)?);
         let rng = &mut *self.worker.rng.borrow_mut();
-        let Some(to) = self.original else { return cluster.pick(service, target.subset, rng) };
+        let Some(to) = self.original else { return cluster.pick(service, target.subset, tried, rng) };
         let listener = snapshot.listeners.get(listener)?;
         let keeps = listener.config.mode == Mode::Inbound && listener.config.transparent == Transparent::Tproxy;
         let client = self.peer.ip().filter(|_| keeps).map(|ip| Source { ip: ip.to_canonical(), mark: intercept::MARK });
@@ -137,9 +137,9 @@ impl Conn {
                 Destination::Service(known, Some(endpoint)) if known == target.service => {
                     cluster.pick_at(service, target.subset, endpoint, rng)
                 }
-                _ => cluster.pick(service, target.subset, rng),
+                _ => cluster.pick(service, target.subset, tried, rng),
             },
-            _ => cluster.pick(service, target.subset, rng),
+            _ => cluster.pick(service, target.subset, tried, rng),
         }
     }
 

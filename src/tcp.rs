@@ -128,7 +128,7 @@ impl Plan {
         }
         let proxy_protocol = service.proxy_protocol;
         let (pool, connect_timeout) =
-            (conn.pick(&view, index, target).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
+            (conn.pick(&view, index, target, &[]).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
         let load = Load::new(&pool);
         Ok(Self { view, route: route_index, side, pool, connect_timeout, proxy_protocol, grant, load })
     }

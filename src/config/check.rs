@@ -25,11 +25,10 @@ pub struct Sound {
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["policies"]),
-    ("defaults.retry", &["on", "perTryTimeout", "backoff", "budget", "bufferLimit"]),
     ("services.*", &["limits", "outlierDetection", "healthCheck"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
     ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
-    ("routes[]", &["mirror", "retry", "hedge", "rateLimit", "fault", "canary", "slo"]),
+    ("routes[]", &["mirror", "rateLimit", "fault", "canary", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
 
@@ -314,11 +313,6 @@ impl Checker<'_> {
         let most = schema["maximum"].as_f64().or(widest);
         if least.is_none_or(|least| value >= least) && most.is_none_or(|most| value <= most) {
             return Some(literal);
-        }
-        if at.shape == "defaults.retry.attempts" {
-            let message = "retries are not supported by this version".to_owned();
-            self.push(place, at, message, Some("only `attempts: 0`".to_owned()));
-            return None;
         }
         let remedy = match (least, most) {
             (Some(least), Some(most)) => format!("from {least} to {most}"),

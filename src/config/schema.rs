@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 mod breaker;
 mod condition;
 mod interception;
+mod retry;
 mod security;
 mod sockets;
 mod telemetry;
@@ -23,6 +24,7 @@ use crate::wire::address::Address;
 pub use breaker::{AnswerMatch, CircuitBreaker, ErrorClass, Fallback, FallbackRespond, Sli};
 pub use condition::Condition;
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
+pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule, percentile};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -214,7 +216,7 @@ pub enum Source {
     Query(#[schemars(length(min = 1))] String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Defaults {
     /// A whole request. Streams (gRPC, server-sent events, upgrades) are bound by `streamIdleTimeout` instead.
@@ -227,16 +229,8 @@ pub struct Defaults {
     pub tcp_idle_timeout: Duration,
     /// The same where one side has finished: below the 60s after which a kernel that translates addresses forgets it.
     pub tcp_half_close_timeout: Duration,
-    /// Retries are not supported by this version: only `{ attempts: 0 }`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry: Option<NoRetry>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct NoRetry {
-    #[schemars(range(max = 0))]
-    pub attempts: u32,
+    /// For routes that say nothing of it.
+    pub retry: Retry,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -490,6 +484,11 @@ pub struct Route {
     /// The whole request, instead of `defaults.timeout`; for a stream, up to the head of its answer. 0s is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Timeout>,
+    /// Instead of `defaults.retry`, as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -747,7 +746,7 @@ impl Default for Defaults {
             stream_idle_timeout: Duration::from_secs(300),
             tcp_idle_timeout: Duration::from_secs(3600),
             tcp_half_close_timeout: Duration::from_secs(50),
-            retry: None,
+            retry: Retry::default(),
         }
     }
 }

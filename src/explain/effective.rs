@@ -45,13 +45,46 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
     });
     let mut policy = vec![timeout];
     policy.extend(DEFAULTS.map(|key| default(snapshot, key)));
-    let attempts = snapshot.config.root().defaults.retry.as_ref().map_or(0, |retry| retry.attempts);
-    policy.push(entry(snapshot, "retry", format!("attempts {attempts}"), "defaults", "defaults.retry"));
+    policy.push(retry(snapshot, index, decision.route));
+    policy.extend(hedge(snapshot, index, &route["hedge"]));
     policy.extend(own("maxBody"));
     if let Verdict::Forward { target, .. } = decision.verdict {
         policy.extend(of_service(snapshot, target, &OF_SERVICE));
     }
     policy
+}
+
+/// The route's own, or that of `defaults`.
+fn retry(snapshot: &Snapshot, index: usize, route: &Route) -> Policy {
+    let root = snapshot.config.root();
+    let own = root.routes.get(index).and_then(|route| route.retry.as_ref());
+    let (from, path) = match own {
+        Some(_) => ("route", format!("routes[{index}].retry")),
+        None => ("defaults", "defaults.retry".to_owned()),
+    };
+    let value = match (&route.retry, own.unwrap_or(&root.defaults.retry)) {
+        (None, _) => "none".to_owned(),
+        (Some(policy), written) => {
+            let on = written.on.iter().map(|on| match json(on) {
+                Value::Object(rule) => format!("{} (attempts {})", text(&rule["condition"]), rule["attempts"]),
+                plain => text(&plain),
+            });
+            let on: Vec<String> = on.collect();
+            let on = if on.is_empty() { "what is usual".to_owned() } else { on.join(", ") };
+            let per_try = policy.per_try.map(|time| format!(", {} ms a try", time.as_millis())).unwrap_or_default();
+            let share = policy.share;
+            format!(
+                "attempts {} on {on}{per_try}; budget {} % + {}/s",
+                policy.attempts, share.percent, share.min_per_second
+            )
+        }
+    };
+    entry(snapshot, "retry", value, from, &path)
+}
+
+fn hedge(snapshot: &Snapshot, index: usize, written: &Value) -> Option<Policy> {
+    let value = format!("after {}, {} more", written.get("after").map(text)?, written.get("max")?);
+    Some(entry(snapshot, "hedge", value, "route", &format!("routes[{index}].hedge")))
 }
 
 /// What binds a connection of a tcp route.

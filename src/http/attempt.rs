@@ -5,17 +5,19 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, TE};
-use http::{HeaderName, HeaderValue, Request, Response, Version, request};
+use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::tracked::{Lease, Upstream};
-use super::tries::Tries;
+use super::tracked::Lease;
+use super::tries::{Slot, Tries};
 use crate::body::{Progress, Upload};
 use crate::error::Reason;
 use crate::identity;
 use crate::net::clock;
+use crate::policy::outcome::Kind;
 use crate::telemetry::recent::{NotAgain, Outcome};
+use crate::upstream::pool::{Limits, Pool};
 use crate::upstream::{h1, h2, transport};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::Hop;
@@ -28,9 +30,20 @@ const REDO_MAX: u32 = 3;
 /// What a try needs to know.
 pub struct Plan<'a> {
     pub worker: &'a Rc<Worker>,
-    pub upstream: &'a Upstream,
+    pub pool: &'a Rc<Pool>,
+    pub limits: &'a Limits,
+    /// On a connection of its own, which is had back after an answer 101.
+    pub upgrade: bool,
     pub upload: &'a Progress,
     pub tries: &'a Tries,
+}
+
+/// A try that came to nothing.
+pub struct Failed {
+    pub kind: Kind,
+    pub reason: Reason,
+    /// It was not sent, and is here.
+    pub request: Option<Request<Upload>>,
 }
 
 /// Why one try came to nothing.
@@ -43,48 +56,67 @@ enum Failure {
     Stale,
     /// Not sent: the upstream does not speak HTTP/2.
     NotHttp2(Request<Upload>),
+    /// There was no connection to send it on.
+    Unconnected(Reason, Request<Upload>),
     Final(Reason),
 }
 
-/// Sends the request until it has been handled. What was lent comes back with the head of the answer.
-pub async fn run(plan: &Plan<'_>, mut request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Reason> {
-    let spare = spare(&request);
+/// Sends the request until it has been handled. What was lent comes back with the head of the answer. `spare` makes the
+/// request anew, where that can be done.
+pub async fn run(
+    plan: &Plan<'_>,
+    mut request: Request<Upload>,
+    spare: impl Fn() -> Option<Request<Upload>>,
+) -> Result<(Response<Incoming>, Lease), Failed> {
     for redo in 0.. {
-        let failure = match once(plan, request).await {
+        let (slot, tried) = once(plan, request).await;
+        let failure = match tried {
             Ok(answer) => {
-                plan.tries.ended(Outcome::Answered, clock::recent());
+                plan.tries.ended(slot, Outcome::Answered, clock::recent());
                 return Ok(answer);
             }
             Err(failure) => failure,
         };
-        plan.tries.ended(failure.outcome(), clock::tick());
-        let again = match (failure, &spare) {
-            (Failure::Final(reason), _) => {
+        plan.tries.ended(slot, failure.outcome(), clock::tick());
+        let kind = failure.kind();
+        let failed = |reason| Failed { kind, reason, request: None };
+        let again = match failure {
+            Failure::Final(reason) => {
                 plan.tries.not_again.set(Some(why_final(reason)));
-                return Err(reason);
+                return Err(failed(reason));
             }
-            (Failure::Unsent(request), _) => Some(request),
-            (Failure::NotHttp2(request), _) => Some(downgrade(request)?),
-            (Failure::Refused, Some(spare)) => Some(rebuild(spare)),
+            Failure::Unconnected(reason, request) => {
+                plan.tries.not_again.set(Some(why_final(reason)));
+                return Err(Failed { kind, reason, request: Some(request) });
+            }
+            Failure::Unsent(request) => Some(request),
+            Failure::NotHttp2(request) => Some(downgrade(request).map_err(failed)?),
+            Failure::Refused => or_why(plan, spare(), NotAgain::BodyGone),
             // What may have been handled is sent again only where that makes no difference.
-            (Failure::Stale, Some(spare)) if spare.method.is_idempotent() => Some(rebuild(spare)),
-            (Failure::Refused | Failure::Stale, spare) => {
-                let why = if spare.is_some() { NotAgain::NotIdempotent } else { NotAgain::BodyGone };
-                plan.tries.not_again.set(Some(why));
-                None
-            }
+            Failure::Stale => match spare() {
+                Some(spare) if spare.method().is_idempotent() => Some(spare),
+                Some(_) => or_why(plan, None, NotAgain::NotIdempotent),
+                None => or_why(plan, None, NotAgain::BodyGone),
+            },
         };
         request = match again {
             Some(_) if redo >= REDO_MAX => {
                 plan.tries.not_again.set(Some(NotAgain::TooOften));
-                return Err(Reason::UpstreamReset);
+                return Err(failed(Reason::UpstreamReset));
             }
             Some(request) => request,
-            None => return Err(Reason::UpstreamReset),
+            None => return Err(failed(Reason::UpstreamReset)),
         };
         plan.worker.counters.upstream_redo.inc();
     }
-    Err(Reason::UpstreamReset)
+    Err(Failed { kind: Kind::Refused, reason: Reason::UpstreamReset, request: None })
+}
+
+fn or_why(plan: &Plan<'_>, request: Option<Request<Upload>>, why: NotAgain) -> Option<Request<Upload>> {
+    if request.is_none() {
+        plan.tries.not_again.set(Some(why));
+    }
+    request
 }
 
 fn why_final(reason: Reason) -> NotAgain {
@@ -96,20 +128,6 @@ fn why_final(reason: Reason) -> NotAgain {
         Reason::UpstreamReset => NotAgain::PerhapsHandled,
         _ => NotAgain::NotOfTheConnection,
     }
-}
-
-/// The head of a request without a body, to be sent again from.
-fn spare(request: &Request<Upload>) -> Option<request::Parts> {
-    use http_body::Body;
-    if !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy.into_parts().0)
 }
 
 /// The same request in HTTP/1.1.
@@ -126,41 +144,45 @@ fn downgrade(request: Request<Upload>) -> Result<Request<Upload>, Reason> {
     Ok(Request::from_parts(parts, body))
 }
 
-fn rebuild(spare: &request::Parts) -> Request<Upload> {
-    Request::from_parts(spare.clone(), Upload::empty())
-}
+type Tried = Result<(Response<Incoming>, Lease), Failure>;
 
 /// One function for both versions: each that a future is moved into makes it larger by a request.
-async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
-    let Upstream { pool, limits, .. } = plan.upstream;
+async fn once(plan: &Plan<'_>, request: Request<Upload>) -> (Slot, Tried) {
+    let (pool, limits) = (plan.pool, plan.limits);
     let begun = clock::recent();
-    plan.tries.begin(pool.address.clone(), request.version(), begun);
+    let slot = plan.tries.begin(pool.address.clone(), request.version(), begun);
     if request.version() == Version::HTTP_2 {
         let lease = match h2::checkout(pool, limits, plan.worker).await {
             Ok(lease) => lease,
             Err(Reason::UpstreamProtocol) if limits.http1_will_do => {
                 pool.refuses_http2();
-                return Err(Failure::NotHttp2(request));
+                return (slot, Err(Failure::NotHttp2(request)));
             }
-            Err(reason) => return Err(unconnected(plan, reason, begun)),
+            Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun, request))),
         };
-        connected(plan, lease.reused, lease.connecting, begun);
+        connected(plan, slot, lease.reused, lease.connecting, begun);
         let reused = lease.reused;
         let sent = lease.sender().try_send_request(request).await;
-        let response = sent.map_err(|error| classify(plan, error, reused))?;
-        return Ok((response, Lease::Http2(lease)));
+        let tried = match sent {
+            Ok(response) => Ok((response, Lease::Http2(lease))),
+            Err(error) => Err(classify(plan, error, reused)),
+        };
+        return (slot, tried);
     }
-    let lease = if plan.upstream.upgrade.is_some() {
+    let lease = if plan.upgrade {
         Box::pin(h1::connect(pool, limits, plan.worker)).await
     } else {
         h1::checkout(pool, limits, plan.worker).await
     };
-    let mut lease = lease.map_err(|reason| unconnected(plan, reason, begun))?;
-    connected(plan, lease.reused, lease.connecting, begun);
-    if plan.upstream.upgrade.is_some() {
+    let mut lease = match lease {
+        Ok(lease) => lease,
+        Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun, request))),
+    };
+    connected(plan, slot, lease.reused, lease.connecting, begun);
+    if plan.upgrade {
         lease.want_upgrade();
     }
-    match lease.sender.try_send_request(request).await {
+    let tried = match lease.sender.try_send_request(request).await {
         Ok(response) => {
             if let Some(timeout) = keep_alive(response.headers()) {
                 lease.announced(timeout);
@@ -171,18 +193,19 @@ async fn once(plan: &Plan<'_>, request: Request<Upload>) -> Result<(Response<Inc
             let stale = lease.reused && lease.is_silent();
             Err(classify(plan, error, stale))
         }
-    }
+    };
+    (slot, tried)
 }
 
 /// From here on the request is on its way.
-fn connected(plan: &Plan<'_>, reused: bool, connecting: Duration, begun: Instant) {
+fn connected(plan: &Plan<'_>, slot: Slot, reused: bool, connecting: Duration, begun: Instant) {
     let now = if reused { clock::recent() } else { clock::tick() };
-    plan.tries.connected(reused, now, now.saturating_duration_since(begun), connecting);
+    plan.tries.connected(slot, reused, now, now.saturating_duration_since(begun), connecting);
 }
 
-fn unconnected(plan: &Plan<'_>, reason: Reason, begun: Instant) -> Failure {
-    plan.tries.unconnected(reason, clock::tick().saturating_duration_since(begun));
-    Failure::Final(reason)
+fn unconnected(plan: &Plan<'_>, slot: Slot, reason: Reason, begun: Instant, request: Request<Upload>) -> Failure {
+    plan.tries.unconnected(slot, reason, clock::tick().saturating_duration_since(begun));
+    Failure::Unconnected(reason, request)
 }
 
 impl Failure {
@@ -192,7 +215,16 @@ impl Failure {
             Self::Refused => Outcome::Refused,
             Self::Stale => Outcome::Stale,
             Self::NotHttp2(_) => Outcome::NotHttp2,
-            Self::Final(reason) => Outcome::Failed(*reason),
+            Self::Unconnected(reason, _) | Self::Final(reason) => Outcome::Failed(*reason),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Unsent(_) | Self::Refused | Self::NotHttp2(_) => Kind::Refused,
+            Self::Stale => Kind::Failed(Reason::UpstreamReset),
+            Self::Final(Reason::ClientReset) => Kind::Dropped,
+            Self::Unconnected(reason, _) | Self::Final(reason) => Kind::Failed(*reason),
         }
     }
 }
@@ -202,7 +234,7 @@ fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bo
         return Failure::Unsent(request);
     }
     let error = error.into_error();
-    tracing::debug!(address = %plan.upstream.pool.address, %error, "request failed upstream");
+    tracing::debug!(address = %plan.pool.address, %error, "request failed upstream");
     if plan.upload.too_large.get() {
         return Failure::Final(Reason::BodyTooLarge);
     }

@@ -2,29 +2,27 @@
 //! This is the path of a request; what happens on the way is one call each.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request, response};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use rand::Rng;
 use tokio::sync::oneshot;
 
-use super::attempt::{self, Plan};
 use super::record::Record;
 use super::reply::{self, Asker};
+use super::retry::{self, BodyPlan, Sending, Sent};
 use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
 use crate::blast::Seen;
-use crate::body::{Source, Upload};
+use crate::body::{Origin, Replay, Source, Upload};
 use crate::config::schema::{Mode, Protocol};
 use crate::decide::{self, Decision, Understood, Verdict};
 use crate::error::{Producer, Reason};
@@ -143,20 +141,50 @@ impl Exchange {
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
         let pool = {
             let record = &self.0.record;
-            record.conn.pick(&view, record.listener, chosen.target).ok_or(Reason::NoEndpoint)?
+            record.conn.pick(&view, record.listener, chosen.target, &[]).ok_or(Reason::NoEndpoint)?
         };
         self.0.record.endpoint = Some(pool.address.clone());
         self.check_body(&body, &chosen)?;
-        let request = self.outgoing(parts, body, &chosen, service, &pool)?;
+        let tried_before = parts.headers.contains_key(retry::ATTEMPT);
+        let asked = parts.headers.get(retry::TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
+        let request = self.outgoing(parts, &chosen, service, &pool)?;
         let mut plan = self.plan(&chosen, service, pool);
+        plan.tried_before = tried_before;
+        if let Some(asked) = asked.map(Duration::from_millis) {
+            // A deadline that came lowers ours.
+            plan.deadline = plan.deadline.into_iter().chain(self.0.record.start.checked_add(asked)).min();
+            plan.tells_deadline = true;
+        }
         if self.0.record.grpc {
             // The client's own deadline lowers ours; far enough ahead it is none.
-            let own = grpc::timeout(request.headers()).and_then(|timeout| self.0.record.start.checked_add(timeout));
+            let own = grpc::timeout(&request.headers).and_then(|timeout| self.0.record.start.checked_add(timeout));
             plan.deadline = plan.deadline.into_iter().chain(own).min();
             plan.call_deadline = own;
         }
+        let upload = self.upload(body, chosen.route, &plan);
         self.0.upstream = Some(plan);
-        Ok(Prepared::Send(request))
+        Ok(Prepared::Send(Request::from_parts(request, upload)))
+    }
+
+    /// The body on its way; where the route may send it again, it is kept.
+    fn upload(&mut self, body: Incoming, route: &Route, plan: &Upstream) -> Upload {
+        if body.is_end_stream() {
+            return Upload::empty();
+        }
+        let progress = &self.0.record.upload;
+        let kept = route.retry.as_ref().map(|policy| policy.buffer_limit);
+        match kept.or_else(|| route.hedge.as_ref().map(|_| retry::HEDGED_BODY)).filter(|limit| *limit > 0) {
+            Some(limit) => {
+                let replay = Replay::new(body, limit);
+                let upload = plan.body.of(&replay, progress);
+                self.0.replay = Some(replay);
+                upload
+            }
+            None => {
+                let BodyPlan { limit, watch, held } = &plan.body;
+                Upload::new(Origin::Once(Source::Wire(body)), *limit, progress.clone(), watch.clone(), held.clone())
+            }
+        }
     }
 
     /// What sending has to keep to.
@@ -168,9 +196,11 @@ impl Exchange {
             .timeout
             .and_then(|timeout| timeout.enforced())
             .filter(|_| !record.grpc || chosen.route.timeout_is_own);
+        let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
         Upstream {
-            load: Load::new(&pool),
-            pool,
+            target: chosen.target,
+            load: Some(Load::new(&pool)),
+            pending: None,
             limits: Limits {
                 max: (service.connections.max as usize).div_ceil(workers).max(1),
                 max_pending: service.connections.max_pending as usize,
@@ -184,6 +214,13 @@ impl Exchange {
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
             call_deadline: None,
+            tells_deadline: chosen.route.timeout_is_own && !record.grpc && chosen.hop.upgrade.is_none(),
+            tried_before: false,
+            body: BodyPlan {
+                limit: chosen.route.max_body.and_then(|max| max.enforced()),
+                watch,
+                held: record.busy.clone(),
+            },
             route: chosen.index,
         }
     }
@@ -273,11 +310,10 @@ impl Exchange {
     fn outgoing(
         &mut self,
         mut parts: request::Parts,
-        body: Incoming,
         chosen: &Chosen<'_>,
         service: &Service,
         pool: &Pool,
-    ) -> Result<Request<Upload>, Reason> {
+    ) -> Result<request::Parts, Reason> {
         let record = &mut self.0.record;
         // What goes out of the application begins there.
         if record.conn.socket.mode != Mode::Outbound {
@@ -318,54 +354,52 @@ impl Exchange {
             Outgoing { version, host, fallback: &fallback, hop: &chosen.hop, secure: pool.is_secure() },
         )?;
         chosen.route.request_headers.apply(&mut parts.headers);
-        let upload = if body.is_end_stream() {
-            Upload::empty()
-        } else {
-            let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
-            Upload::new(
-                body,
-                chosen.route.max_body.and_then(|max| max.enforced()),
-                record.upload.clone(),
-                watch,
-                record.busy.clone(),
-            )
-        };
-        Ok(Request::from_parts(parts, upload))
+        Ok(parts)
     }
 
     /// From the request being sent to the head of the answer.
     async fn finish(mut self, request: Request<Upload>) -> Response<Tracked> {
+        let load = self.0.upstream.as_mut().and_then(|upstream| upstream.load.take());
         let Some(upstream) = self.0.upstream.as_ref() else { return self.fail(Reason::NoEndpoint) };
         let view = self.0.record.view.clone();
         let Some(route) = view.snapshot.routes.get(upstream.route) else { return self.fail(Reason::NoRoute) };
+        let Some(service) = view.snapshot.services.get(upstream.target.service) else {
+            return self.fail(Reason::NoEndpoint);
+        };
+        let Some(load) = load else { return self.fail(Reason::NoEndpoint) };
         let sent = clock::recent();
         let tried = {
-            let worker = self.0.record.conn.worker.clone();
-            let upload = self.0.record.upload.clone();
-            let plan = Plan { worker: &worker, upstream, upload: &upload, tries: &self.0.record.tries };
-            let tried = pin!(attempt::run(&plan, request));
-            within(upstream.deadline, route.stream_idle, &self.0.activity, tried).await
+            let replay = self.0.replay.take();
+            let again = replay.is_some() || request.body().is_end_stream();
+            let spare = again.then(|| retry::spare(&request));
+            let (record, activity) = (&self.0.record, &*self.0.activity);
+            let sending = Sending { record, upstream, route, service, activity, spare, replay };
+            retry::run(&sending, load, request).await
         };
-        let queued = upstream.pool.open() >= upstream.limits.max;
+        let record = &mut self.0.record;
+        record.endpoint = record.tries.endpoint().or(record.endpoint.take());
         // What ends by a timer has read nothing that would have told the time.
         let now = if tried.is_ok() { clock::recent() } else { clock::tick() };
-        self.0.record.upstream = Some(now.saturating_duration_since(sent));
+        record.upstream = Some(now.saturating_duration_since(sent));
         match tried {
-            Ok((response, lease)) => {
-                self.0.record.answered = Some(now);
+            Ok(Sent { response, ahead, lease, load, pending }) => {
+                record.answered = Some(now);
                 self.0.lease = lease;
-                self.answered(response, route)
-            }
-            Err(reason) => {
-                if matches!(reason, Reason::RequestTimeout | Reason::IdleTimeout) {
-                    self.0.record.out_of_time(reason, queued, now);
+                if let Some(upstream) = self.0.upstream.as_mut() {
+                    (upstream.load, upstream.pending) = (Some(load), pending);
                 }
-                self.fail(reason)
+                self.answered(response, ahead, route)
             }
+            Err(reason) => self.fail(reason),
         }
     }
 
-    fn answered(mut self, response: Response<Incoming>, route: &Route) -> Response<Tracked> {
+    fn answered(
+        mut self,
+        response: Response<Incoming>,
+        ahead: Option<Frame<Bytes>>,
+        route: &Route,
+    ) -> Response<Tracked> {
         self.0.activity.idle.set(route.stream_idle);
         self.0.record.received = Some(response.status());
         let answer = match response.status() {
@@ -373,7 +407,10 @@ impl Exchange {
             _ => self.relay(response, route),
         };
         match answer {
-            Ok(Answer::Body(parts, body)) => Response::from_parts(parts, Tracked::new(Source::Wire(body), self.0)),
+            Ok(Answer::Body(parts, body)) => {
+                let source = if ahead.is_some() { Source::Ahead(ahead, body) } else { Source::Wire(body) };
+                Response::from_parts(parts, Tracked::new(source, self.0))
+            }
             Ok(Answer::Translated(response)) => {
                 self.0.lease = Lease::None;
                 self.reply(response)
@@ -529,34 +566,6 @@ fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, pool:
 
 fn is_event_stream(headers: &http::HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
-}
-
-/// Waits for the head of the answer until the deadline, or until nothing has moved for `idle`.
-async fn within<T>(
-    deadline: Option<Instant>,
-    idle: Duration,
-    activity: &Activity,
-    mut tried: Pin<&mut impl Future<Output = Result<T, Reason>>>,
-) -> Result<T, Reason> {
-    let due = || {
-        let idle = (activity.moved.get() + idle, Reason::IdleTimeout);
-        deadline.map_or(idle, |deadline| if deadline < idle.0 { (deadline, Reason::RequestTimeout) } else { idle })
-    };
-    let mut timer = pin!(tokio::time::sleep_until(due().0.into()));
-    poll_fn(|cx| {
-        if let Poll::Ready(result) = tried.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            let (at, reason) = due();
-            if at <= Instant::now() {
-                return Poll::Ready(Err(reason));
-            }
-            timer.as_mut().reset(at.into());
-        }
-    })
-    .await
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 
 pub mod attempt;
 pub mod exchange;
-pub mod record;
+pub mod outcome;
+mod record;
 pub mod reply;
+mod retry;
 pub mod server;
 pub mod tracked;
 mod tries;

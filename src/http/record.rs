@@ -238,10 +238,10 @@ impl Record {
 
     /// What the access log calls an error: 5xx, a gRPC status other than 0, denied, or an answer cut short.
     fn failed(&self) -> bool {
-        use Reason::{ClientReset, Denied, Drained, Expired, IdleTimeout, RequestTimeout, UpstreamReset};
+        use Reason::{ClientReset, Denied, Drained, Expired, IdleTimeout, RequestTimeout, TryTimeout, UpstreamReset};
         let cut = matches!(
             self.reason,
-            ClientReset | Denied | Drained | Expired | IdleTimeout | RequestTimeout | UpstreamReset
+            ClientReset | Denied | Drained | Expired | IdleTimeout | RequestTimeout | TryTimeout | UpstreamReset
         );
         self.status >= 500 || self.grpc_status.is_some_and(|code| code != 0) || cut
     }
@@ -252,12 +252,6 @@ impl Record {
             (None, Some(host)) => host.as_bytes(),
             (None, None) => b"",
         }
-    }
-
-    /// The deadline has passed before an answer came.
-    pub fn out_of_time(&self, reason: Reason, queued: bool, now: Instant) {
-        self.tries.cut(reason, queued, now);
-        self.tries.not_again.set(Some(NotAgain::OutOfTime));
     }
 
     /// What rules in shadow mode would have refused, by now.

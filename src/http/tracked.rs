@@ -10,13 +10,17 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 
+use super::outcome::{self, Ended, Pending};
 use super::record::Record;
-use crate::body::{Error, Source};
+use super::retry::BodyPlan;
+use crate::body::{Error, Replay, Source};
 use crate::error::Reason;
 use crate::net::clock;
 use crate::net::io::Activity;
+use crate::policy::outcome::{Kind, Outcome};
+use crate::snapshot::Target;
 use crate::telemetry::recent::NotAgain;
-use crate::upstream::pool::{Limits, Load, Pool};
+use crate::upstream::pool::{Limits, Load};
 use crate::upstream::{h1, h2};
 use crate::wire::{grpc, head};
 
@@ -31,20 +35,29 @@ pub struct End {
     pub activity: Rc<Activity>,
     /// None where the answer is made here.
     pub upstream: Option<Upstream>,
+    /// The request's body, where it is kept.
+    pub replay: Option<Rc<Replay>>,
     pub lease: Lease,
 }
 
 /// Where a request is sent, and what that has to keep to.
 pub struct Upstream {
-    pub pool: Rc<Pool>,
+    pub target: Target,
     pub limits: Limits,
-    /// Its place in the load balancer.
-    pub load: Load,
+    /// Its place in the load balancer, at the endpoint that it was sent to.
+    pub load: Option<Load>,
+    /// Of a gRPC call whose status is still to come.
+    pub pending: Option<Pending>,
     /// The protocols that the client offers to switch to: on a connection of its own.
     pub upgrade: Option<HeaderValue>,
     pub deadline: Option<Instant>,
     /// When the client itself gives the call up (`grpc-timeout`).
     pub call_deadline: Option<Instant>,
+    /// What is left of the deadline is told to the service.
+    pub tells_deadline: bool,
+    /// A proxy before us tries again by itself.
+    pub tried_before: bool,
+    pub body: BodyPlan,
     /// Index of the route.
     pub route: usize,
 }
@@ -75,6 +88,7 @@ impl Tracked {
             head::clean_trailers(trailers);
             if end.record.grpc {
                 end.record.grpc_status = grpc::status(trailers).or(end.record.grpc_status);
+                end.came(|pending, grpc| Kind::Answered { status: pending.status, grpc });
             }
         }
         frame
@@ -89,6 +103,7 @@ impl Tracked {
     fn cut(&mut self, reason: Reason) -> Option<Frame<Bytes>> {
         let mut end = self.end.take()?;
         end.record.reason = reason;
+        end.came(|_, _| Kind::Failed(reason));
         end.record.tries.not_again.set(Some(NotAgain::AnswerBegun));
         if !end.record.ends_in_trailers() {
             return None;
@@ -109,11 +124,29 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        Box::new(Self { record, activity, upstream: None, lease: Lease::None })
+        Box::new(Self { record, activity, upstream: None, replay: None, lease: Lease::None })
+    }
+
+    /// What came of a gRPC call is known now.
+    fn came(&mut self, kind: impl FnOnce(&Pending, Option<u8>) -> Kind) {
+        let Some((upstream, pending)) =
+            self.upstream.as_mut().and_then(|upstream| upstream.pending.take().map(|pending| (&*upstream, pending)))
+        else {
+            return;
+        };
+        let snapshot = &self.record.view.snapshot;
+        let service = snapshot.services.get(upstream.target.service);
+        if let Some((route, service)) = snapshot.routes.get(upstream.route).zip(service) {
+            // Without a status it is unknown (grpc `doc/http-grpc-status-mapping.md`).
+            let kind = kind(&pending, Some(self.record.grpc_status.unwrap_or(2)));
+            let outcome = Outcome { kind, took: pending.took };
+            outcome::learn(&Ended { route, service, pool: &pending.pool, outcome, head: None });
+        }
     }
 
     /// The whole answer has been handed on.
-    fn complete(self) {
+    fn complete(mut self) {
+        self.came(|pending, grpc| Kind::Answered { status: pending.status, grpc });
         if !self.record.upload.ended.get() {
             self.record.upload.stop();
         }

@@ -25,30 +25,40 @@ const NONE: Attempt = Attempt {
 pub struct Tries {
     /// The first few; the last slot is that of the last try.
     slots: RefCell<[Attempt; ATTEMPTS_MAX]>,
+    /// When the step that is under way began; none where nothing is.
+    since: [Cell<Option<Instant>>; ATTEMPTS_MAX],
     count: Cell<usize>,
-    /// When the step that is under way began.
-    since: Cell<Option<Instant>>,
     pub not_again: Cell<Option<NotAgain>>,
 }
 
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(usize);
+
 impl Default for Tries {
     fn default() -> Self {
-        let slots = RefCell::new([NONE; ATTEMPTS_MAX]);
-        Self { slots, count: Cell::new(0), since: Cell::new(None), not_again: Cell::new(None) }
+        Self {
+            slots: RefCell::new([NONE; ATTEMPTS_MAX]),
+            since: Default::default(),
+            count: Cell::new(0),
+            not_again: Cell::new(None),
+        }
     }
 }
 
 impl Tries {
-    pub fn begin(&self, endpoint: Address, protocol: Version, now: Instant) {
+    pub fn begin(&self, endpoint: Address, protocol: Version, now: Instant) -> Slot {
+        let slot = Slot(self.count.get().min(ATTEMPTS_MAX - 1));
         self.count.set(self.count.get() + 1);
-        self.since.set(Some(now));
-        self.with_last(|slot| *slot = Attempt { endpoint, protocol, ..NONE });
+        self.set_since(slot, Some(now));
+        self.with(slot, |slot| *slot = Attempt { endpoint, protocol, ..NONE });
+        slot
     }
 
     /// A connection is there; how long that took, and how much of it was spent on making one.
-    pub fn connected(&self, reused: bool, now: Instant, took: Duration, connecting: Duration) {
-        self.since.set(Some(now));
-        self.with_last(|attempt| {
+    pub fn connected(&self, slot: Slot, reused: bool, now: Instant, took: Duration, connecting: Duration) {
+        self.set_since(slot, Some(now));
+        self.with(slot, |attempt| {
             attempt.connection = Some(if reused { Connection::Reused } else { Connection::New });
             attempt.queue = telling(took.saturating_sub(connecting));
             attempt.connect = (!reused).then(|| connecting.into());
@@ -56,8 +66,8 @@ impl Tries {
     }
 
     /// No connection was had.
-    pub fn unconnected(&self, reason: Reason, took: Duration) {
-        self.with_last(|attempt| {
+    pub fn unconnected(&self, slot: Slot, reason: Reason, took: Duration) {
+        self.with(slot, |attempt| {
             attempt.outcome = Outcome::Failed(reason);
             match reason {
                 Reason::Overflow => attempt.queue = Some(took.into()),
@@ -66,9 +76,9 @@ impl Tries {
         });
     }
 
-    pub fn ended(&self, outcome: Outcome, now: Instant) {
-        let waited = self.waited(now);
-        self.with_last(|attempt| {
+    pub fn ended(&self, slot: Slot, outcome: Outcome, now: Instant) {
+        let waited = self.take_waited(slot, now);
+        self.with(slot, |attempt| {
             attempt.outcome = outcome;
             if attempt.connection.is_some() {
                 attempt.first_byte = waited;
@@ -76,21 +86,19 @@ impl Tries {
         });
     }
 
-    /// Nobody waits for it any longer. `queued`: a connection was waited for, and not being made.
-    pub fn cut(&self, reason: Reason, queued: bool, now: Instant) {
-        let waited = self.waited(now);
-        self.with_last(|attempt| {
-            attempt.outcome = Outcome::Failed(reason);
-            match attempt.connection {
-                Some(_) => attempt.first_byte = waited,
-                None if queued => attempt.queue = waited,
-                None => attempt.connect = waited,
-            }
-        });
-    }
-
-    fn waited(&self, now: Instant) -> Option<Micros> {
-        self.since.get().map(|since| now.saturating_duration_since(since).into())
+    /// Nobody waits any longer for what is under way. `queued`: a connection was waited for, and not being made.
+    pub fn cut(&self, outcome: Outcome, queued: bool, now: Instant) {
+        for slot in (0..ATTEMPTS_MAX).map(Slot) {
+            let Some(waited) = self.take_waited(slot, now) else { continue };
+            self.with(slot, |attempt| {
+                attempt.outcome = outcome;
+                match attempt.connection {
+                    Some(_) => attempt.first_byte = Some(waited),
+                    None if queued => attempt.queue = Some(waited),
+                    None => attempt.connect = Some(waited),
+                }
+            });
+        }
     }
 
     pub fn count(&self) -> usize {
@@ -103,12 +111,24 @@ impl Tries {
         Ref::map(self.slots.borrow(), |slots| slots.get(..count).unwrap_or(slots))
     }
 
-    fn last(&self) -> usize {
-        self.count.get().saturating_sub(1).min(ATTEMPTS_MAX - 1)
+    /// Of the last one.
+    pub fn endpoint(&self) -> Option<Address> {
+        self.known().last().map(|attempt| attempt.endpoint.clone())
     }
 
-    fn with_last(&self, change: impl FnOnce(&mut Attempt)) {
-        if let Some(attempt) = self.slots.borrow_mut().get_mut(self.last()) {
+    fn take_waited(&self, slot: Slot, now: Instant) -> Option<Micros> {
+        let since = self.since.get(slot.0)?.take()?;
+        Some(now.saturating_duration_since(since).into())
+    }
+
+    fn set_since(&self, slot: Slot, since: Option<Instant>) {
+        if let Some(cell) = self.since.get(slot.0) {
+            cell.set(since);
+        }
+    }
+
+    fn with(&self, slot: Slot, change: impl FnOnce(&mut Attempt)) {
+        if let Some(attempt) = self.slots.borrow_mut().get_mut(slot.0) {
             change(attempt);
         }
     }

@@ -98,6 +98,7 @@ const fn blames_service(reason: Reason) -> bool {
             | Reason::UpstreamTls
             | Reason::UpstreamIdentity
             | Reason::RequestTimeout
+            | Reason::TryTimeout
             | Reason::IdleTimeout
     )
 }
@@ -113,7 +114,10 @@ impl Condition {
             (Self::ConnectFailure, Kind::Failed(reason)) => is_unconnected(reason),
             (Self::Reset, Kind::Failed(reason)) => matches!(reason, Reason::UpstreamReset | Reason::UpstreamProtocol),
             (Self::Timeout, Kind::Failed(reason)) => {
-                matches!(reason, Reason::RequestTimeout | Reason::IdleTimeout | Reason::ConnectTimeout)
+                matches!(
+                    reason,
+                    Reason::RequestTimeout | Reason::TryTimeout | Reason::IdleTimeout | Reason::ConnectTimeout
+                )
             }
             (Self::Status(wanted), Kind::Answered { status, .. }) => status.as_u16() == wanted,
             (Self::Grpc(wanted), Kind::Answered { grpc, .. }) => grpc == Some(wanted),

@@ -2,6 +2,7 @@
 
 mod circuit;
 mod originals;
+mod retries;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,7 +42,8 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
     for route in &root.routes {
-        routes.push(compile_route(route, routes.len(), &names, &root.defaults, &mut sides));
+        let known = previous.and_then(|snapshot| snapshot.routes.iter().find(|known| *known.name == *route.name));
+        routes.push(compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides));
     }
     compile_route_circuits(root, previous, &mut routes);
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
@@ -169,6 +171,7 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
+        budget: retries::budget(known),
         transport: compile_transport(name, service),
         original: false,
         beside: has(root, schema::Mode::Inbound),
@@ -202,7 +205,7 @@ fn compile_route(
     route: &schema::Route,
     index: usize,
     names: &Names<'_>,
-    defaults: &schema::Defaults,
+    (defaults, known): (&schema::Defaults, Option<&Route>),
     sides: &mut Vec<SideLabels>,
 ) -> Route {
     let name: Arc<str> = route.name.as_str().into();
@@ -215,6 +218,8 @@ fn compile_route(
         first_side,
         timeout: compile_timeout(route.timeout.unwrap_or(schema::Timeout::After(defaults.timeout))),
         timeout_is_own: route.timeout.is_some(),
+        retry: retries::retry(route.retry.as_ref().unwrap_or(&defaults.retry)),
+        hedge: route.hedge.as_ref().and_then(|hedge| retries::hedge(hedge, known)),
         stream_idle: *defaults.stream_idle_timeout,
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
@@ -366,6 +371,8 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         first_side,
         timeout: compile_timeout(schema::Timeout::After(root.defaults.timeout)),
         timeout_is_own: false,
+        retry: retries::retry(&root.defaults.retry),
+        hedge: None,
         stream_idle: *root.defaults.stream_idle_timeout,
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
@@ -391,6 +398,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         connections: schema::Connections::default(),
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,
+        budget: retries::budget(None),
         transport: Transport::Plain,
         proxy_protocol: None,
         original: true,

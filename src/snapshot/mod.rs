@@ -20,7 +20,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
+use crate::policy::budget::Budget;
 use crate::policy::guard::Bound;
+use crate::policy::percentile::Percentile;
+use crate::policy::retry;
 use crate::telemetry::metrics::{Direction, Labels};
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
@@ -59,6 +62,8 @@ pub struct Service {
     pub connections: schema::Connections,
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
+    /// Of the retries to it; it outlives the snapshot.
+    pub budget: Arc<Budget>,
     pub transport: Transport,
     /// It has no endpoints of its own: whatever comes for it goes where it was going.
     pub original: bool,
@@ -107,12 +112,30 @@ pub struct Route {
     pub timeout: Option<Bound<Duration>>,
     /// The route says so itself: it then binds streams too, up to the head of the answer.
     pub timeout_is_own: bool,
+    /// `None` is none.
+    pub retry: Option<Box<retry::Policy>>,
+    pub hedge: Option<Hedge>,
     pub stream_idle: Duration,
     pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
     pub circuit: Option<Box<circuit::Circuit>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+}
+
+/// When a second try is begun at the side of the first.
+#[derive(Debug)]
+pub struct Hedge {
+    pub after: HedgeAfter,
+    pub max: u32,
+    pub non_idempotent: bool,
+}
+
+#[derive(Debug)]
+pub enum HedgeAfter {
+    Fixed(Duration),
+    /// A share of the answers, and what was learned of how long they take.
+    Percentile(f64, Arc<Percentile>),
 }
 
 #[derive(Debug)]
@@ -195,6 +218,23 @@ pub struct SideLabels {
     pub route: Arc<str>,
     pub service: Arc<str>,
     pub subset: Arc<str>,
+}
+
+impl Hedge {
+    /// How long the first may take alone; none as long as that is not known.
+    pub fn after(&self) -> Option<Duration> {
+        match &self.after {
+            HedgeAfter::Fixed(after) => Some(*after),
+            HedgeAfter::Percentile(_, percentile) => percentile.get(),
+        }
+    }
+
+    /// How long an answer took.
+    pub fn see(&self, took: Duration) {
+        if let HedgeAfter::Percentile(share, percentile) = &self.after {
+            percentile.see(took, *share);
+        }
+    }
 }
 
 impl Listener {

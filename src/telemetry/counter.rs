@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::error::Reason;
 use crate::identity::Failure;
+use crate::policy::retry::NotAgain;
 
 /// Grows; written by one thread.
 #[derive(Debug, Default)]
@@ -21,8 +22,18 @@ pub struct Gauge(AtomicI64);
 pub struct Shared(AtomicU64);
 
 /// A counter for every reason.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PerReason([Counter; Reason::ALL.len()]);
+
+impl Default for PerReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+/// A counter for every reason not to try again.
+#[derive(Debug, Default)]
+pub struct PerWhy([Counter; NotAgain::ALL.len()]);
 
 /// A counter for every way in which a handshake can fail.
 #[derive(Debug, Default)]
@@ -92,6 +103,20 @@ impl PerReason {
     /// What has been counted at all.
     pub fn seen(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.iter().copied().map(|reason| (reason, self.get(reason))).filter(|(_, count)| *count > 0)
+    }
+}
+
+impl PerWhy {
+    pub fn inc(&self, why: NotAgain) {
+        if let Some(counter) = self.0.get(why as usize) {
+            counter.inc();
+        }
+    }
+
+    /// What has been counted at all.
+    pub fn seen(&self) -> impl Iterator<Item = (NotAgain, u64)> {
+        let all = NotAgain::ALL.into_iter().zip(self.0.iter().map(Counter::get));
+        all.filter(|(_, count)| *count > 0)
     }
 }
 

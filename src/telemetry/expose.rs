@@ -208,6 +208,11 @@ impl Scrape {
         })?;
         count(out, each, "upstream_reused", "Requests that found a connection ready", |w| &w.upstream_reused)?;
         count(out, each, "upstream_redo", "Unsent or stale requests sent again for free", |w| &w.upstream_redo)?;
+        count(out, each, "upstream_retries", "Requests tried again, as their route says", |w| &w.upstream_retries)?;
+        let help = "Requests that failed and were not tried again, though their route has retries, by cause";
+        let seen = |worker: &WorkerCounters| worker.upstream_not_again.seen().map(|(why, n)| (why.code(), n)).collect();
+        kinds(out, each, "upstream_not_retried", help, "reason", seen)?;
+        count(out, each, "upstream_hedges", "Tries begun at the side of another", |w| &w.upstream_hedges)?;
         level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)?;
         let help = "Highest share of the source ports that connections to one address use";
         gauge(out, "outrigger_source_ports_used_ratio", help, self.0.process.source_ports())

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
-pub use super::counter::{Counter, Gauge, PerFailure, PerReason, Shared};
+pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
 use super::expose;
@@ -109,6 +109,12 @@ pub struct WorkerCounters {
     pub upstream_reused: Counter,
     /// Unsent or stale requests that were sent again for free.
     pub upstream_redo: Counter,
+    /// Tries after the first, as the retries of routes say.
+    pub upstream_retries: Counter,
+    /// Requests that failed and were not tried again, though their route has retries.
+    pub upstream_not_again: PerWhy,
+    /// Tries at the side of another.
+    pub upstream_hedges: Counter,
     /// Requests that wait for a connection.
     pub pool_pending: Gauge,
 }

@@ -96,6 +96,7 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         | Reason::UpstreamReset
         | Reason::UpstreamProtocol
         | Reason::RequestTimeout
+        | Reason::TryTimeout
         | Reason::IdleTimeout
         | Reason::UpgradeMismatch
         | Reason::UpstreamTls

@@ -18,6 +18,7 @@ pub use self::code::{
 pub use self::ring::{BYTES_MIN, Filter, Kept, LIST_MAX, Ring};
 use crate::error::{Producer, Reason};
 use crate::policy::guard::Guard;
+pub use crate::policy::retry::NotAgain;
 use crate::wire::address::Address;
 
 /// Facts of one finished exchange. What is longer than its bound is cut when it is kept, and the record says so.
@@ -108,24 +109,9 @@ pub enum Outcome {
     /// The connection was unused before and ended without a byte.
     Stale,
     NotHttp2,
+    /// Another try, at its side, was answered first.
+    Outrun,
     Failed(Reason),
-}
-
-/// Why a request that failed was not sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum NotAgain {
-    NotIdempotent,
-    BodyGone,
-    TooOften,
-    /// A connection that was new, or that had begun to answer.
-    PerhapsHandled,
-    Answered,
-    AnswerBegun,
-    NoConnection,
-    OutOfTime,
-    ClientGone,
-    NotOfTheConnection,
 }
 
 /// Times in the order in which they pass. Those of several attempts are summed.
@@ -182,6 +168,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Stale => "stale",
             Self::NotHttp2 => "not_http2",
+            Self::Outrun => "outrun",
             Self::Failed(reason) => reason.code(),
         }
     }
@@ -193,56 +180,8 @@ impl Outcome {
             Self::Refused => "the service said that it had not handled the request",
             Self::Stale => "the service had closed the connection while it was unused",
             Self::NotHttp2 => "the service does not speak HTTP/2",
+            Self::Outrun => "another try at its side was answered first",
             Self::Failed(reason) => reason.sentence(),
-        }
-    }
-}
-
-impl NotAgain {
-    pub const ALL: [Self; 10] = [
-        Self::NotIdempotent,
-        Self::BodyGone,
-        Self::TooOften,
-        Self::PerhapsHandled,
-        Self::Answered,
-        Self::AnswerBegun,
-        Self::NoConnection,
-        Self::OutOfTime,
-        Self::ClientGone,
-        Self::NotOfTheConnection,
-    ];
-
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::NotIdempotent => "not_idempotent",
-            Self::BodyGone => "body_gone",
-            Self::TooOften => "too_often",
-            Self::PerhapsHandled => "perhaps_handled",
-            Self::Answered => "answered",
-            Self::AnswerBegun => "answer_begun",
-            Self::NoConnection => "no_connection",
-            Self::OutOfTime => "out_of_time",
-            Self::ClientGone => "client_gone",
-            Self::NotOfTheConnection => "not_of_the_connection",
-        }
-    }
-
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::NotIdempotent => {
-                "the service may have handled it, and its method (POST, say) does not allow it to be handled twice"
-            }
-            Self::BodyGone => "its body was on its way already, and is not kept",
-            Self::TooOften => "it had been sent as often as is allowed",
-            Self::PerhapsHandled => {
-                "the connection broke after the request was on it, and the service may have handled it"
-            }
-            Self::Answered => "the service answered, and its answer is passed on, whatever its status",
-            Self::AnswerBegun => "a part of the answer had gone to the client",
-            Self::NoConnection => "only a connection that breaks is replaced by another; here there was none",
-            Self::OutOfTime => "its time was up",
-            Self::ClientGone => "the client had left",
-            Self::NotOfTheConnection => "what failed was not the connection, and another would not have helped",
         }
     }
 }

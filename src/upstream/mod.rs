@@ -27,6 +27,8 @@ use transport::Prepared;
 
 /// Original destinations that a worker keeps connections to.
 const ORIGINALS: usize = 4096;
+/// How often another endpoint is drawn where one was tried before.
+const REDRAWS: usize = 16;
 
 /// An original destination, and the client where its address is kept.
 type Original = (SocketAddr, Option<IpAddr>);
@@ -90,8 +92,25 @@ impl Cluster {
         self.rebuild();
     }
 
-    /// Picks an endpoint.
-    pub fn pick(&self, service: &Service, subset: Option<usize>, rng: &mut impl Rng) -> Option<Rc<Pool>> {
+    /// Picks an endpoint; if possible, one that is not among those that were tried.
+    pub fn pick(
+        &self,
+        service: &Service,
+        subset: Option<usize>,
+        tried: &[Address],
+        rng: &mut impl Rng,
+    ) -> Option<Rc<Pool>> {
+        let mut picked = self.draw(service, subset, rng)?;
+        for _ in 0..REDRAWS {
+            if !tried.contains(&picked.address) {
+                break;
+            }
+            picked = self.draw(service, subset, rng)?;
+        }
+        Some(picked)
+    }
+
+    fn draw(&self, service: &Service, subset: Option<usize>, rng: &mut impl Rng) -> Option<Rc<Pool>> {
         // A closed channel keeps its last value; there is nothing to learn from the error.
         if self.endpoints.borrow().has_changed().unwrap_or(false) {
             self.rebuild();
@@ -116,7 +135,7 @@ impl Cluster {
         address: SocketAddr,
         rng: &mut impl Rng,
     ) -> Option<Rc<Pool>> {
-        let picked = self.pick(service, subset, rng);
+        let picked = self.pick(service, subset, &[], rng);
         self.pools.borrow().get(&address.into()).cloned().or(picked)
     }
 

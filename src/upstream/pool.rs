@@ -208,6 +208,10 @@ impl Load {
         pool.in_flight.set(pool.in_flight.get() + 1);
         Self(pool.clone())
     }
+
+    pub fn pool(&self) -> &Rc<Pool> {
+        &self.0
+    }
 }
 
 impl Drop for Load {

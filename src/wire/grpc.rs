@@ -129,6 +129,14 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
+/// `grpc-timeout` for a time that is left: in milliseconds as long as they have no more than eight digits.
+pub fn timeout_value(left: Duration) -> HeaderValue {
+    let millis = left.as_millis().max(1);
+    let text = if millis < 100_000_000 { format!("{millis}m") } else { format!("{}S", left.as_secs().min(99_999_999)) };
+    // Digits and a letter are a valid value.
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("1S"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

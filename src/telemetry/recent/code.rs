@@ -286,6 +286,7 @@ impl Writer<'_> {
             Outcome::Refused => self.byte(2),
             Outcome::Stale => self.byte(3),
             Outcome::NotHttp2 => self.byte(4),
+            Outcome::Outrun => self.byte(6),
             Outcome::Failed(reason) => {
                 self.byte(5);
                 self.byte(reason as u8);
@@ -408,6 +409,7 @@ impl<'a> Reader<'a> {
                 3 => Outcome::Stale,
                 4 => Outcome::NotHttp2,
                 5 => Outcome::Failed(self.reason()?),
+                6 => Outcome::Outrun,
                 _ => return None,
             },
             protocol: self.version()?,

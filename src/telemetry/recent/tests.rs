@@ -481,7 +481,7 @@ fn address() -> impl Strategy<Value = Address> {
 }
 
 fn reason() -> impl Strategy<Value = Reason> {
-    prop::sample::select(&Reason::ALL[..])
+    prop::sample::select(Reason::ALL)
 }
 
 fn attempt() -> impl Strategy<Value = Attempt> {

@@ -1,0 +1,35 @@
+//! What everything that learns is told of a try, at the one place where it has ended.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+use crate::policy::outcome::{Kind, Outcome};
+use crate::snapshot::{Route, Service};
+use crate::upstream::pool::Pool;
+
+/// A try, and whom it was sent to.
+pub struct Ended<'a> {
+    pub route: &'a Route,
+    pub service: &'a Service,
+    pub pool: &'a Rc<Pool>,
+    pub outcome: Outcome,
+    /// The head of the answer, where one came.
+    pub head: Option<&'a HeaderMap>,
+}
+
+/// A gRPC call whose status is still to come, in its trailers.
+pub struct Pending {
+    pub pool: Rc<Pool>,
+    pub status: StatusCode,
+    pub took: Duration,
+}
+
+pub fn learn(ended: &Ended<'_>) {
+    if let Some(hedge) = &ended.route.hedge
+        && matches!(ended.outcome.kind, Kind::Answered { .. })
+    {
+        hedge.see(ended.outcome.took);
+    }
+}

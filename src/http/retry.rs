@@ -1,0 +1,440 @@
+//! The tries of a request: one after the other, as the route's retries say, each at another endpoint; or side by side,
+//! as its hedge says.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+
+use super::attempt::{self, Failed, Plan};
+use super::outcome::{self, Ended, Pending};
+use super::record::Record;
+use super::tracked::{Lease, Upstream};
+use crate::body::{Origin, Progress, Replay, Upload};
+use crate::error::Reason;
+use crate::net::clock;
+use crate::net::io::Activity;
+use crate::policy::budget::Share;
+use crate::policy::outcome::{Kind, Outcome};
+use crate::policy::retry::{NotAgain, Policy, Pushback, Situation};
+use crate::snapshot::{Hedge, Route, Service};
+use crate::telemetry::recent;
+use crate::upstream::pool::{Limits, Load, Pool};
+use crate::wire::grpc;
+
+/// Number of the try, from 1.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
+/// Milliseconds that are left for the request.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("x-outrigger-timeout-ms");
+/// Milliseconds; below zero for never (grpc `A6-client-retries.md`).
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// An answer that nobody wants is read up to this size, for the sake of its connection.
+const DRAIN_BYTES: usize = 64 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Bytes of a body that are kept for the sake of a hedge alone.
+pub const HEDGED_BODY: u64 = 64 * 1024;
+
+/// What all tries of a request share.
+pub struct Sending<'a> {
+    pub record: &'a Record,
+    pub upstream: &'a Upstream,
+    pub route: &'a Route,
+    pub service: &'a Service,
+    pub activity: &'a Activity,
+    /// To make the request anew from; none where that cannot be done.
+    pub spare: Option<request::Parts>,
+    /// The body, where it is kept.
+    pub replay: Option<Rc<Replay>>,
+}
+
+/// A try that was answered.
+pub struct Sent {
+    pub response: Response<Incoming>,
+    /// A frame of its body that was looked at.
+    pub ahead: Option<Frame<Bytes>>,
+    pub lease: Lease,
+    pub load: Load,
+    /// What came of it is known at its end.
+    pub pending: Option<Pending>,
+}
+
+/// What came of a try, and its endpoint.
+struct Tried {
+    result: Result<Sent, Failed>,
+    outcome: Outcome,
+}
+
+/// Sends the request until it is answered for good.
+pub async fn run(sending: &Sending<'_>, mut load: Load, mut request: Request<Upload>) -> Result<Sent, Reason> {
+    let policy = sending.route.retry.as_deref();
+    if policy.is_some() || sending.route.hedge.is_some() {
+        sending.service.budget.request(clock::recent());
+    }
+    for done in 0.. {
+        sending.stamp(request.headers_mut(), done);
+        let tried = match &sending.route.hedge {
+            Some(hedge) if sending.may_hedge(hedge) => Box::pin(sending.hedged(hedge, load, request)).await,
+            _ => sending.once(load, request).await,
+        };
+        let Some(policy) = policy else { return tried.end() };
+        let (wait, next) = match sending.next(policy, &tried, done) {
+            Ok(again) => again,
+            Err(why) => {
+                sending.not_again(why, &tried.outcome);
+                return tried.end();
+            }
+        };
+        let kept = match tried.result {
+            Ok(sent) => {
+                sent.discard(&sending.upstream.limits);
+                None
+            }
+            Err(failed) => failed.request,
+        };
+        tokio::time::sleep(wait).await;
+        // One of the two is there: `next` has made sure of it.
+        let Some(again) = kept.or_else(|| sending.again()) else { return Err(Reason::UpstreamReset) };
+        (load, request) = (next, again);
+    }
+    Err(Reason::UpstreamReset)
+}
+
+impl Tried {
+    fn end(self) -> Result<Sent, Reason> {
+        self.result.map_err(|failed| failed.reason)
+    }
+}
+
+impl Sending<'_> {
+    /// The wait before the next try, and the endpoint that it goes to.
+    fn next(&self, policy: &Policy, tried: &Tried, done: u32) -> Result<(Duration, Load), NotAgain> {
+        let now = clock::tick();
+        let unsent = matches!(&tried.result, Err(failed) if failed.request.is_some());
+        let at = Situation {
+            done,
+            idempotent: self.record.method.is_idempotent(),
+            body_is_there: unsent || self.can_send_again(),
+            left: self.upstream.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+            pushback: tried.result.as_ref().ok().and_then(|sent| pushback(sent.response.headers())),
+            tried_before_us: self.upstream.tried_before,
+        };
+        let wait = policy.again(&tried.outcome, at, &mut *self.record.conn.worker.rng.borrow_mut())?;
+        let load = self.another().ok_or(NotAgain::NoEndpoint)?;
+        if !self.service.budget.retry(policy.share, now) {
+            return Err(NotAgain::Budget);
+        }
+        self.record.conn.worker.counters.upstream_retries.inc();
+        Ok((wait, load))
+    }
+
+    /// An endpoint, if possible one that was not tried yet.
+    fn another(&self) -> Option<Load> {
+        let record = self.record;
+        let tried: Vec<_> = record.tries.known().iter().map(|attempt| attempt.endpoint.clone()).collect();
+        let pool = record.conn.pick(&record.view, record.listener, self.upstream.target, &tried)?;
+        Some(Load::new(&pool))
+    }
+
+    /// Where something failed, why that was all.
+    fn not_again(&self, why: NotAgain, outcome: &Outcome) {
+        if why == NotAgain::NotCovered && !outcome.is_failure() {
+            return;
+        }
+        self.record.tries.not_again.set(Some(why));
+        self.record.conn.worker.counters.upstream_not_again.inc(why);
+    }
+
+    fn can_send_again(&self) -> bool {
+        self.spare.is_some() && self.replay.as_ref().is_none_or(|replay| replay.is_there())
+    }
+
+    /// The request once more.
+    fn again(&self) -> Option<Request<Upload>> {
+        let parts = self.spare.as_ref().filter(|_| self.can_send_again())?.clone();
+        let body = match &self.replay {
+            None => Upload::empty(),
+            Some(replay) => {
+                self.record.upload.begin_again();
+                self.upstream.body.of(replay, &self.record.upload)
+            }
+        };
+        Some(Request::from_parts(parts, body))
+    }
+
+    /// What each try says of itself.
+    fn stamp(&self, headers: &mut HeaderMap, done: u32) {
+        if self.route.retry.is_some() {
+            headers.insert(ATTEMPT, HeaderValue::from(done + 1));
+        }
+        let left = |until: Instant| until.saturating_duration_since(clock::recent());
+        if let Some(until) = self.upstream.call_deadline {
+            headers.insert(grpc::TIMEOUT, grpc::timeout_value(left(until)));
+        }
+        if let Some(until) = self.upstream.deadline.filter(|_| self.upstream.tells_deadline) {
+            let millis = u64::try_from(left(until).as_millis()).unwrap_or(u64::MAX);
+            headers.insert(TIMEOUT, HeaderValue::from(millis.max(1)));
+        }
+    }
+
+    /// One try, within its time.
+    async fn once(&self, load: Load, request: Request<Upload>) -> Tried {
+        let begun = clock::recent();
+        let (record, upstream) = (self.record, self.upstream);
+        let plan = Plan {
+            worker: &record.conn.worker,
+            pool: load.pool(),
+            limits: &upstream.limits,
+            upgrade: upstream.upgrade.is_some(),
+            upload: &record.upload,
+            tries: &record.tries,
+        };
+        let bounds = Bounds {
+            deadline: upstream.deadline,
+            per_try: self.route.retry.as_deref().and_then(|policy| policy.per_try).map(|time| begun + time),
+            idle: self.route.stream_idle,
+        };
+        let result = {
+            let running = pin!(attempt::run(&plan, request, || self.again()));
+            within(&bounds, self.activity, running).await
+        };
+        let result = result.unwrap_or_else(|reason| {
+            let queued = load.pool().open() >= upstream.limits.max;
+            record.tries.cut(recent::Outcome::Failed(reason), queued, clock::tick());
+            record.tries.not_again.set(Some(NotAgain::OutOfTime));
+            Err(Failed { kind: Kind::Failed(reason), reason, request: None })
+        });
+        let took = clock::recent().saturating_duration_since(begun);
+        let (result, kind) = match result {
+            Ok((response, lease)) => {
+                let mut sent = Sent { response, ahead: None, lease, load, pending: None };
+                let kind = self.came(&mut sent, took);
+                (Ok(sent), kind)
+            }
+            Err(failed) => {
+                let kind = failed.kind;
+                self.learn(load.pool(), Outcome { kind, took }, None);
+                (Err(failed), kind)
+            }
+        };
+        Tried { result, outcome: Outcome { kind, took } }
+    }
+
+    /// What an answer means. The status of a gRPC call may be in its trailers: those that are there already are looked
+    /// at, and the others are waited for by whoever relays them.
+    fn came(&self, sent: &mut Sent, took: Duration) -> Kind {
+        let status = sent.response.status();
+        let mut grpc = None;
+        if self.record.grpc {
+            grpc = grpc::status(sent.response.headers());
+            if grpc.is_none() && status == http::StatusCode::OK {
+                sent.peek();
+                let trailers = sent.ahead.as_ref().and_then(Frame::trailers_ref);
+                grpc = trailers.and_then(grpc::status);
+                if grpc.is_none() {
+                    sent.pending = Some(Pending { pool: sent.load.pool().clone(), status, took });
+                    return Kind::Answered { status, grpc: None };
+                }
+            }
+        }
+        let kind = Kind::Answered { status, grpc };
+        self.learn(sent.load.pool(), Outcome { kind, took }, Some(sent.response.headers()));
+        kind
+    }
+
+    fn learn(&self, pool: &Rc<Pool>, outcome: Outcome, head: Option<&HeaderMap>) {
+        outcome::learn(&Ended { route: self.route, service: self.service, pool, outcome, head });
+    }
+
+    fn may_hedge(&self, hedge: &Hedge) -> bool {
+        (self.record.method.is_idempotent() || hedge.non_idempotent) && self.upstream.upgrade.is_none()
+    }
+
+    /// Tries side by side: the first good answer counts, and the others are given up.
+    async fn hedged(&self, hedge: &Hedge, load: Load, request: Request<Upload>) -> Tried {
+        let Some(after) = hedge.after() else { return self.once(load, request).await };
+        let mut running = FuturesUnordered::new();
+        running.push(self.once(load, request));
+        let mut left = hedge.max;
+        let mut timer = pin!(tokio::time::sleep(after));
+        let mut bad: Option<Tried> = None;
+        loop {
+            tokio::select! {
+                biased;
+                Some(tried) = running.next() => {
+                    if !tried.outcome.is_failure() || running.is_empty() {
+                        let now = clock::recent();
+                        drop(running);
+                        self.record.tries.cut(recent::Outcome::Outrun, false, now);
+                        return tried.better(bad, &self.upstream.limits);
+                    }
+                    bad = Some(tried.better(bad, &self.upstream.limits));
+                }
+                () = &mut timer, if left > 0 => {
+                    left -= 1;
+                    match self.beside() {
+                        Some((load, mut request)) => {
+                            self.stamp(request.headers_mut(), hedge.max - left);
+                            running.push(self.once(load, request));
+                            timer.as_mut().reset(tokio::time::Instant::now() + after);
+                        }
+                        None => left = 0,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Another endpoint and the same request, where there is a budget for it and the body is there as a whole.
+    fn beside(&self) -> Option<(Load, Request<Upload>)> {
+        if self.replay.as_ref().is_some_and(|replay| !replay.is_whole()) {
+            return None;
+        }
+        let load = self.another()?;
+        let share = self.route.retry.as_deref().map_or(Share::DEFAULT, |policy| policy.share);
+        // The count of what was sent is that of one of them.
+        let uploaded = self.record.upload.bytes.get();
+        let request = self.again().filter(|_| self.service.budget.retry(share, clock::tick()))?;
+        self.record.upload.bytes.set(uploaded);
+        self.record.conn.worker.counters.upstream_hedges.inc();
+        Some((load, request))
+    }
+}
+
+impl Tried {
+    /// Of two that both failed, an answer is worth more than none.
+    fn better(self, other: Option<Self>, limits: &Limits) -> Self {
+        let Some(other) = other else { return self };
+        let (keep, drop) = match (&self.result, &other.result) {
+            (Err(_), Ok(_)) => (other, self),
+            _ => (self, other),
+        };
+        if let Ok(sent) = drop.result {
+            sent.discard(limits);
+        }
+        keep
+    }
+}
+
+impl Sent {
+    /// Looks at the first frame of the body, if it has come.
+    fn peek(&mut self) {
+        if self.response.body().is_end_stream() {
+            return;
+        }
+        // Nobody is woken by this: whoever relays the body asks again.
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Some(Ok(frame))) = Pin::new(self.response.body_mut()).poll_frame(&mut cx) {
+            self.ahead = Some(frame);
+        }
+    }
+
+    /// Nobody wants the answer. Its connection can be used again once it has been read.
+    fn discard(self, limits: &Limits) {
+        let Lease::Http1(lease) = self.lease else { return };
+        let (mut body, limits) = (self.response.into_body(), *limits);
+        if body.is_end_stream() {
+            return lease.give_back(&limits);
+        }
+        tokio::task::spawn_local(async move {
+            let drained = async {
+                let mut read = 0;
+                while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                    read += frame.data_ref().map_or(0, Bytes::len);
+                    if read > DRAIN_BYTES {
+                        return false;
+                    }
+                }
+                body.is_end_stream()
+            };
+            if tokio::time::timeout(DRAIN_TIME, drained).await == Ok(true) {
+                lease.give_back(&limits);
+            }
+        });
+    }
+}
+
+/// What the service asks for: `grpc-retry-pushback-ms`, or the seconds of `Retry-After` (RFC 9110, section 10.2.3).
+fn pushback(headers: &HeaderMap) -> Option<Pushback> {
+    let number = |name| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
+    if headers.contains_key(PUSHBACK) {
+        let millis = number(PUSHBACK).and_then(|millis| u64::try_from(millis).ok());
+        return Some(millis.map_or(Pushback::Never, |millis| Pushback::After(Duration::from_millis(millis))));
+    }
+    let seconds = number(RETRY_AFTER).and_then(|seconds| u64::try_from(seconds).ok())?;
+    Some(Pushback::After(Duration::from_secs(seconds)))
+}
+
+/// The head of a request, to make it anew from.
+pub fn spare(request: &Request<Upload>) -> request::Parts {
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy.into_parts().0
+}
+
+/// What bounds a try.
+struct Bounds {
+    deadline: Option<Instant>,
+    per_try: Option<Instant>,
+    idle: Duration,
+}
+
+impl Bounds {
+    fn due(&self, moved: Instant) -> (Instant, Reason) {
+        let idle = (moved + self.idle, Reason::IdleTimeout);
+        let deadline = self.deadline.map(|at| (at, Reason::RequestTimeout));
+        let per_try = self.per_try.map(|at| (at, Reason::TryTimeout));
+        // Of two at the same time, the one that is for the whole.
+        [per_try, deadline].into_iter().flatten().fold(idle, |due, other| if other.0 <= due.0 { other } else { due })
+    }
+}
+
+/// Waits for the head of the answer until the deadline, or until nothing has moved for too long.
+async fn within<T>(
+    bounds: &Bounds,
+    activity: &Activity,
+    mut running: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Reason> {
+    let due = || bounds.due(activity.moved.get());
+    let mut timer = pin!(tokio::time::sleep_until(due().0.into()));
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = running.as_mut().poll(cx) {
+            return Poll::Ready(Ok(result));
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let (at, reason) = due();
+            if at <= Instant::now() {
+                return Poll::Ready(Err(reason));
+            }
+            timer.as_mut().reset(at.into());
+        }
+    })
+    .await
+}
+
+/// How a body is sent: what `Upload` needs to know, to be made more than once.
+pub struct BodyPlan {
+    pub limit: Option<u64>,
+    pub watch: Option<Rc<Activity>>,
+    pub held: Rc<dyn std::any::Any>,
+}
+
+impl BodyPlan {
+    pub fn of(&self, replay: &Rc<Replay>, progress: &Rc<Progress>) -> Upload {
+        Upload::new(Origin::Kept(replay.read()), self.limit, progress.clone(), self.watch.clone(), self.held.clone())
+    }
+}
