@@ -45,6 +45,10 @@ pub enum Reason {
     BodyTooLarge,
     /// The route's service has no endpoint that may be chosen.
     NoEndpoint,
+    /// The circuit breaker of the route, of the service or of a class of its answers is open.
+    CircuitOpen,
+    /// The same, and the answer is that of its fallback.
+    Fallback,
     /// The bounded queue for a connection is full.
     Overflow,
     ConnectFailed,
@@ -101,6 +105,8 @@ impl Reason {
         Self::HeaderTimeout,
         Self::BodyTooLarge,
         Self::NoEndpoint,
+        Self::CircuitOpen,
+        Self::Fallback,
         Self::Overflow,
         Self::ConnectFailed,
         Self::ConnectTimeout,
@@ -139,6 +145,8 @@ impl Reason {
             Self::HeaderTimeout => "header_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::NoEndpoint => "no_endpoint",
+            Self::CircuitOpen => "circuit_open",
+            Self::Fallback => "fallback",
             Self::Overflow => "overflow",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
@@ -168,7 +176,7 @@ impl Reason {
     /// The status of an answer made for this reason.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::None | Self::DirectResponse => StatusCode::OK,
+            Self::None | Self::DirectResponse | Self::Fallback => StatusCode::OK,
             Self::Redirect => StatusCode::FOUND,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -179,6 +187,7 @@ impl Reason {
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoEndpoint
+            | Self::CircuitOpen
             | Self::Overflow
             | Self::ConnectFailed
             | Self::NoIdentity
@@ -215,6 +224,8 @@ impl Reason {
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
             Self::NoEndpoint
+            | Self::CircuitOpen
+            | Self::Fallback
             | Self::Overflow
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -243,6 +254,8 @@ impl Reason {
             Self::HeadTooLarge => "the head of the request is larger than the listener allows",
             Self::HeaderTimeout => "the head of the request did not arrive in time",
             Self::BodyTooLarge => "the body of the request is larger than the route allows",
+            Self::CircuitOpen => "too much has failed there of late, so that nothing is sent for a while",
+            Self::Fallback => "too much has failed there of late, so that a fallback answers for a while",
             Self::NoEndpoint => "the service has no endpoint to send this request to",
             Self::Overflow => "too many requests wait for a connection to the service",
             Self::ConnectFailed => "no connection to the service could be made",
@@ -282,6 +295,12 @@ impl Reason {
             Self::HeadTooLarge => "send fewer headers or cookies, or raise `maxHeaderBytes` or `maxHeaders`",
             Self::HeaderTimeout => "look for a slow or broken client, or raise `headerTimeout`",
             Self::BodyTooLarge => "send less, or raise `maxBody` of the route",
+            Self::CircuitOpen => {
+                "`/clusters` shows the breakers and when they let something pass; look at what failed before"
+            }
+            Self::Fallback => {
+                "`/clusters` shows the breakers; `fallback` of the one in `Proxy-Status` says what is done"
+            }
             Self::NoEndpoint => {
                 "`/clusters` shows the endpoints of the service, and so which labels a subset could ask for"
             }
@@ -340,7 +359,7 @@ impl Reason {
             Self::Denied | Self::NotRedirected | Self::Undetected => "http_request_denied",
             Self::Loop => "proxy_loop_detected",
             Self::UnknownDestination => "destination_ip_prohibited",
-            Self::NoEndpoint => "destination_unavailable",
+            Self::NoEndpoint | Self::CircuitOpen => "destination_unavailable",
             Self::Overflow => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
@@ -352,7 +371,7 @@ impl Reason {
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"
             }
-            Self::DirectResponse | Self::Redirect => "proxy_internal_response",
+            Self::DirectResponse | Self::Redirect | Self::Fallback => "proxy_internal_response",
             Self::UpstreamTls => "tls_protocol_error",
             Self::UpstreamIdentity => "tls_certificate_error",
             Self::NoIdentity => "proxy_configuration_error",

@@ -18,7 +18,7 @@ use crate::config::schema::Level;
 use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
 use crate::identity;
-use crate::snapshot::{Transport, compile};
+use crate::snapshot::{Route, Transport, circuit, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::wire::address::Address;
@@ -113,7 +113,9 @@ impl Provider for Control {
     fn clusters(&self) -> Value {
         let reports = reports(&self.shared);
         let snapshot = self.shared.snapshot.load();
-        let services = snapshot.services.iter().map(|service| {
+        let now = Instant::now();
+        let routes: Vec<&Route> = snapshot.routes.iter().filter(|route| route.circuit.is_some()).collect();
+        let services = snapshot.services.iter().enumerate().map(|(index, service)| {
             let endpoints = service.upstream.endpoints().borrow().clone();
             let endpoints: Vec<Value> = endpoints
                 .iter()
@@ -134,7 +136,17 @@ impl Provider for Control {
                 .collect();
             let name = service.name.to_string();
             let tls = transport(&service.transport);
-            (name, json!({ "discovery": service.upstream.describe(), "tls": tls, "endpoints": endpoints }))
+            let (breaker, of_routes, classes) = circuit::describe(index, service, &routes, now);
+            let discovery = service.upstream.describe();
+            let report = json!({
+                "discovery": discovery,
+                "tls": tls,
+                "circuitBreaker": breaker,
+                "routeCircuitBreakers": of_routes,
+                "errorClasses": classes,
+                "endpoints": endpoints,
+            });
+            (name, report)
         });
         Value::Object(services.collect())
     }

@@ -18,7 +18,7 @@ use crate::config::{Config, Problem, diff};
 use crate::net::accept::Socket;
 use crate::net::held::Held;
 use crate::policy::probation::Observations;
-use crate::snapshot::{Snapshot, compile};
+use crate::snapshot::{Snapshot, circuit, compile};
 use crate::telemetry::audit::Event;
 use crate::telemetry::metrics::Labels;
 use crate::worker::Order;
@@ -292,6 +292,7 @@ impl App {
         let listens = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
         self.shared.metrics.connections.retire(&listens);
         self.shared.metrics.detection.retire(&|(listener, _)| listens(listener));
+        self.shared.metrics.circuits.set(circuit::series(snapshot));
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
+use super::circuit::Watch;
 use super::tries::Tries;
 use crate::body::Progress;
 use crate::decide::{Decision, Drawn, Refusal, Verdict};
@@ -67,6 +68,7 @@ pub struct Record {
     pub grpc_status: Option<u8>,
     pub endpoint: Option<Address>,
     pub tries: Tries,
+    pub circuit: Watch,
     pub upstream: Option<Duration>,
     /// When the head of the answer came.
     pub answered: Option<Instant>,
@@ -137,6 +139,7 @@ impl Record {
             grpc_status: None,
             endpoint: None,
             tries: Tries::default(),
+            circuit: Watch::default(),
             upstream: None,
             answered: None,
             streams: false,
@@ -236,17 +239,18 @@ impl Record {
         })
     }
 
-    /// What the access log calls an error: 5xx, a gRPC status other than 0, denied, or an answer cut short.
+    /// What the access log calls an error: 5xx, a gRPC status other than 0, an answer of a critical class, denied, or an
+    /// answer cut short.
     fn failed(&self) -> bool {
         use Reason::{ClientReset, Denied, Drained, Expired, IdleTimeout, RequestTimeout, TryTimeout, UpstreamReset};
         let cut = matches!(
             self.reason,
             ClientReset | Denied | Drained | Expired | IdleTimeout | RequestTimeout | TryTimeout | UpstreamReset
         );
-        self.status >= 500 || self.grpc_status.is_some_and(|code| code != 0) || cut
+        self.status >= 500 || self.circuit.is_critical() || self.grpc_status.is_some_and(|code| code != 0) || cut
     }
 
-    fn host(&self) -> &[u8] {
+    pub fn host(&self) -> &[u8] {
         match (self.uri.authority(), &self.host) {
             (Some(authority), _) => authority.as_str().as_bytes(),
             (None, Some(host)) => host.as_bytes(),
@@ -280,7 +284,9 @@ impl Record {
         let entries = &self.view.snapshot.authorization;
         let denied = self.would_deny.iter().filter_map(|number| entries.get(*number));
         let denied = denied.map(|entry| Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: &entry.name });
-        body.into_iter().chain(time).chain(denied)
+        let broken = self.circuit.would.as_deref();
+        let broken = broken.map(|entry| Would { guard: Guard::CircuitBreaker, limit: 0, actual: 0, entry });
+        body.into_iter().chain(time).chain(denied).chain(broken)
     }
 
     /// `counted`: it broke another rule of the same kind.

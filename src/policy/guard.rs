@@ -7,6 +7,7 @@ pub enum Guard {
     MaxBody,
     Timeout,
     Authorization,
+    CircuitBreaker,
 }
 
 /// A limit, and what happens beyond it. `mode: off` compiles to no bound at all.
@@ -26,13 +27,14 @@ pub enum Judgement {
 }
 
 impl Guard {
-    pub const ALL: [Self; 3] = [Self::MaxBody, Self::Timeout, Self::Authorization];
+    pub const ALL: [Self; 4] = [Self::MaxBody, Self::Timeout, Self::Authorization, Self::CircuitBreaker];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::MaxBody => "max_body",
             Self::Timeout => "timeout",
             Self::Authorization => "authorization",
+            Self::CircuitBreaker => "circuit_breaker",
         }
     }
 }
@@ -43,7 +45,7 @@ impl Guard {
         match self {
             Self::MaxBody => Some(format!("{value} bytes")),
             Self::Timeout => Some(format!("{} ms", value as f64 / 1e3)),
-            Self::Authorization => None,
+            Self::Authorization | Self::CircuitBreaker => None,
         }
     }
 }

@@ -10,11 +10,12 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use serde_json::{Value, json};
 
 use super::matcher::Text;
-use super::{Redirect, Target};
+use super::{Action, Redirect, Route, Service, Snapshot, Target};
 use crate::config::schema::Sli;
 use crate::policy::breaker::{Breaker, State, Terms};
 use crate::policy::outcome::{Condition, Kind, Outcome};
 use crate::policy::stale::Stale;
+use crate::telemetry::circuits;
 
 #[derive(Debug)]
 pub struct Circuit {
@@ -55,6 +56,52 @@ pub enum Fallback {
     Respond { status: StatusCode, headers: HeaderMap, body: Bytes },
     To(Target),
     Stale(Duration, Arc<Stale>),
+}
+
+/// For `/clusters`: the breaker of a service, those of the routes that lead to it (of all that have one), and its
+/// classes.
+pub fn describe(of: usize, service: &Service, routes: &[&Route], now: Instant) -> (Value, Value, Value) {
+    let leads = |route: &&Route| match &route.action {
+        Action::Forward(forward) => forward.targets.iter().any(|target| target.service == of),
+        Action::Redirect(_) | Action::Respond(..) => false,
+    };
+    let routes = routes.iter().copied().filter(leads);
+    let routes = routes.filter_map(|route| Some((route.name.to_string(), route.circuit.as_ref()?.describe(now))));
+    let (own, classes) =
+        service.circuits.as_ref().map_or_else(|| (Value::Null, json!([])), |circuits| circuits.describe(now));
+    (own, Value::Object(routes.collect()), classes)
+}
+
+/// What is counted, and by which names.
+pub fn series(snapshot: &Snapshot) -> circuits::Known {
+    let none: Arc<str> = "".into();
+    let mut known = circuits::Known::default();
+    for route in &snapshot.routes {
+        known.breakers.extend(route.circuit.iter().map(|circuit| circuits::Series {
+            service: none.clone(),
+            route: route.name.clone(),
+            class: none.clone(),
+            breaker: circuit.breaker.clone(),
+        }));
+    }
+    for service in &snapshot.services {
+        let Some(all) = &service.circuits else { continue };
+        let classes = all.classes.iter().filter_map(|class| Some((class.name.clone(), class.circuit.as_ref()?)));
+        let own = all.own.iter().map(|circuit| (none.clone(), circuit));
+        known.breakers.extend(own.chain(classes).map(|(class, circuit)| circuits::Series {
+            service: service.name.clone(),
+            route: none.clone(),
+            class,
+            breaker: circuit.breaker.clone(),
+        }));
+        known.classes.extend(all.classes.iter().map(|class| circuits::Class {
+            service: service.name.clone(),
+            name: class.name.clone(),
+            sli: class.sli.name(),
+            answers: class.answers.clone(),
+        }));
+    }
+    known
 }
 
 /// Numbers of the classes that an answer may be of, as far as its head says.
@@ -110,12 +157,11 @@ impl Circuits {
         self.classes.iter().enumerate().position(|(number, class)| is(number, class))
     }
 
-    /// For `/clusters`.
-    pub fn describe(&self, now: Instant) -> (Value, Value) {
+    fn describe(&self, now: Instant) -> (Value, Value) {
         let class = |class: &Class| {
             json!({
                 "name": &*class.name,
-                "sli": class.sli,
+                "sli": class.sli.name(),
                 "answers": class.answers.load(Ordering::Relaxed),
                 "circuitBreaker": class.circuit.as_ref().map(|circuit| circuit.describe(now)),
             })

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
+use super::circuits::Circuits;
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
@@ -52,6 +53,7 @@ pub struct Metrics {
     pub process: ProcessCounters,
     /// By authorization.
     pub denials: Registry<denials::Series, Denials>,
+    pub circuits: Circuits,
     /// Connections from clients, by listener.
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
@@ -171,6 +173,7 @@ impl Metrics {
         Arc::new(Self {
             process: ProcessCounters::default(),
             denials: Registry::default(),
+            circuits: Circuits::default(),
             connections: Registry::default(),
             detection: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),

@@ -4,6 +4,7 @@ pub mod access;
 pub mod audit;
 pub mod baseline;
 pub mod block;
+pub mod circuits;
 pub mod denials;
 pub mod detection;
 pub mod histogram;

@@ -80,6 +80,15 @@ pub enum Sli {
     Optional,
 }
 
+impl Sli {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Optional => "optional",
+        }
+    }
+}
+
 /// What is done instead of sending. Every answer that comes of it is marked `x-graceful-fallback: true`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -98,7 +98,9 @@ fn would(would: &Would<'_>) -> Value {
     let (unit, amount): (_, fn(u64) -> Value) = match would.guard {
         Guard::MaxBody => ("bytes", Value::from),
         Guard::Timeout => ("ms", |micros| millis(Micros(micros))),
-        Guard::Authorization => return json!({ "rule": would.guard.name(), "entry": would.entry }),
+        Guard::Authorization | Guard::CircuitBreaker => {
+            return json!({ "rule": would.guard.name(), "entry": would.entry });
+        }
     };
     json!({ "rule": would.guard.name(), "limit": amount(would.limit), "actual": amount(would.actual), "unit": unit })
 }
