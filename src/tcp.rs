@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::config::schema::Protocol;
 use crate::decide;
 use crate::error::Reason;
+use crate::http::circuit::{self, Watch};
 use crate::identity::Alpn;
 use crate::inbound::Conn;
 use crate::inbound::grant::Grant;
@@ -64,6 +65,8 @@ pub struct Plan {
     view: Rc<View>,
     route: usize,
     side: usize,
+    /// Number of the service, where it is one of tcp.
+    service: Option<usize>,
     pool: Rc<Pool>,
     connect_timeout: Duration,
     proxy_protocol: Option<proxy_protocol::Version>,
@@ -130,7 +133,8 @@ impl Plan {
         let (pool, connect_timeout) =
             (conn.pick(&view, index, target, &[]).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
         let load = Load::new(&pool);
-        Ok(Self { view, route: route_index, side, pool, connect_timeout, proxy_protocol, grant, load })
+        let of_tcp = (service.protocol == Protocol::Tcp).then_some(target.service);
+        Ok(Self { view, route: route_index, side, service: of_tcp, pool, connect_timeout, proxy_protocol, grant, load })
     }
 
     /// Connects. `to` is what the client connected to.
@@ -159,6 +163,23 @@ impl Plan {
                 dialled => dialled,
             }
         }
+    }
+
+    /// The same, unless a circuit breaker is open.
+    async fn connecting(&self, conn: &Rc<Conn>, to: Option<SocketAddr>, is_tls: bool) -> Result<Dialled, Reason> {
+        let snapshot = &self.view.snapshot;
+        let known = self.service.and_then(|service| snapshot.services.get(service));
+        let known = snapshot.routes.get(self.route).zip(known);
+        let Some((route, service)) =
+            known.filter(|(route, service)| route.circuit.is_some() || service.circuits.is_some())
+        else {
+            return self.dialling(conn, to, is_tls).await;
+        };
+        let (mut watch, begun) = (Watch::default(), Instant::now());
+        circuit::may_connect(&mut watch, route, service)?;
+        let dialled = self.dialling(conn, to, is_tls).await;
+        circuit::connected(&watch, route, service, &dialled, begun.elapsed());
+        dialled
     }
 
     /// The connection is there, or on its way, before it is known whether it is wanted.
@@ -271,7 +292,7 @@ async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<
         Some((upstream, spoken)) => (Ok(upstream), spoken),
         None => {
             let to = conn.original.or(client.socket().local_addr().ok());
-            (plan.dialling(conn, to, is_tls).await, Bytes::new())
+            (plan.connecting(conn, to, is_tls).await, Bytes::new())
         }
     };
     let Dialled { stream: upstream, lifetime, port, .. } = match dialled {

@@ -67,17 +67,8 @@ fn class(view: &mut View<'_>, path: &str, service: &str, class: &ErrorClass) {
         let remedy = "add `status`, `grpc` or `responseHeader`";
         view.push(&format!("{path}.match"), "every answer would be of this class", remedy);
     }
-    let circuit = format!("{path}.circuitBreaker");
     if let Some(written) = &class.circuit_breaker {
-        breaker(view, &circuit, written);
-        if written.failures.is_some() {
-            let message = "what counts here are the answers of the class";
-            view.push(&format!("{circuit}.failures"), message, "remove it; `match` says which those are");
-        }
-        if written.fallback.is_some() {
-            let message = "the fallback of a class stands beside its `circuitBreaker`";
-            view.push(&format!("{circuit}.fallback"), message, "move it up, into the class");
-        }
+        breaker(view, &format!("{path}.circuitBreaker"), &written.whole());
     }
     if let Some(written) = &class.fallback {
         let path = format!("{path}.fallback");
@@ -153,11 +144,12 @@ fn redirect(view: &mut View<'_>, path: &str, redirect: &Redirect) {
 
 /// The services that the fallbacks of one lead to, and where that is written.
 fn leads<'a>(name: &'a str, service: &'a Service) -> impl Iterator<Item = (&'a str, String)> {
-    let is_on = |breaker: &CircuitBreaker| breaker.mode != RuleMode::Off;
-    let own = service.circuit_breaker.as_ref().filter(|own| is_on(own)).and_then(|own| own.fallback.as_ref());
+    let own = service.circuit_breaker.as_ref().filter(|own| own.mode != RuleMode::Off);
+    let own = own.and_then(|own| own.fallback.as_ref());
     let own = own.map(|fallback| (fallback, "circuitBreaker.fallback.to".to_owned()));
     let classes = service.error_classes.iter().enumerate();
-    let classes = classes.filter(move |(_, class)| class.circuit_breaker.as_ref().is_some_and(is_on));
+    let is_on = |class: &ErrorClass| class.circuit_breaker.as_ref().is_some_and(|own| own.mode != RuleMode::Off);
+    let classes = classes.filter(move |(_, class)| is_on(class));
     let classes = classes
         .filter_map(|(index, class)| Some((class.fallback.as_ref()?, format!("errorClasses[{index}].fallback.to"))));
     own.into_iter().chain(classes).filter_map(move |(fallback, key)| match fallback {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
-pub use breaker::{AnswerMatch, CircuitBreaker, ErrorClass, Fallback, FallbackRespond, Sli};
+pub use breaker::{AnswerMatch, CircuitBreaker, ClassBreaker, ErrorClass, Fallback, FallbackRespond, Sli};
 pub use condition::Condition;
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
 pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule, percentile};

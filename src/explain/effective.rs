@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::Policy;
 use super::places::{self, place};
+use super::{Policy, circuit};
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
 use crate::snapshot::{Action, Kind, Route, Snapshot, Target};
@@ -50,6 +50,7 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
     policy.extend(own("maxBody"));
     if let Verdict::Forward { target, .. } = decision.verdict {
         policy.extend(of_service(snapshot, target, &OF_SERVICE));
+        policy.extend(circuit::of(snapshot, index, target));
     }
     policy
 }
@@ -93,6 +94,7 @@ pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
     let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
     if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
+        policy.extend(circuit::of(snapshot, route.index, *target));
     }
     policy
 }
@@ -121,7 +123,7 @@ fn of_service(snapshot: &Snapshot, target: Target, keys: &[&str]) -> Vec<Policy>
 }
 
 /// A value that is written nowhere is built in.
-fn entry(snapshot: &Snapshot, name: &str, value: String, from: &str, path: &str) -> Policy {
+pub fn entry(snapshot: &Snapshot, name: &str, value: String, from: &str, path: &str) -> Policy {
     let place = place(snapshot, path);
     let from = if place.is_some() { from } else { "built in" };
     Policy { name: name.to_owned(), value, from: from.to_owned(), place }

@@ -4,6 +4,7 @@
 mod ask;
 mod authorization;
 mod candidates;
+mod circuit;
 mod compact;
 mod edits;
 mod effective;

@@ -91,7 +91,7 @@ pub fn pass(
 ) -> Gate {
     let now = clock::recent();
     if let Some(circuit) = &route.circuit
-        && let Some(shut) = ask(record, circuit, Of::Route, Name::Route(&route.name), now)
+        && let Some(shut) = ask(&mut record.circuit, circuit, Of::Route, Name::Route(&route.name), now)
     {
         match instead(record, &shut, route, parts, now) {
             Gate::Pass(next) => {
@@ -105,7 +105,7 @@ pub fn pass(
     for _ in 0..snapshot.services.len() {
         let Some(service) = snapshot.services.get(target.service) else { break };
         let Some(circuits) = &service.circuits else { break };
-        let Some(shut) = shut(record, circuits, service, now) else { break };
+        let Some(shut) = shut(&mut record.circuit, circuits, service, now) else { break };
         record.circuit.permits.get_mut().retain(|(of, _)| *of == Of::Route);
         match instead(record, &shut, route, parts, now) {
             Gate::Pass(next) => target = next,
@@ -117,35 +117,58 @@ pub fn pass(
 }
 
 /// The first breaker of a service that lets nothing pass.
-fn shut<'s>(record: &mut Record, circuits: &'s Circuits, service: &'s Service, now: Instant) -> Option<Shut<'s>> {
+fn shut<'s>(watch: &mut Watch, circuits: &'s Circuits, service: &'s Service, now: Instant) -> Option<Shut<'s>> {
     let own = circuits.own.iter().map(|circuit| (circuit, Of::Service, Name::Service(&service.name)));
     let classes = circuits.classes.iter().enumerate().filter_map(|(number, class)| {
         Some((class.circuit.as_ref()?, Of::Class(number), Name::Class(&service.name, &class.name)))
     });
     for (circuit, of, name) in own.chain(classes) {
-        if let Some(shut) = ask(record, circuit, of, name, now) {
+        if let Some(shut) = ask(watch, circuit, of, name, now) {
             return Some(shut);
         }
     }
     None
 }
 
-fn ask<'s>(record: &mut Record, circuit: &'s Circuit, of: Of, name: Name<'s>, now: Instant) -> Option<Shut<'s>> {
+fn ask<'s>(watch: &mut Watch, circuit: &'s Circuit, of: Of, name: Name<'s>, now: Instant) -> Option<Shut<'s>> {
     match circuit.breaker.admit(&circuit.terms, now) {
         Admit::Yes => None,
         Admit::Trial(permit) => {
             if permit.is_first {
                 told(circuit, name, State::HalfOpen, now);
             }
-            record.circuit.permits.get_mut().push((of, permit));
+            watch.permits.get_mut().push((of, permit));
             None
         }
         Admit::No { .. } if circuit.shadow => {
-            record.circuit.would.get_or_insert_with(|| name.to_string().into());
+            watch.would.get_or_insert_with(|| name.to_string().into());
             None
         }
         Admit::No { until } => Some(Shut { circuit, name, until }),
     }
+}
+
+/// Whether a connection to a tcp service may be made.
+pub fn may_connect(watch: &mut Watch, route: &Route, service: &Service) -> Result<(), Reason> {
+    let now = clock::tick();
+    let of_route = route.circuit.as_deref().map(|circuit| (circuit, Of::Route, Name::Route(&route.name)));
+    let own = service.circuits.as_ref().and_then(|circuits| circuits.own.as_ref());
+    let own = own.map(|circuit| (circuit, Of::Service, Name::Service(&service.name)));
+    for (circuit, of, name) in of_route.into_iter().chain(own) {
+        if ask(watch, circuit, of, name, now).is_some() {
+            return Err(Reason::CircuitOpen);
+        }
+    }
+    Ok(())
+}
+
+/// What came of it.
+pub fn connected<T>(watch: &Watch, route: &Route, service: &Service, result: &Result<T, Reason>, took: Duration) {
+    let kind = match result {
+        Ok(_) => Kind::Answered { status: StatusCode::OK, grpc: None },
+        Err(reason) => Kind::Failed(*reason),
+    };
+    learn(watch, route, service, Heard::default(), &Outcome { kind, took });
 }
 
 /// What is done instead of sending.

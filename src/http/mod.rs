@@ -2,7 +2,7 @@
 //! at an upstream (`attempt`).
 
 pub mod attempt;
-mod circuit;
+pub mod circuit;
 pub mod exchange;
 pub mod outcome;
 mod record;

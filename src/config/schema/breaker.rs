@@ -48,10 +48,50 @@ pub struct ErrorClass {
     pub sli: Sli,
     /// Opens by the share of this class among all answers of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub circuit_breaker: Option<CircuitBreaker>,
+    pub circuit_breaker: Option<ClassBreaker>,
     /// What is done while its breaker is open, instead of 503.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+}
+
+/// A circuit breaker whose failures are the answers of a class.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ClassBreaker {
+    /// What the share of the class is taken of.
+    pub window: Duration,
+    /// Answers in the window before the share says anything.
+    #[schemars(range(min = 1, max = 100000))]
+    pub min_requests: u32,
+    /// Share of the class that opens it, from 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub failure_threshold: f64,
+    /// Answers of the class one after the other that open it as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub consecutive_failures: Option<u32>,
+    /// How long nothing is sent.
+    pub open_duration: Duration,
+    /// Requests that try it out after that.
+    #[schemars(range(min = 1, max = 10000))]
+    pub half_open_requests: u32,
+    pub mode: RuleMode,
+}
+
+impl ClassBreaker {
+    pub fn whole(&self) -> CircuitBreaker {
+        CircuitBreaker {
+            window: self.window,
+            min_requests: self.min_requests,
+            failure_threshold: self.failure_threshold,
+            consecutive_failures: self.consecutive_failures,
+            open_duration: self.open_duration,
+            half_open_requests: self.half_open_requests,
+            failures: None,
+            mode: self.mode,
+            fallback: None,
+        }
+    }
 }
 
 /// All of these have to hold.
@@ -126,6 +166,21 @@ impl Default for CircuitBreaker {
             failures: None,
             mode: RuleMode::default(),
             fallback: None,
+        }
+    }
+}
+
+impl Default for ClassBreaker {
+    fn default() -> Self {
+        let whole = CircuitBreaker::default();
+        Self {
+            window: whole.window,
+            min_requests: whole.min_requests,
+            failure_threshold: whole.failure_threshold,
+            consecutive_failures: whole.consecutive_failures,
+            open_duration: whole.open_duration,
+            half_open_requests: whole.half_open_requests,
+            mode: whole.mode,
         }
     }
 }

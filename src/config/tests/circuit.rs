@@ -25,7 +25,7 @@ fn circuit_breakers() {
         ("fallback: { to: ▸raw }", "fallback.to: `raw` is a tcp service | lead to one that speaks HTTP"),
         ("fallback: { to: ▸none }", "fallback.to: there is no service `none` | there is `app` or `raw`"),
         (
-            "fallback: { redirect: ▸{ status: 301 } }",
+            "fallback: { ▸redirect: { status: 301 } }",
             "fallback.redirect: the redirect leads back to itself | change `scheme`, `host`, `port` or `path`",
         ),
         (
@@ -39,11 +39,11 @@ fn circuit_breakers() {
     ] {
         only(&of_service(&format!("circuitBreaker: {{ {keys} }}")), &format!("{path}.{expected}"));
     }
-    let respond = "routes: [{ name: a, respond: { status: 200 }, circuitBreaker: ▸{} }]\n";
+    let respond = "routes: [{ name: a, respond: { status: 200 }, ▸circuitBreaker: {} }]\n";
     let message = "a route that answers by itself has no service that fails | remove it";
     only(&format!("{HEAD}{respond}"), &format!("routes[0].circuitBreaker: {message}"));
     let tcp = format!("{HEAD}routes: [{{ name: a, to: raw }}]\n");
-    let tcp = tcp.replace("protocol: tcp", "protocol: tcp, circuitBreaker: { fallback: ▸{ stale: 1s } }");
+    let tcp = tcp.replace("protocol: tcp", "protocol: tcp, circuitBreaker: { ▸fallback: { stale: 1s } }");
     only(&tcp, "services.raw.circuitBreaker.fallback: a tcp connection can only be refused | remove it");
     for sound in ["", "fallback: { to: app/one }", "consecutiveFailures: 3, failures: [5xx, 429, \"grpc:14\"]"] {
         assert_eq!(said(&problems(&of_route(sound))), [""; 0], "{sound}");
@@ -55,19 +55,16 @@ fn classes_of_answers() {
     let one = |keys: &str| of_service(&format!("errorClasses: [{{ name: x, {keys} }}]"));
     let path = "services.app.errorClasses[0]";
     for (keys, expected) in [
-        ("match: ▸{}", "match: every answer would be of this class | add `status`, `grpc` or `responseHeader`"),
+        ("▸match: {}", "match: every answer would be of this class | add `status`, `grpc` or `responseHeader`"),
         ("match: { grpc: ▸none }", "match.grpc: `none` is not a gRPC status | a name such as `unavailable`"),
         (
-            "match: { status: 500 }, fallback: ▸{ stale: 1s }",
+            "match: { status: 500 }, ▸fallback: { stale: 1s }",
             "fallback: nothing ever leads to this fallback | add `circuitBreaker: {}` to the class",
         ),
         (
-            "match: { status: 500 }, circuitBreaker: { failures: ▸[5xx] }",
-            "circuitBreaker.failures: what counts here are the answers of the class | remove it; `match` says which those are",
-        ),
-        (
-            "match: { status: 500 }, circuitBreaker: { fallback: ▸{ stale: 1s } }",
-            "circuitBreaker.fallback: the fallback of a class stands beside its `circuitBreaker` | move it up, into the class",
+            "match: { status: 500 }, circuitBreaker: { ▸failures: [5xx] }",
+            "circuitBreaker.failures: unknown key `failures` | expected `window`, `minRequests`, `failureThreshold`, \
+             `consecutiveFailures`, `openDuration`, `halfOpenRequests` or `mode`",
         ),
     ] {
         only(&one(keys), &format!("{path}.{expected}"));

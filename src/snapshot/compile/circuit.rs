@@ -23,7 +23,10 @@ pub fn compile_circuits(
     known: Option<&Service>,
 ) -> Option<Box<Circuits>> {
     let known = known.and_then(|known| known.circuits.as_deref());
-    let fallbacks = service.error_classes.iter().filter(|class| class.circuit_breaker.as_ref().is_some_and(is_on));
+    let fallbacks = service
+        .error_classes
+        .iter()
+        .filter(|class| class.circuit_breaker.as_ref().is_some_and(|own| is_on(&own.whole())));
     let fallbacks = fallbacks.map(|class| class.fallback.as_ref());
     let own = service.circuit_breaker.iter().filter(|breaker| is_on(breaker)).map(|breaker| breaker.fallback.as_ref());
     let needed = own.chain(fallbacks).flatten().any(|fallback| matches!(fallback, schema::Fallback::Stale(_)));
@@ -34,7 +37,7 @@ pub fn compile_circuits(
     let class = |class: &schema::ErrorClass| {
         let before = known.and_then(|known| known.classes.iter().find(|before| *before.name == *class.name));
         let circuit = class.circuit_breaker.as_ref().and_then(|written| {
-            compile(written, class.fallback.as_ref(), before.and_then(|before| before.circuit.as_ref()))
+            compile(&written.whole(), class.fallback.as_ref(), before.and_then(|before| before.circuit.as_ref()))
         });
         let header = |(name, text): (&String, &schema::Text)| Some((name.parse().ok()?, Text::compile(text)));
         Class {
