@@ -1,3 +1,5 @@
+//! Circuit breakers, classes of answers, and fallbacks.
+
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
