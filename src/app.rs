@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,6 +30,7 @@ use crate::admin::{probe, server};
 use crate::config::schema::{Mode, UNIX};
 use crate::config::{self, Config, Report};
 use crate::drain::Phase;
+use crate::health::Watch;
 use crate::net::accept::Socket;
 use crate::net::socket;
 use crate::runtime;
@@ -153,6 +154,7 @@ pub struct App {
     keeper: Keeper,
     baseline: Baseline,
     rotation: Rotation,
+    watch: Watch,
     /// What is on probation; each goes back to the one before it, the newest is last.
     trials: Vec<Trial>,
     /// Why what is live is not what the file says.
@@ -258,6 +260,7 @@ impl App {
             keeper,
             baseline: Baseline::default(),
             rotation: Rotation::new(),
+            watch: Watch::default(),
             trials: Vec::new(),
             stale: first.stale.clone(),
             control,
@@ -318,6 +321,7 @@ impl App {
                 Some(command) = self.commands.recv() => self.obey(command).await,
                 _ = looks.tick() => {
                     self.watch_life();
+                    self.watch.look(Instant::now());
                     self.observe().await;
                 }
                 read = self.rotation.due() => self.rotate(read),
@@ -416,7 +420,9 @@ impl App {
         if let Err(error) = self.audit.retarget(root.telemetry.audit.as_deref()) {
             tracing::error!(%error, "audit");
         }
-        let generation = self.shared.snapshot.load().generation;
+        let snapshot = self.shared.snapshot.load_full();
+        self.watch.attach(&snapshot, &self.shared);
+        let generation = snapshot.generation;
         process.config_accepted(generation, std::time::SystemTime::now());
         self.control.accepted(config, generation);
         self.tell_stale();

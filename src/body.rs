@@ -23,7 +23,7 @@ pub enum Source {
     Full(Bytes),
     Wire(Incoming),
     /// With a frame that was looked at before.
-    Ahead(Option<Frame<Bytes>>, Incoming),
+    Ahead(Box<(Option<Frame<Bytes>>, Incoming)>),
 }
 
 /// Why a body broke off.
@@ -50,9 +50,9 @@ impl http_body::Body for Source {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Wire(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Error::Wire),
-            Self::Ahead(ahead, incoming) => match ahead.take() {
+            Self::Ahead(both) => match both.0.take() {
                 Some(frame) => Poll::Ready(Some(Ok(frame))),
-                None => Pin::new(incoming).poll_frame(cx).map_err(Error::Wire),
+                None => Pin::new(&mut both.1).poll_frame(cx).map_err(Error::Wire),
             },
         }
     }
@@ -62,7 +62,7 @@ impl http_body::Body for Source {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Wire(incoming) => incoming.is_end_stream(),
-            Self::Ahead(ahead, incoming) => ahead.is_none() && incoming.is_end_stream(),
+            Self::Ahead(both) => both.0.is_none() && both.1.is_end_stream(),
         }
     }
 

@@ -31,6 +31,7 @@ use crate::snapshot::redirected::Destination;
 use crate::snapshot::{Kind, Target};
 use crate::tcp::First;
 use crate::telemetry::peers::How;
+use crate::upstream::Want;
 use crate::upstream::pool::Pool;
 use crate::wire::address::Address;
 use crate::wire::peer::PeerCertificate;
@@ -118,11 +119,11 @@ impl Conn {
     }
 
     /// An endpoint of where a decision leads. Where the decision is that it goes where it was going, there.
-    pub fn pick(&self, view: &View, listener: usize, target: Target, tried: &[Address]) -> Option<Rc<Pool>> {
+    pub fn pick(&self, view: &View, listener: usize, target: Target, want: &Want<'_>) -> Option<Rc<Pool>> {
         let snapshot = &view.snapshot;
         let (service, cluster) = (snapshot.services.get(target.service)?, view.clusters.get(target.service)?);
         let rng = &mut *self.worker.rng.borrow_mut();
-        let Some(to) = self.original else { return cluster.pick(service, target.subset, tried, rng) };
+        let Some(to) = self.original else { return cluster.pick(service, target.subset, want, rng) };
         let listener = snapshot.listeners.get(listener)?;
         let keeps = listener.config.mode == Mode::Inbound && listener.config.transparent == Transparent::Tproxy;
         let client = self.peer.ip().filter(|_| keeps).map(|ip| Source { ip: ip.to_canonical(), mark: intercept::MARK });
@@ -135,11 +136,11 @@ impl Conn {
             Kind::Outbound(outbound) => match outbound.destination(snapshot, Some(to)) {
                 // Whoever asks for one endpoint means that one.
                 Destination::Service(known, Some(endpoint)) if known == target.service => {
-                    cluster.pick_at(service, target.subset, endpoint, rng)
+                    cluster.pick_at(service, target.subset, endpoint, want, rng)
                 }
-                _ => cluster.pick(service, target.subset, tried, rng),
+                _ => cluster.pick(service, target.subset, want, rng),
             },
-            _ => cluster.pick(service, target.subset, tried, rng),
+            _ => cluster.pick(service, target.subset, want, rng),
         }
     }
 

@@ -6,6 +6,7 @@
 //! - [`config`], [`identity`], [`telemetry`]: what we were told, who we are, and what we tell
 //! - [`net`], [`discovery`], [`snapshot`], [`decide`], [`explain`], [`blast`], [`body`], [`upstream`],
 //!   [`state`]: the machinery
+//! - [`health`]: checks of endpoints, and what they have done
 //! - [`intercept`]: rules in the kernel that bring a pod's traffic here
 //! - [`http`], [`tcp`]: proxying; a request is read top to bottom in [`http::exchange`]
 //! - [`inbound`], [`worker`], [`admin`]: connections, event loops, and the endpoints that watch over them
@@ -24,6 +25,7 @@ pub mod discovery;
 pub mod drain;
 pub mod error;
 pub mod explain;
+pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -22,6 +22,8 @@ use crate::net::stream::Stream;
 use crate::policy::split;
 use crate::snapshot::{Kind, Snapshot, Transport};
 use crate::telemetry::access::Entry;
+use crate::upstream::Want;
+use crate::upstream::learn;
 use crate::upstream::pool::{Load, Pool};
 use crate::upstream::transport::{self, Dialled};
 use crate::wire::address::Address;
@@ -65,8 +67,7 @@ pub struct Plan {
     view: Rc<View>,
     route: usize,
     side: usize,
-    /// Number of the service, where it is one of tcp.
-    service: Option<usize>,
+    service: usize,
     pool: Rc<Pool>,
     connect_timeout: Duration,
     proxy_protocol: Option<proxy_protocol::Version>,
@@ -130,11 +131,22 @@ impl Plan {
             return Err(no(Reason::Undetected));
         }
         let proxy_protocol = service.proxy_protocol;
+        let key = service.hash_key.as_ref().and_then(|key| key.of_connection(conn.peer.ip()));
+        let want = Want { key, ..Want::default() };
         let (pool, connect_timeout) =
-            (conn.pick(&view, index, target, &[]).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
+            (conn.pick(&view, index, target, &want).ok_or(no(Reason::NoEndpoint))?, service.connect_timeout);
         let load = Load::new(&pool);
-        let of_tcp = (service.protocol == Protocol::Tcp).then_some(target.service);
-        Ok(Self { view, route: route_index, side, service: of_tcp, pool, connect_timeout, proxy_protocol, grant, load })
+        Ok(Self {
+            view,
+            route: route_index,
+            side,
+            service: target.service,
+            pool,
+            connect_timeout,
+            proxy_protocol,
+            grant,
+            load,
+        })
     }
 
     /// Connects. `to` is what the client connected to.
@@ -149,26 +161,32 @@ impl Plan {
         let (pool, within, worker) = (self.pool.clone(), self.connect_timeout, conn.worker.clone());
         // What the application does for itself, we do not do for it.
         let plain = is_tls && self.is_simple();
+        let (view, service, begun) = (self.view.clone(), self.service, Instant::now());
         async move {
-            if plain {
-                return transport::dial_plain(&pool, within, &worker, &opening).await;
-            }
             let mutual = matches!(pool.transport, Transport::Mutual { .. });
-            match transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await {
+            let dialled = match plain {
+                true => transport::dial_plain(&pool, within, &worker, &opening).await,
+                false => transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await,
+            };
+            let dialled = match dialled {
                 // The other side may have let its application greet us before it saw that we begin TLS. Nothing is lost:
                 // all that was sent is a handshake.
-                Err(Reason::UpstreamTls) if mutual && !pool.wants_http.get() => {
+                Err(Reason::UpstreamTls) if mutual && !plain && !pool.wants_http.get() => {
                     transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await
                 }
                 dialled => dialled,
+            };
+            if let Some(service) = view.snapshot.services.get(service) {
+                learn::connected(service, &pool, &dialled, begun.elapsed());
             }
+            dialled
         }
     }
 
     /// The same, unless a circuit breaker is open.
     async fn connecting(&self, conn: &Rc<Conn>, to: Option<SocketAddr>, is_tls: bool) -> Result<Dialled, Reason> {
         let snapshot = &self.view.snapshot;
-        let known = self.service.and_then(|service| snapshot.services.get(service));
+        let known = snapshot.services.get(self.service).filter(|service| service.protocol == Protocol::Tcp);
         let known = snapshot.routes.get(self.route).zip(known);
         let Some((route, service)) =
             known.filter(|(route, service)| route.circuit.is_some() || service.circuits.is_some())

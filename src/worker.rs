@@ -107,6 +107,10 @@ pub struct PoolReport {
     pub idle: u64,
     pub in_flight: u64,
     pub pending: u64,
+    /// How soon it has answered of late.
+    pub latency: Option<Duration>,
+    /// It is left alone for a while, since it could not be connected to.
+    pub unreached: bool,
 }
 
 /// Longest that an answer of a worker is waited for: one that is stuck must not hold up who asks.
@@ -399,6 +403,15 @@ impl Worker {
         }
     }
 
+    /// The log hears of it once, not from every worker.
+    fn tell_panic(&self, service: &Arc<str>, panics: bool) {
+        match (count_panic(&self.shared.metrics, service, panics), panics) {
+            (true, true) => tracing::warn!(%service, "too few endpoints are available: requests go to all of them"),
+            (true, false) => tracing::info!(%service, "enough endpoints are available: requests go to these only"),
+            (false, _) => {}
+        }
+    }
+
     fn tick(&self) {
         let now = Instant::now();
         self.shared.health.pulse.beat(self.index, now);
@@ -407,10 +420,14 @@ impl Worker {
         }
         let mut reports = Vec::new();
         for (service, cluster) in &*self.clusters.borrow() {
+            if let Some(panics) = cluster.look(now) {
+                self.tell_panic(service, panics);
+            }
             cluster.each_pool(|pool| {
                 pool.sweep(now);
-                // An endpoint without connections has nothing to tell.
-                if pool.open() > 0 || pool.pending() > 0 {
+                let (latency, unreached) = (pool.meter.shown_latency(now), !pool.meter.is_reachable(now));
+                // Of others there is nothing to tell.
+                if pool.open() > 0 || pool.pending() > 0 || latency.is_some() || unreached {
                     reports.push(PoolReport {
                         service: service.clone(),
                         address: pool.address.clone(),
@@ -418,6 +435,8 @@ impl Worker {
                         idle: pool.unused() as u64,
                         in_flight: pool.in_flight(),
                         pending: pool.pending() as u64,
+                        latency,
+                        unreached,
                     });
                 }
             });
@@ -432,6 +451,16 @@ impl Worker {
         if let Some(mailbox) = self.shared.workers.get(self.index) {
             *mailbox.pools.lock().unwrap_or_else(PoisonError::into_inner) = reports;
         }
+    }
+}
+
+/// Counts a worker for which too few endpoints of a service are available, or no longer. Returns whether it is the first,
+/// or was the last.
+fn count_panic(metrics: &Metrics, service: &Arc<str>, panics: bool) -> bool {
+    let workers = metrics.panics.get(service);
+    match panics {
+        true => workers.fetch_add(1, Ordering::AcqRel) == 0,
+        false => workers.fetch_sub(1, Ordering::AcqRel) == 1,
     }
 }
 
@@ -459,10 +488,18 @@ impl View {
                 }
                 None => Cluster::new(service),
             };
+            if !service.original {
+                // Shown from the start.
+                metrics.panics.get(&service.name);
+            }
             known.insert(service.name.clone(), cluster.clone());
             clusters.push(cluster);
         }
-        old.values().for_each(|cluster| cluster.retire());
+        for (name, cluster) in &old {
+            if cluster.retire() {
+                count_panic(metrics, name, false);
+            }
+        }
         let blocks = RefCell::new(vec![None; snapshot.series_count()]);
         let listeners = || snapshot.listeners.iter().map(|listener| listener.name.clone());
         let connections = listeners().map(|name| metrics.connections.get(&name)).collect();

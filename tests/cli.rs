@@ -126,12 +126,10 @@ routes:
 
 #[test]
 fn keys_of_later_versions_are_refused_by_name() {
-    let said = refused(&format!("{GOOD}policies: []\n"));
-    assert_says(&said, &["bad.yaml:5:1", "policies", "not supported by this version"]);
-    let retry = GOOD.replace("to: app", "to: app, retry: { attempts: 2 }");
-    assert_says(&refused(&retry), &["routes[0].retry", "not supported by this version"]);
-    let limits = GOOD.replace("app: {", "app: { limits: { maxRequests: 1 },");
-    assert_says(&refused(&limits), &["services.app.limits", "not supported by this version"]);
+    let slo = GOOD.replace("to: app", "to: app, slo: { objective: 99.9 }");
+    assert_says(&refused(&slo), &["bad.yaml:4:", "routes[0].slo", "not supported by this version"]);
+    let consul = GOOD.replace("{ static: [\"127.0.0.1:3000\"] }", "{ consul: {} }");
+    assert_says(&refused(&consul), &["services.app.endpoints.consul", "not supported by this version"]);
 }
 
 #[test]

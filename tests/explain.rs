@@ -186,7 +186,7 @@ fn json_holds_all_that_leads_to_a_decision() {
     assert_eq!(policy("maxBody"), ["1Ki (shadow)", "route", &at("maxBody: { size: 1Ki")]);
     assert_eq!(policy("connectTimeout"), ["700ms", "defaults", &at("connectTimeout: 700ms")]);
     assert_eq!(policy("streamIdleTimeout"), ["5m", "built in", "-"]);
-    assert_eq!(policy("retry"), ["attempts 0", "built in", "-"]);
+    assert_eq!(policy("retry"), ["none", "built in", "-"]);
     assert_eq!(policy("connections.max"), ["7", "service", &at("max: 7")]);
     assert_eq!(policy("loadBalancer.policy"), ["roundRobin", "service", &at("loadBalancer:")]);
     assert_eq!(policy("maxHeaders"), ["50", "listener", &at("- { name: edge")]);

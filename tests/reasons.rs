@@ -50,6 +50,7 @@ fn provocation(reason: Reason) -> Provoked {
         Reason::UpstreamReset => By("POST /up/close HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n"),
         Reason::UpstreamProtocol => By("GET /up/garbage HTTP/1.1\r\nHost: app.test\r\n"),
         Reason::RequestTimeout => By("GET /brief HTTP/1.1\r\nHost: app.test\r\n"),
+        Reason::TryTimeout => Test("tests/retries.rs", "each_try_has_its_time"),
         Reason::IdleTimeout => By("GET /up/silent HTTP/1.1\r\nHost: app.test\r\n"),
         Reason::ClientReset => Test("tests/reasons.rs", "a_client_that_leaves"),
         Reason::UpgradeMismatch => {

@@ -27,6 +27,7 @@ const LAYERS: [&[&str]; 5] = [
         "blast",
         "body",
         "drain",
+        "health",
         "worker",
         "intercept",
     ],
@@ -35,8 +36,10 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// File, the module above that it names, and why.
-const UPWARDS: [(&str, &str, &str); 6] = [
-    ("src/policy/pick.rs", "config", "the enum of policies is the language's own, and has no logic"),
+const UPWARDS: [(&str, &str, &str); 8] = [
+    ("src/policy/balance/mod.rs", "config", "the enum of policies is the language's own, and has no logic"),
+    ("src/policy/balance/group.rs", "config", "the same"),
+    ("src/policy/balance/set.rs", "config", "the same"),
     ("src/policy/probation.rs", "telemetry", "the bounds of the histogram that it reads: numbers"),
     ("src/policy/probation/judge.rs", "telemetry", "the same bounds"),
     ("src/net/accept.rs", "inbound", "an accepted connection is handed up"),

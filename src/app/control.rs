@@ -1,6 +1,8 @@
 //! What the admin endpoints show of the running process, and may ask of it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -111,7 +113,7 @@ impl Provider for Control {
     }
 
     fn clusters(&self) -> Value {
-        let reports = reports(&self.shared);
+        let reports = by_endpoint(reports(&self.shared));
         let snapshot = self.shared.snapshot.load();
         let now = Instant::now();
         let routes: Vec<&Route> = snapshot.routes.iter().filter(|route| route.circuit.is_some()).collect();
@@ -120,13 +122,27 @@ impl Provider for Control {
             let endpoints: Vec<Value> = endpoints
                 .iter()
                 .map(|endpoint| {
-                    let live = live(&reports, &service.name, &endpoint.address);
+                    let of_it = reports.get(&(service.name.clone(), endpoint.address.clone()));
+                    let of_it = of_it.map_or(&[][..], Vec::as_slice);
+                    let live = live(of_it);
+                    let standing = service.upstream.standing(&endpoint.address);
+                    let latency = of_it.iter().filter_map(|report| report.latency).max();
                     json!({
                         "address": endpoint.address.to_string(),
                         "labels": endpoint.labels,
                         "zone": endpoint.zone.as_deref(),
+                        "region": endpoint.region.as_deref(),
+                        "priority": endpoint.priority,
                         "weight": endpoint.weight,
+                        "available": standing.is_available() && of_it.iter().all(|report| !report.unreached),
+                        "unhealthy": standing.is_unhealthy(),
+                        "ejected": standing.is_ejected(),
+                        // Each worker finds it out for itself.
+                        "unreached": of_it.iter().any(|report| report.unreached),
+                        "latencyMs": latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
                         "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
+                        "healthCheck": service.upstream.checked(&endpoint.address),
+                        "ejected": service.upstream.ejection(&endpoint.address),
                         "connections": live.connections,
                         "idle": live.idle,
                         "inFlight": live.in_flight,
@@ -136,17 +152,21 @@ impl Provider for Control {
                 .collect();
             let name = service.name.to_string();
             let tls = transport(&service.transport);
-            let (breaker, of_routes, classes) = circuit::describe(index, service, &routes, now);
+            let policy = service.balance.policy;
+            let panic = self.shared.metrics.panics.get(&service.name).load(Ordering::Relaxed) > 0;
+            let balancing = json!({ "policy": policy, "panic": panic });
             let discovery = service.upstream.describe();
-            let report = json!({
+            let (breaker, of_routes, classes) = circuit::describe(index, service, &routes, now);
+            let service = json!({
                 "discovery": discovery,
                 "tls": tls,
+                "loadBalancer": balancing,
                 "circuitBreaker": breaker,
                 "routeCircuitBreakers": of_routes,
                 "errorClasses": classes,
                 "endpoints": endpoints,
             });
-            (name, report)
+            (name, service)
         });
         Value::Object(services.collect())
     }
@@ -235,11 +255,12 @@ fn explain(shared: &Shared, ask: &Ask) -> Reply {
     let snapshot = shared.snapshot.load();
     match explain::explain(&snapshot, ask) {
         Ok(mut explanation) => {
-            let reports = reports(shared);
+            let reports = by_endpoint(reports(shared));
             for side in &mut explanation.sides {
-                let service = side.to.split('/').next().unwrap_or_default();
+                let service: Arc<str> = side.to.split('/').next().unwrap_or_default().into();
                 for endpoint in &mut side.endpoints {
-                    endpoint.live = Some(live(&reports, service, &endpoint.address));
+                    let of_it = reports.get(&(service.clone(), endpoint.address.clone()));
+                    endpoint.live = Some(live(of_it.map_or(&[][..], Vec::as_slice)));
                 }
             }
             (StatusCode::OK, serde_json::to_value(&explanation).unwrap_or_default())
@@ -276,10 +297,18 @@ fn reports(shared: &Shared) -> Vec<PoolReport> {
     shared.workers.iter().flat_map(|worker| worker.pools()).collect()
 }
 
+/// The reports of all workers, by service and endpoint.
+fn by_endpoint(reports: Vec<PoolReport>) -> HashMap<(Arc<str>, Address), Vec<PoolReport>> {
+    let mut sorted: HashMap<_, Vec<PoolReport>> = HashMap::new();
+    for report in reports {
+        sorted.entry((report.service.clone(), report.address.clone())).or_default().push(report);
+    }
+    sorted
+}
+
 /// An endpoint, over all workers.
-fn live(reports: &[PoolReport], service: &str, address: &Address) -> Live {
-    let same = |report: &&PoolReport| report.address == *address && *report.service == *service;
-    reports.iter().filter(same).fold(Live::default(), |sum, report| Live {
+fn live(reports: &[PoolReport]) -> Live {
+    reports.iter().fold(Live::default(), |sum, report| Live {
         connections: sum.connections + report.open,
         idle: sum.idle + report.idle,
         in_flight: sum.in_flight + report.in_flight,

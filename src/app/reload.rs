@@ -291,6 +291,8 @@ impl App {
         });
         let listens = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
         self.shared.metrics.connections.retire(&listens);
+        let serves = |name: &Arc<str>| snapshot.services.iter().any(|service| service.name == *name);
+        self.shared.metrics.panics.retire(&serves);
         self.shared.metrics.detection.retire(&|(listener, _)| listens(listener));
         self.shared.metrics.circuits.set(circuit::series(snapshot));
     }

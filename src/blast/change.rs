@@ -116,7 +116,9 @@ impl Pair<'_> {
         let moved = moved((old, from), (new, to));
         push(moved > 0.0, "endpoints", moved);
         push(old.protocol != new.protocol, "protocol", 1.0);
-        push(old.policy != new.policy, "load balancing", 1.0);
+        let key = |service: &Service, snapshot| service.hash_key.as_ref().map(|key| key.describe(snapshot));
+        let same = old.balance == new.balance && key(old, self.old) == key(new, self.new);
+        push(!same, "load balancing", 1.0);
         let connections = old.connections != new.connections || old.connect_timeout != new.connect_timeout;
         push(connections, "connections", 1.0);
     }
@@ -210,7 +212,7 @@ fn moved(old: (&Service, Target), new: (&Service, Target)) -> f64 {
         return 0.0;
     }
     let (Spec::Fixed(was), Spec::Fixed(is)) = (old.0.upstream.spec(), new.0.upstream.spec()) else {
-        let same = old.0.upstream.spec() == new.0.upstream.spec() && before == after;
+        let same = old.0.upstream.spec().finds_what(new.0.upstream.spec()) && before == after;
         return if same { 0.0 } else { 1.0 };
     };
     type Labels = std::collections::BTreeMap<String, String>;

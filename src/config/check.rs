@@ -25,9 +25,8 @@ pub struct Sound {
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["policies"]),
-    ("services.*", &["limits", "outlierDetection", "healthCheck"]),
+    ("services.*", &["limits"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
-    ("services.*.loadBalancer.policy", &["peakEwma", "ringHash", "maglev", "geoHashedRing"]),
     ("routes[]", &["mirror", "rateLimit", "fault", "canary", "slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
@@ -59,6 +58,10 @@ const MATTERING: &[&str] = &[
     "privateKey",
     "identities",
     "identity",
+    "policy",
+    "hashKey",
+    "zone",
+    "region",
 ];
 
 /// The schema of a whole configuration.

@@ -198,7 +198,9 @@ fn keys(line: &[char], mut from: usize, hidden: &mut Vec<Columns>) -> Option<Ope
     while let Some(colon) = (from..line.len()).find(|at| is_colon(line, *at)) {
         let (start, key) = key_between(line, from, colon);
         from = colon + 1;
-        if !is_secret(&key) || names_a_cookie(&key, line, start) {
+        // What follows is the name of a part of a request.
+        let names = key == "hashKey" || names_a_cookie(&key, line, start);
+        if !is_secret(&key) || names {
             continue;
         }
         let value = (from..line.len()).find(|at| line.get(*at).is_some_and(|c| !c.is_whitespace()));
@@ -231,7 +233,7 @@ fn keys(line: &[char], mut from: usize, hidden: &mut Vec<Columns>) -> Option<Ope
 fn names_a_cookie(key: &str, line: &[char], start: usize) -> bool {
     let taken = || {
         let before: String = line.iter().take(start).collect();
-        before.contains("from:") || before.contains("sticky:")
+        before.contains("from:") || before.contains("sticky:") || before.contains("hashKey:")
     };
     key == "cookies" || key == "cookie" && taken()
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, Method};
 
-use super::schema::{UNIX, percentile};
+use super::schema::{HedgeAfter, UNIX};
 use super::units::{Duration, Pattern, Size};
 use crate::policy::outcome::{Condition, grpc_code};
 use crate::wire::address::Address;
@@ -51,7 +51,7 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             Some(_) => Ok(()),
             None => Err((format!("`{text}` is not a gRPC status"), Some("a name such as `unavailable`".to_owned()))),
         },
-        "percentile" => plain(percentile(text).is_some(), "a percentile from p50 on, such as p95"),
+        "hedgeAfter" => text.parse::<HedgeAfter>().map(drop).map_err(|message| (message, None)),
         "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),

@@ -4,12 +4,14 @@
 //! -> `validate` and `reach` (what takes more than one key) -> [`Config`]. Each step reports all that it finds.
 
 mod authorization;
+mod balancing;
 mod check;
 mod circuit;
 pub mod diff;
 pub mod digest;
 mod excerpt;
 pub mod format;
+mod health;
 mod interception;
 pub mod lint;
 mod merge;
@@ -74,6 +76,8 @@ pub struct ResolvedEndpoint {
     pub alternatives: Vec<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<String>,
+    pub region: Option<String>,
+    pub priority: u32,
     pub weight: u32,
     /// Whom it must prove to be.
     pub identity: Option<SpiffeId>,
@@ -168,6 +172,8 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
             alternatives: Vec::new(),
             labels: BTreeMap::new(),
             zone: None,
+            region: None,
+            priority: 0,
             weight: 1,
             identity: None,
         },
@@ -188,6 +194,8 @@ pub fn resolve(endpoint: &Endpoint, port: Option<u16>) -> Option<ResolvedEndpoin
         alternatives,
         labels: full.labels,
         zone: full.zone,
+        region: full.region,
+        priority: full.priority,
         weight: full.weight,
         identity,
     })

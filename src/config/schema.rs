@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+mod balancing;
 mod breaker;
 mod condition;
+mod health;
 mod interception;
 mod retry;
 mod security;
@@ -21,10 +23,14 @@ use serde::{Deserialize, Serialize};
 use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
+pub use balancing::{HashKey, HashSource, LbPolicy, LoadBalancer, ZoneMode};
 pub use breaker::{AnswerMatch, CircuitBreaker, ClassBreaker, ErrorClass, Fallback, FallbackRespond, Sli};
 pub use condition::Condition;
+pub use health::{
+    EndpointGuard, GrpcCheck, HealthCheck, HttpCheck, OutlierDetection, SlowerThan, SuccessRate, TcpCheck,
+};
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
-pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule, percentile};
+pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
     ListenerTlsMode, Operation, ServiceTls, ServiceTlsMode, TlsVersion,
@@ -92,6 +98,12 @@ pub struct Workload {
     pub namespace: String,
     #[serde(default)]
     pub version: String,
+    /// Where it runs: `loadBalancer.zone` goes by it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// The same for `geoHashedRing`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -265,6 +277,13 @@ pub struct Service {
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub subsets: IndexMap<String, Subset>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// Of `file` and `dns`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub endpoint_guard: EndpointGuard,
     #[serde(default)]
     pub load_balancer: LoadBalancer,
     #[serde(default)]
@@ -322,6 +341,12 @@ pub struct FullEndpoint {
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Endpoints of a number above 0 take over as those of lower ones become unavailable.
+    #[serde(default, skip_serializing_if = "is_first")]
+    #[schemars(range(max = 100))]
+    pub priority: u32,
     /// Share of the traffic, relative to the others; 0 takes none.
     #[serde(default = "one")]
     #[schemars(range(max = 1000000))]
@@ -337,10 +362,32 @@ pub struct FullEndpoint {
 pub struct Dns {
     #[schemars(extend("format" = "host"))]
     pub name: String,
-    /// The service's `port` where absent.
+    #[serde(default, rename = "type", skip_serializing_if = "is_default")]
+    pub kind: DnsType,
+    /// The service's `port` where absent; not of `srv`, whose records say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
+    /// Name servers, `ip:port`: those of `/etc/resolv.conf` where absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", extend("items" = { "type": "string", "format": "socketAddress" }))]
+    pub servers: Vec<std::net::SocketAddr>,
+    /// An answer is good for this long at least, whatever its records say.
+    #[serde(default = "default_min_ttl", skip_serializing_if = "is_min_ttl")]
+    pub min_ttl: Duration,
+    /// And for this long at most.
+    #[serde(default = "default_max_ttl", skip_serializing_if = "is_max_ttl")]
+    pub max_ttl: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DnsType {
+    /// All A and AAAA records of the name.
+    #[default]
+    Address,
+    /// Its SRV records: targets, which are looked up in turn, with port, weight and priority.
+    Srv,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -349,23 +396,6 @@ pub struct Subset {
     /// Labels that an endpoint must have, all of them.
     #[schemars(extend("minProperties" = 1))]
     pub labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoadBalancer {
-    #[serde(default)]
-    pub policy: LbPolicy,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum LbPolicy {
-    RoundRobin,
-    Random,
-    /// The less loaded of two drawn at random.
-    #[default]
-    LeastRequest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -757,6 +787,10 @@ impl Default for Connections {
     }
 }
 
+fn is_first(priority: &u32) -> bool {
+    *priority == 0
+}
+
 fn one() -> u32 {
     1
 }
@@ -799,6 +833,27 @@ fn default_max_headers() -> u32 {
 
 fn default_max_streams() -> u32 {
     256
+}
+
+/// What says nothing new is not written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_min_ttl(ttl: &Duration) -> bool {
+    *ttl == default_min_ttl()
+}
+
+fn is_max_ttl(ttl: &Duration) -> bool {
+    *ttl == default_max_ttl()
+}
+
+fn default_min_ttl() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_max_ttl() -> Duration {
+    Duration::from_secs(60)
 }
 
 fn default_redirect() -> u16 {

@@ -67,7 +67,7 @@ impl<'a> At<'a> {
         let secret = |yes: bool| if yes { Kind::Secret } else { Kind::Plain };
         let kind = match (self.kind, self.key, key) {
             // Names of what is looked at.
-            (_, "from" | "sticky", "header" | "cookie" | "query" | "attribute") => Kind::Plain,
+            (_, "from" | "sticky" | "hashKey", "header" | "cookie" | "query" | "attribute" | "source") => Kind::Plain,
             (Kind::Secret, ..) => Kind::Secret,
             (Kind::Root, _, "attributes") => Kind::Attributes,
             // The block, not the header.
@@ -182,6 +182,8 @@ mod tests {
             "attributes/env/values",
             "attributes/session/lowercase",
             "routes/sticky/cookie",
+            "services/loadBalancer/hashKey/cookie",
+            "services/loadBalancer/hashKey/source",
             "routes/match/cookies/env",
             "routes/match/attributes/env",
             "services/auth/port",

@@ -140,10 +140,7 @@ const BY_THE_SCHEMA: &[(&str, &str)] = &[
     ("routes: [{ name: a, to: app, ▸timeot: 2s }]", "routes[0].timeot: unknown key `timeot` | did you mean `timeout`?"),
     ("admin: { ▸xyzzy: 1 }", "admin.xyzzy: unknown key `xyzzy` | expected `address` or `explainToken`"),
     ("▸policies: []", "policies: `policies` is not supported by this version | remove it"),
-    (
-        "defaults: { retry: { attempts: ▸1 } }",
-        "defaults.retry.attempts: retries are not supported by this version | only `attempts: 0`",
-    ),
+    ("defaults: { retry: { attempts: ▸11 } }", "defaults.retry.attempts: 11 is out of range | from 0 to 10"),
     (
         "routes: [{ name: a, to: app, ▸mirror: [] }]",
         "routes[0].mirror: `mirror` is not supported by this version | remove it",

@@ -14,7 +14,7 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, circuit, interception, reach, resolve, sockets, tls};
+use super::{ResolvedEndpoint, authorization, balancing, circuit, health, interception, reach, resolve, sockets, tls};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -53,8 +53,10 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         view.service(&path, service);
         sockets::service(&mut view, &path, service);
         tls::service(&mut view, &path, service);
+        balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
         circuit::service(&mut view, &path, name, service);
+        health::service(&mut view, &path, service);
     }
     view.service_hosts();
     circuit::loops(&mut view);
@@ -198,10 +200,7 @@ impl View<'_> {
             }
             Endpoints::File(_) => {}
             Endpoints::Dns(dns) => {
-                if dns.port.or(service.port).is_none() {
-                    let remedy = format!("add `port: …` here or to `{path}`");
-                    self.push(&format!("{path}.endpoints.dns"), "there is no port to connect to", remedy);
-                }
+                health::dns(self, &format!("{path}.endpoints.dns"), path, (service, dns));
             }
         }
     }

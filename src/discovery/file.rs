@@ -11,6 +11,8 @@ use super::{Endpoint, Publisher};
 use crate::config::{self, source};
 
 const REREAD: Duration = Duration::from_secs(5);
+/// Between two readings of a list that is held back.
+const SOONEST: Duration = Duration::from_millis(100);
 
 /// What a file said, so that it is parsed only when it says something else.
 struct Seen {
@@ -18,7 +20,7 @@ struct Seen {
     result: Result<Vec<Endpoint>, String>,
 }
 
-pub(super) async fn run(path: PathBuf, default_port: Option<u16>, publisher: Publisher) {
+pub(super) async fn run(path: PathBuf, default_port: Option<u16>, mut publisher: Publisher) {
     // Before the first reading: a change between the two is then heard of.
     let mut watch = match source::watch(path.clone()) {
         Ok(watch) => Some(watch),
@@ -29,22 +31,24 @@ pub(super) async fn run(path: PathBuf, default_port: Option<u16>, publisher: Pub
     };
     let mut seen: Option<Seen> = None;
     loop {
+        let mut soon = None;
         match read(path.clone()).await {
             Ok(bytes) => {
                 let known = seen.take().filter(|seen| seen.bytes == bytes);
                 let known = known.unwrap_or_else(|| Seen { result: parse(&path, &bytes, default_port), bytes });
                 match &known.result {
-                    Ok(list) => publisher.publish(list.clone()),
-                    Err(error) => publisher.fail(&path.to_string_lossy(), error.clone()),
+                    Ok(list) => soon = publisher.publish(list.clone()),
+                    Err(error) => publisher.fail(error.clone()),
                 }
                 seen = Some(known);
             }
-            Err(error) => publisher.fail(&path.to_string_lossy(), error.to_string()),
+            Err(error) => publisher.fail(error.to_string()),
         }
+        let wait = soon.map_or(REREAD, |soon| soon.clamp(SOONEST, REREAD));
         let closed = match &mut watch {
-            Some((_, changes)) => timeout(REREAD, changes.recv()).await == Ok(None),
+            Some((_, changes)) => timeout(wait, changes.recv()).await == Ok(None),
             None => {
-                tokio::time::sleep(REREAD).await;
+                tokio::time::sleep(wait).await;
                 false
             }
         };

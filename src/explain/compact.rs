@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{places, sides};
 use crate::decide::Drawn;
+use crate::policy::balance::Why;
 use crate::snapshot::{Route, Snapshot, Target};
 
 pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-outrigger-explain");
@@ -40,6 +41,8 @@ pub struct Known<'a> {
     pub target: Option<Target>,
     pub drawn: Option<Drawn>,
     pub endpoint: Option<&'a crate::wire::address::Address>,
+    /// What the endpoint was picked by.
+    pub picked: Option<Why>,
     pub reason: &'a str,
     /// The entry of `authorization` that denies it.
     pub denied: Option<&'a str>,
@@ -79,6 +82,9 @@ pub fn compact(known: &Known<'_>) -> Option<HeaderValue> {
     }
     if let Some(endpoint) = known.endpoint {
         say("endpoint", &endpoint);
+        if let Some(why) = known.picked {
+            say("by", &why);
+        }
     }
     for (index, value) in known.attributes {
         if let Some(attribute) = snapshot.attributes.get(*index) {

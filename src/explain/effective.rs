@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::places::{self, place};
-use super::{Policy, circuit};
+use super::{Policy, balancing, circuit};
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
 use crate::snapshot::{Action, Kind, Route, Snapshot, Target};
@@ -94,6 +94,7 @@ pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
     let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
     if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
+        policy.extend(balancing::of(snapshot, *target, None));
         policy.extend(circuit::of(snapshot, route.index, *target));
     }
     policy

@@ -3,6 +3,7 @@
 
 mod ask;
 mod authorization;
+mod balancing;
 mod candidates;
 mod circuit;
 mod compact;
@@ -388,7 +389,11 @@ fn http(
         },
         action,
     });
-    explanation.policy.splice(0..0, effective::of_route(snapshot, &decision, facts.grpc));
+    let mut policy = effective::of_route(snapshot, &decision, facts.grpc);
+    if let Verdict::Forward { target, .. } = decision.verdict {
+        policy.extend(balancing::of(snapshot, target, Some(facts)));
+    }
+    explanation.policy.splice(0..0, policy);
 }
 
 /// `named`: whether routes go by the name that a client of TLS asks for, which is the host of the URL.

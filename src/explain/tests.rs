@@ -361,6 +361,7 @@ fn bare(snapshot: &Snapshot) -> Known<'_> {
         target: None,
         drawn: None,
         endpoint: None,
+        picked: None,
         reason: "",
         denied: None,
         would_deny: &[],

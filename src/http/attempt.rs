@@ -39,33 +39,37 @@ pub struct Plan<'a> {
 }
 
 /// A try that came to nothing.
+#[derive(Debug, Clone, Copy)]
 pub struct Failed {
     pub kind: Kind,
     pub reason: Reason,
-    /// It was not sent, and is here.
-    pub request: Option<Request<Upload>>,
 }
 
-/// Why one try came to nothing.
+/// Why one try came to nothing. Where the request was not sent, it is in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failure {
-    /// Not handled; here it is again.
-    Unsent(Request<Upload>),
+    /// Not handled.
+    Unsent,
     /// Not handled, but the request is gone.
     Refused,
     /// The connection was unused before and ended without a byte: the peer had closed it, or it had not.
     Stale,
     /// Not sent: the upstream does not speak HTTP/2.
-    NotHttp2(Request<Upload>),
-    /// There was no connection to send it on.
-    Unconnected(Reason, Request<Upload>),
+    NotHttp2,
+    /// Not sent: there was no connection to send it on.
+    Unconnected(Reason),
     Final(Reason),
 }
+
+/// The request to be sent. It stays in one place, and is taken from there: each future that it would be moved into
+/// would be larger by it.
+pub type Place = Option<Request<Upload>>;
 
 /// Sends the request until it has been handled. What was lent comes back with the head of the answer. `spare` makes the
 /// request anew, where that can be done.
 pub async fn run(
     plan: &Plan<'_>,
-    mut request: Request<Upload>,
+    request: &mut Place,
     spare: impl Fn() -> Option<Request<Upload>>,
 ) -> Result<(Response<Incoming>, Lease), Failed> {
     for redo in 0.. {
@@ -78,45 +82,38 @@ pub async fn run(
             Err(failure) => failure,
         };
         plan.tries.ended(slot, failure.outcome(), clock::tick());
-        let kind = failure.kind();
-        let failed = |reason| Failed { kind, reason, request: None };
-        let again = match failure {
-            Failure::Final(reason) => {
-                plan.tries.not_again.set(Some(why_final(reason)));
+        let failed = |reason| Failed { kind: failure.kind(), reason };
+        let not_again = |why| plan.tries.not_again.set(Some(why));
+        match failure {
+            Failure::Final(reason) | Failure::Unconnected(reason) => {
+                not_again(why_final(reason));
                 return Err(failed(reason));
             }
-            Failure::Unconnected(reason, request) => {
-                plan.tries.not_again.set(Some(why_final(reason)));
-                return Err(Failed { kind, reason, request: Some(request) });
+            Failure::Unsent => {}
+            Failure::NotHttp2 => *request = request.take().map(downgrade).transpose().map_err(failed)?,
+            Failure::Refused | Failure::Stale => {
+                *request = spare();
+                match request {
+                    None => not_again(NotAgain::BodyGone),
+                    // What may have been handled is sent again only where that makes no difference.
+                    Some(again) if failure == Failure::Stale && !again.method().is_idempotent() => {
+                        *request = None;
+                        not_again(NotAgain::NotIdempotent);
+                    }
+                    Some(_) => {}
+                }
             }
-            Failure::Unsent(request) => Some(request),
-            Failure::NotHttp2(request) => Some(downgrade(request).map_err(failed)?),
-            Failure::Refused => or_why(plan, spare(), NotAgain::BodyGone),
-            // What may have been handled is sent again only where that makes no difference.
-            Failure::Stale => match spare() {
-                Some(spare) if spare.method().is_idempotent() => Some(spare),
-                Some(_) => or_why(plan, None, NotAgain::NotIdempotent),
-                None => or_why(plan, None, NotAgain::BodyGone),
-            },
-        };
-        request = match again {
-            Some(_) if redo >= REDO_MAX => {
-                plan.tries.not_again.set(Some(NotAgain::TooOften));
-                return Err(failed(Reason::UpstreamReset));
-            }
-            Some(request) => request,
-            None => return Err(failed(Reason::UpstreamReset)),
-        };
+        }
+        if request.is_none() {
+            return Err(failed(Reason::UpstreamReset));
+        }
+        if redo >= REDO_MAX {
+            not_again(NotAgain::TooOften);
+            return Err(failed(Reason::UpstreamReset));
+        }
         plan.worker.counters.upstream_redo.inc();
     }
-    Err(Failed { kind: Kind::Refused, reason: Reason::UpstreamReset, request: None })
-}
-
-fn or_why(plan: &Plan<'_>, request: Option<Request<Upload>>, why: NotAgain) -> Option<Request<Upload>> {
-    if request.is_none() {
-        plan.tries.not_again.set(Some(why));
-    }
-    request
+    Err(Failed { kind: Kind::Refused, reason: Reason::UpstreamReset })
 }
 
 fn why_final(reason: Reason) -> NotAgain {
@@ -146,26 +143,28 @@ fn downgrade(request: Request<Upload>) -> Result<Request<Upload>, Reason> {
 
 type Tried = Result<(Response<Incoming>, Lease), Failure>;
 
-/// One function for both versions: each that a future is moved into makes it larger by a request.
-async fn once(plan: &Plan<'_>, request: Request<Upload>) -> (Slot, Tried) {
+/// One function for both versions: each that a future is moved into makes it larger.
+async fn once(plan: &Plan<'_>, place: &mut Place) -> (Slot, Tried) {
     let (pool, limits) = (plan.pool, plan.limits);
     let begun = clock::recent();
-    let slot = plan.tries.begin(pool.address.clone(), request.version(), begun);
-    if request.version() == Version::HTTP_2 {
+    let version = place.as_ref().map_or(Version::HTTP_11, Request::version);
+    let slot = plan.tries.begin(pool.address.clone(), version, begun);
+    if version == Version::HTTP_2 {
         let lease = match h2::checkout(pool, limits, plan.worker).await {
             Ok(lease) => lease,
             Err(Reason::UpstreamProtocol) if limits.http1_will_do => {
                 pool.refuses_http2();
-                return (slot, Err(Failure::NotHttp2(request)));
+                return (slot, Err(Failure::NotHttp2));
             }
-            Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun, request))),
+            Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun))),
         };
         connected(plan, slot, lease.reused, lease.connecting, begun);
         let reused = lease.reused;
+        let Some(request) = place.take() else { return (slot, Err(Failure::Refused)) };
         let sent = lease.sender().try_send_request(request).await;
         let tried = match sent {
             Ok(response) => Ok((response, Lease::Http2(lease))),
-            Err(error) => Err(classify(plan, error, reused)),
+            Err(error) => Err(classify(plan, error, reused, place)),
         };
         return (slot, tried);
     }
@@ -176,12 +175,13 @@ async fn once(plan: &Plan<'_>, request: Request<Upload>) -> (Slot, Tried) {
     };
     let mut lease = match lease {
         Ok(lease) => lease,
-        Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun, request))),
+        Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun))),
     };
     connected(plan, slot, lease.reused, lease.connecting, begun);
     if plan.upgrade {
         lease.want_upgrade();
     }
+    let Some(request) = place.take() else { return (slot, Err(Failure::Refused)) };
     let tried = match lease.sender.try_send_request(request).await {
         Ok(response) => {
             if let Some(timeout) = keep_alive(response.headers()) {
@@ -191,7 +191,7 @@ async fn once(plan: &Plan<'_>, request: Request<Upload>) -> (Slot, Tried) {
         }
         Err(error) => {
             let stale = lease.reused && lease.is_silent();
-            Err(classify(plan, error, stale))
+            Err(classify(plan, error, stale, place))
         }
     };
     (slot, tried)
@@ -203,35 +203,36 @@ fn connected(plan: &Plan<'_>, slot: Slot, reused: bool, connecting: Duration, be
     plan.tries.connected(slot, reused, now, now.saturating_duration_since(begun), connecting);
 }
 
-fn unconnected(plan: &Plan<'_>, slot: Slot, reason: Reason, begun: Instant, request: Request<Upload>) -> Failure {
+fn unconnected(plan: &Plan<'_>, slot: Slot, reason: Reason, begun: Instant) -> Failure {
     plan.tries.unconnected(slot, reason, clock::tick().saturating_duration_since(begun));
-    Failure::Unconnected(reason, request)
+    Failure::Unconnected(reason)
 }
 
 impl Failure {
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Unsent(_) => Outcome::Unsent,
+            Self::Unsent => Outcome::Unsent,
             Self::Refused => Outcome::Refused,
             Self::Stale => Outcome::Stale,
-            Self::NotHttp2(_) => Outcome::NotHttp2,
-            Self::Unconnected(reason, _) | Self::Final(reason) => Outcome::Failed(*reason),
+            Self::NotHttp2 => Outcome::NotHttp2,
+            Self::Unconnected(reason) | Self::Final(reason) => Outcome::Failed(*reason),
         }
     }
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Unsent(_) | Self::Refused | Self::NotHttp2(_) => Kind::Refused,
+            Self::Unsent | Self::Refused | Self::NotHttp2 => Kind::Refused,
             Self::Stale => Kind::Failed(Reason::UpstreamReset),
             Self::Final(Reason::ClientReset) => Kind::Dropped,
-            Self::Unconnected(reason, _) | Self::Final(reason) => Kind::Failed(*reason),
+            Self::Unconnected(reason) | Self::Final(reason) => Kind::Failed(*reason),
         }
     }
 }
 
-fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bool) -> Failure {
-    if let Some(request) = error.take_message() {
-        return Failure::Unsent(request);
+fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bool, place: &mut Place) -> Failure {
+    *place = error.take_message();
+    if place.is_some() {
+        return Failure::Unsent;
     }
     let error = error.into_error();
     tracing::debug!(address = %plan.pool.address, %error, "request failed upstream");

@@ -1,6 +1,7 @@
 //! One request from its head to the end of its answer: understood, decided, sent, answered, told.
 //! This is the path of a request; what happens on the way is one call each.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +35,7 @@ use crate::net::io::Activity;
 use crate::policy::split;
 use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target, Transport};
 use crate::telemetry::metrics::WorkerCounters;
+use crate::upstream::Want;
 use crate::upstream::h1::Freed;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::head::{self, Outgoing};
@@ -121,6 +123,8 @@ struct Chosen<'s> {
     route: &'s Route,
     forward: &'s Forward,
     target: Target,
+    /// What an endpoint is chosen by, where the service hashes.
+    key: Option<u64>,
     /// The path to send instead of the one that came.
     path: Option<String>,
     hop: Hop,
@@ -146,9 +150,11 @@ impl Exchange {
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
         let pool = {
             let record = &self.0.record;
-            record.conn.pick(&view, record.listener, chosen.target, &[]).ok_or(Reason::NoEndpoint)?
+            let want = Want { key: chosen.key, ..Want::default() };
+            record.conn.pick(&view, record.listener, chosen.target, &want).ok_or(Reason::NoEndpoint)?
         };
         self.0.record.endpoint = Some(pool.address.clone());
+        self.0.record.picked.set(Some(pool.why()));
         self.check_body(&body, &chosen)?;
         let tried_before = parts.headers.contains_key(retry::ATTEMPT);
         let asked = parts.headers.get(retry::TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -204,6 +210,7 @@ impl Exchange {
         let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
         Upstream {
             target: chosen.target,
+            key: chosen.key,
             load: Some(Load::new(&pool)),
             pending: None,
             limits: Limits {
@@ -301,7 +308,8 @@ impl Exchange {
         let hostless = authority.host.is_empty();
         let (index, route) = (decision.rule.route, decision.route);
         let hop = Hop::default();
-        Ok(Decided::Forward(Chosen { index, route, forward, target, path: new_path, hop, hostless }))
+        let key = snapshot.services.get(target.service).and_then(|service| service.hash_key.as_ref()?.of(&facts));
+        Ok(Decided::Forward(Chosen { index, route, forward, target, key, path: new_path, hop, hostless }))
     }
 
     fn check_body(&self, body: &Incoming, chosen: &Chosen<'_>) -> Result<(), Reason> {
@@ -378,9 +386,10 @@ impl Exchange {
             let replay = self.0.replay.take();
             let again = replay.is_some() || request.body().is_end_stream();
             let spare = again.then(|| retry::spare(&request));
+            let mut place = Some(request);
             let (record, activity) = (&self.0.record, &*self.0.activity);
-            let sending = Sending { record, upstream, route, service, activity, spare, replay };
-            retry::run(&sending, load, request).await
+            let sending = Sending { record, upstream, route, service, activity, spare, replay, number: Cell::new(0) };
+            retry::run(&sending, load, &mut place).await
         };
         let record = &mut self.0.record;
         record.endpoint = record.tries.endpoint().or(record.endpoint.take());
@@ -403,7 +412,7 @@ impl Exchange {
     fn answered(
         mut self,
         response: Response<Incoming>,
-        ahead: Option<Frame<Bytes>>,
+        ahead: Option<Box<Frame<Bytes>>>,
         route: &Route,
     ) -> Response<Tracked> {
         self.0.activity.idle.set(route.stream_idle);
@@ -414,7 +423,10 @@ impl Exchange {
         };
         match answer {
             Ok(Answer::Body(parts, body)) => {
-                let source = if ahead.is_some() { Source::Ahead(ahead, body) } else { Source::Wire(body) };
+                let source = match ahead {
+                    Some(frame) => Source::Ahead(Box::new((Some(*frame), body))),
+                    None => Source::Wire(body),
+                };
                 Response::from_parts(parts, Tracked::new(source, self.0))
             }
             Ok(Answer::Translated(response)) => {

@@ -6,10 +6,11 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 
 use super::circuit::{self, Watch};
-
+use crate::net::clock;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::snapshot::circuit::Heard;
 use crate::snapshot::{Route, Service};
+use crate::upstream::learn;
 use crate::upstream::pool::Pool;
 
 /// A try, and whom it was sent to.
@@ -39,10 +40,12 @@ pub fn hear(service: &Service, status: StatusCode, head: &HeaderMap) -> Heard {
 }
 
 pub fn learn(ended: &Ended<'_>) {
+    ended.pool.observe(&ended.outcome, clock::recent());
     if let Some(hedge) = &ended.route.hedge
         && matches!(ended.outcome.kind, Kind::Answered { .. })
     {
         hedge.see(ended.outcome.took);
     }
     circuit::learn(ended.circuit, ended.route, ended.service, ended.heard, &ended.outcome);
+    learn::learn(ended.service, ended.pool, &ended.outcome);
 }

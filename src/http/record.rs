@@ -1,6 +1,7 @@
 //! The facts of one exchange, gathered while it runs, and told exactly once when it is dropped: to the metrics and to
 //! the access log.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +19,7 @@ use crate::inbound::grant::{self, Grant};
 use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
+use crate::policy::balance::Why;
 use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
@@ -67,6 +69,8 @@ pub struct Record {
     pub grpc: bool,
     pub grpc_status: Option<u8>,
     pub endpoint: Option<Address>,
+    /// What the last pick went by.
+    pub picked: Cell<Option<Why>>,
     pub tries: Tries,
     pub circuit: Watch,
     pub upstream: Option<Duration>,
@@ -138,6 +142,7 @@ impl Record {
             grpc: false,
             grpc_status: None,
             endpoint: None,
+            picked: Cell::default(),
             tries: Tries::default(),
             circuit: Watch::default(),
             upstream: None,
@@ -232,6 +237,7 @@ impl Record {
             target: self.chosen.and_then(|chosen| chosen.target),
             drawn: self.chosen.and_then(|chosen| chosen.drawn),
             endpoint: self.endpoint.as_ref(),
+            picked: self.picked.get(),
             reason: self.reason.code(),
             denied: self.denied.as_deref(),
             would_deny: &self.would_deny,

@@ -1,6 +1,7 @@
 //! The tries of a request: one after the other, as the route's retries say, each at another endpoint; or side by side,
 //! as its hedge says.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::attempt::{self, Failed, Plan};
+use super::attempt::{self, Failed, Place, Plan};
 use super::outcome::{self, Ended, Pending};
 use super::record::Record;
 use super::tracked::{Lease, Upstream};
@@ -29,6 +30,7 @@ use crate::policy::retry::{NotAgain, Policy, Pushback, Situation};
 use crate::snapshot::circuit::Heard;
 use crate::snapshot::{Hedge, Route, Service};
 use crate::telemetry::recent;
+use crate::upstream::Want;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::grpc;
 
@@ -57,13 +59,15 @@ pub struct Sending<'a> {
     pub spare: Option<request::Parts>,
     /// The body, where it is kept.
     pub replay: Option<Rc<Replay>>,
+    /// Of the try that was begun last, from 0.
+    pub number: Cell<u32>,
 }
 
 /// A try that was answered.
 pub struct Sent {
     pub response: Response<Incoming>,
     /// A frame of its body that was looked at.
-    pub ahead: Option<Frame<Bytes>>,
+    pub ahead: Option<Box<Frame<Bytes>>>,
     pub lease: Lease,
     pub load: Load,
     /// What came of it is known at its end.
@@ -77,36 +81,41 @@ struct Tried {
 }
 
 /// Sends the request until it is answered for good.
-pub async fn run(sending: &Sending<'_>, mut load: Load, mut request: Request<Upload>) -> Result<Sent, Reason> {
-    let policy = sending.route.retry.as_deref();
-    if policy.is_some() || sending.route.hedge.is_some() {
-        sending.service.budget.request(clock::recent());
+pub async fn run(sending: &Sending<'_>, load: Load, request: &mut Place) -> Result<Sent, Reason> {
+    if sending.route.retry.is_some() || sending.route.hedge.is_some() {
+        // Large, so not in the future of every request.
+        return Box::pin(again_and_again(sending, load, request)).await;
     }
+    sending.stamp(request);
+    sending.once(load, request).await.end()
+}
+
+async fn again_and_again(sending: &Sending<'_>, mut load: Load, request: &mut Place) -> Result<Sent, Reason> {
+    let policy = sending.route.retry.as_deref();
+    sending.service.budget.request(clock::recent());
     for done in 0.. {
-        sending.stamp(request.headers_mut(), done);
+        sending.number.set(sending.number.get() + u32::from(done > 0));
+        sending.stamp(request);
         let tried = match &sending.route.hedge {
-            Some(hedge) if sending.may_hedge(hedge) => Box::pin(sending.hedged(hedge, load, request)).await,
+            Some(hedge) if sending.may_hedge(hedge) => sending.hedged(hedge, load, request).await,
             _ => sending.once(load, request).await,
         };
         let Some(policy) = policy else { return tried.end() };
-        let (wait, next) = match sending.next(policy, &tried, done) {
+        let wait;
+        (wait, load) = match sending.next(policy, &tried, request.is_some(), done) {
             Ok(again) => again,
             Err(why) => {
                 sending.not_again(why, &tried.outcome);
                 return tried.end();
             }
         };
-        let kept = match tried.result {
-            Ok(sent) => {
-                sent.discard(&sending.upstream.limits);
-                None
-            }
-            Err(failed) => failed.request,
-        };
+        if let Ok(sent) = tried.result {
+            sent.discard(&sending.upstream.limits);
+        }
         tokio::time::sleep(wait).await;
-        // One of the two is there: `next` has made sure of it.
-        let Some(again) = kept.or_else(|| sending.again()) else { return Err(Reason::UpstreamReset) };
-        (load, request) = (next, again);
+        if request.is_none() {
+            *request = sending.again();
+        }
     }
     Err(Reason::UpstreamReset)
 }
@@ -119,9 +128,8 @@ impl Tried {
 
 impl Sending<'_> {
     /// The wait before the next try, and the endpoint that it goes to.
-    fn next(&self, policy: &Policy, tried: &Tried, done: u32) -> Result<(Duration, Load), NotAgain> {
+    fn next(&self, policy: &Policy, tried: &Tried, unsent: bool, done: u32) -> Result<(Duration, Load), NotAgain> {
         let now = clock::tick();
-        let unsent = matches!(&tried.result, Err(failed) if failed.request.is_some());
         let at = Situation {
             done,
             idempotent: self.record.method.is_idempotent(),
@@ -143,7 +151,9 @@ impl Sending<'_> {
     fn another(&self) -> Option<Load> {
         let record = self.record;
         let tried: Vec<_> = record.tries.known().iter().map(|attempt| attempt.endpoint.clone()).collect();
-        let pool = record.conn.pick(&record.view, record.listener, self.upstream.target, &tried)?;
+        let want = Want { key: self.upstream.key, tried: &tried };
+        let pool = record.conn.pick(&record.view, record.listener, self.upstream.target, &want)?;
+        record.picked.set(Some(pool.why()));
         Some(Load::new(&pool))
     }
 
@@ -170,13 +180,16 @@ impl Sending<'_> {
                 self.upstream.body.of(replay, &self.record.upload)
             }
         };
-        Some(Request::from_parts(parts, body))
+        let mut request = Some(Request::from_parts(parts, body));
+        self.stamp(&mut request);
+        request
     }
 
     /// What each try says of itself.
-    fn stamp(&self, headers: &mut HeaderMap, done: u32) {
+    fn stamp(&self, request: &mut Place) {
+        let Some(headers) = request.as_mut().map(Request::headers_mut) else { return };
         if self.route.retry.is_some() {
-            headers.insert(ATTEMPT, HeaderValue::from(done + 1));
+            headers.insert(ATTEMPT, HeaderValue::from(self.number.get() + 1));
         }
         let left = |until: Instant| until.saturating_duration_since(clock::recent());
         if let Some(until) = self.upstream.call_deadline {
@@ -189,7 +202,7 @@ impl Sending<'_> {
     }
 
     /// One try, within its time.
-    async fn once(&self, load: Load, request: Request<Upload>) -> Tried {
+    async fn once(&self, load: Load, request: &mut Place) -> Tried {
         let begun = clock::recent();
         let (record, upstream) = (self.record, self.upstream);
         let plan = Plan {
@@ -209,14 +222,13 @@ impl Sending<'_> {
             let running = pin!(attempt::run(&plan, request, || self.again()));
             within(&bounds, self.activity, running).await
         };
-        let result = result.unwrap_or_else(|reason| {
+        if let Err(reason) = result {
             let queued = load.pool().open() >= upstream.limits.max;
             record.tries.cut(recent::Outcome::Failed(reason), queued, clock::tick());
             record.tries.not_again.set(Some(NotAgain::OutOfTime));
-            Err(Failed { kind: Kind::Failed(reason), reason, request: None })
-        });
+        }
         let took = clock::recent().saturating_duration_since(begun);
-        let (result, kind) = match result {
+        let (result, kind) = match result.map_err(|reason| Failed { kind: Kind::Failed(reason), reason }).flatten() {
             Ok((response, lease)) => {
                 let mut sent = Sent { response, ahead: None, lease, load, pending: None };
                 let kind = self.came(&mut sent, took);
@@ -240,7 +252,7 @@ impl Sending<'_> {
             grpc = grpc::status(sent.response.headers());
             if grpc.is_none() && status == http::StatusCode::OK {
                 sent.peek();
-                let trailers = sent.ahead.as_ref().and_then(Frame::trailers_ref);
+                let trailers = sent.ahead.as_ref().and_then(|ahead| ahead.trailers_ref());
                 grpc = trailers.and_then(grpc::status);
                 if grpc.is_none() {
                     let heard = outcome::hear(self.service, status, sent.response.headers());
@@ -268,10 +280,11 @@ impl Sending<'_> {
     }
 
     /// Tries side by side: the first good answer counts, and the others are given up.
-    async fn hedged(&self, hedge: &Hedge, load: Load, request: Request<Upload>) -> Tried {
+    async fn hedged(&self, hedge: &Hedge, load: Load, request: &mut Place) -> Tried {
         let Some(after) = hedge.after() else { return self.once(load, request).await };
+        let alone = |load, mut request: Place| async move { self.once(load, &mut request).await };
         let mut running = FuturesUnordered::new();
-        running.push(self.once(load, request));
+        running.push(alone(load, request.take()));
         let mut left = hedge.max;
         let mut timer = pin!(tokio::time::sleep(after));
         let mut bad: Option<Tried> = None;
@@ -290,9 +303,11 @@ impl Sending<'_> {
                 () = &mut timer, if left > 0 => {
                     left -= 1;
                     match self.beside() {
-                        Some((load, mut request)) => {
-                            self.stamp(request.headers_mut(), hedge.max - left);
-                            running.push(self.once(load, request));
+                        Some((load, request)) => {
+                            let mut request = Some(request);
+                            self.number.set(self.number.get() + 1);
+                            self.stamp(&mut request);
+                            running.push(alone(load, request));
                             timer.as_mut().reset(tokio::time::Instant::now() + after);
                         }
                         None => left = 0,
@@ -342,7 +357,7 @@ impl Sent {
         // Nobody is woken by this: whoever relays the body asks again.
         let mut cx = Context::from_waker(Waker::noop());
         if let Poll::Ready(Some(Ok(frame))) = Pin::new(self.response.body_mut()).poll_frame(&mut cx) {
-            self.ahead = Some(frame);
+            self.ahead = Some(Box::new(frame));
         }
     }
 

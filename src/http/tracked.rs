@@ -43,6 +43,8 @@ pub struct End {
 /// Where a request is sent, and what that has to keep to.
 pub struct Upstream {
     pub target: Target,
+    /// What an endpoint is chosen by, where the service hashes.
+    pub key: Option<u64>,
     pub limits: Limits,
     /// Its place in the load balancer, at the endpoint that it was sent to.
     pub load: Option<Load>,

@@ -6,6 +6,8 @@
 
 use rand::Rng;
 
+use super::hash::hash;
+
 pub const BUCKETS: u32 = 10_000;
 
 /// The end of each side on the line, the last one at `BUCKETS`. `None` where no side has weight.
@@ -33,15 +35,8 @@ pub fn side(edges: &[u32], bucket: u32) -> usize {
 }
 
 /// The bucket of a sticky key. `salt` tells splits apart, so that one key is not in the canary of all of them.
-/// FNV-1a, finished as in MurmurHash3: the same on every machine, in every version.
 pub fn bucket(salt: &str, key: &str) -> u32 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in salt.bytes().chain([0]).chain(key.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    ((hash ^ (hash >> 33)) % u64::from(BUCKETS)) as u32
+    (hash(salt.bytes().chain([0]).chain(key.bytes())) % u64::from(BUCKETS)) as u32
 }
 
 #[cfg(test)]

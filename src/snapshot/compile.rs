@@ -1,6 +1,8 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
+mod balancing;
 mod circuit;
+mod health;
 mod originals;
 mod retries;
 
@@ -19,12 +21,14 @@ use super::{
     Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
     Target, Transport, Upstream,
 };
+use balancing::{compile_hash_key, compile_settings};
 use circuit::{compile_circuits, compile_route_circuits};
 use originals::{Originals, compile_originals, compile_outbound, compile_ports};
 
 use crate::blast::Looked;
 use crate::config::{Config, is_secret_attribute, schema};
 use crate::discovery::Spec;
+use crate::policy::balance::Settings;
 use crate::policy::guard::Bound;
 use crate::policy::split;
 use crate::wire::trace::Formats;
@@ -167,7 +171,8 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
     Service {
         name: name.into(),
         protocol: service.protocol,
-        policy: service.load_balancer.policy,
+        balance: compile_settings(&service.load_balancer, &root.workload),
+        hash_key: service.load_balancer.hash_key.as_ref().and_then(|key| compile_hash_key(key, root)),
         connections: service.connections.clone(),
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
@@ -177,6 +182,8 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
         circuits: compile_circuits(service, root, known),
+        check: health::check(service).map(Arc::new),
+        outlier: health::outlier(service).map(Arc::new),
         upstream,
     }
 }
@@ -193,8 +200,8 @@ fn compile_transport(name: &str, service: &schema::Service) -> Transport {
         }
         Simple => {
             let found = match &service.endpoints {
-                schema::Endpoints::Dns(dns) => Some(Arc::from(dns.name.as_str())),
-                schema::Endpoints::Static(_) | schema::Endpoints::File(_) => None,
+                schema::Endpoints::Dns(dns) if dns.kind == schema::DnsType::Address => Some(dns.name.as_str().into()),
+                _ => None,
             };
             Transport::Simple { service: name.into(), server_name: server_name.or(found) }
         }
@@ -394,7 +401,8 @@ fn original(name: &str, root: &schema::Root) -> Service {
     Service {
         name: name.into(),
         protocol: schema::Protocol::Auto,
-        policy: schema::LbPolicy::default(),
+        balance: Settings::default(),
+        hash_key: None,
         connections: schema::Connections::default(),
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,
@@ -404,6 +412,8 @@ fn original(name: &str, root: &schema::Root) -> Service {
         original: true,
         beside: false,
         circuits: None,
+        check: None,
+        outlier: None,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),
     }
 }

@@ -4,8 +4,10 @@
 //! snapshot shares with its successor, handed over by name while its source of endpoints stays the same.
 
 pub mod authz;
+pub mod check;
 pub mod circuit;
 mod compile;
+pub mod hash_key;
 pub mod hosts;
 pub mod matcher;
 pub mod redirected;
@@ -20,8 +22,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
+use crate::policy::balance::Settings;
 use crate::policy::budget::Budget;
 use crate::policy::guard::Bound;
+use crate::policy::outlier::Rules;
 use crate::policy::percentile::Percentile;
 use crate::policy::retry;
 use crate::telemetry::metrics::{Direction, Labels};
@@ -58,7 +62,8 @@ pub struct Snapshot {
 pub struct Service {
     pub name: Arc<str>,
     pub protocol: schema::Protocol,
-    pub policy: schema::LbPolicy,
+    pub balance: Settings,
+    pub hash_key: Option<hash_key::HashKey>,
     pub connections: schema::Connections,
     pub subsets: Vec<Subset>,
     pub connect_timeout: Duration,
@@ -74,6 +79,8 @@ pub struct Service {
     pub proxy_protocol: Option<proxy_protocol::Version>,
     /// Its circuit breakers, and the classes of its answers.
     pub circuits: Option<Box<circuit::Circuits>>,
+    pub check: Option<Arc<check::Check>>,
+    pub outlier: Option<Arc<Rules>>,
     pub upstream: Arc<Upstream>,
 }
 

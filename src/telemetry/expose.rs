@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
@@ -15,6 +16,7 @@ use prometheus_client::registry::Registry;
 use super::block::{Block, GRPC_CODES, GRPC_NAMES, GrpcSide, Outcome};
 use super::counter::{Counter, Gauge, PerFailure, PerReason};
 use super::detection;
+use super::endpoints;
 use super::histogram::{DURATION, SIZE, Totals};
 use super::metrics::{Certificate, DrainPhase, Labels, Metrics, WorkerCounters};
 use super::process::Usage;
@@ -85,6 +87,7 @@ impl Collector for Scrape {
         self.detection(out)?;
         self.connections(out)?;
         self.upstream(out)?;
+        endpoints::expose(out, &self.0.services.all())?;
         self.own(out, sums.len())?;
         usage(out)
     }
@@ -215,6 +218,12 @@ impl Scrape {
         kinds(out, each, "upstream_not_retried", help, "reason", seen)?;
         count(out, each, "upstream_hedges", "Tries begun at the side of another", |w| &w.upstream_hedges)?;
         level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)?;
+        let help = "Whether so few endpoints of a service are available that it is not looked at which";
+        let mut panics = out.encode_descriptor("outrigger_load_balancer_panic", help, None, MetricType::Gauge)?;
+        for (service, workers) in self.0.panics.all() {
+            let panic = u64::from(workers.load(Relaxed) > 0);
+            panics.encode_family(&[("service", &*service)])?.encode_gauge(&panic)?;
+        }
         let help = "Highest share of the source ports that connections to one address use";
         gauge(out, "outrigger_source_ports_used_ratio", help, self.0.process.source_ports())
     }

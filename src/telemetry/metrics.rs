@@ -13,6 +13,7 @@ use super::circuits::Circuits;
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
+use super::endpoints::Services;
 use super::expose;
 use super::histogram::{DURATION, SIZE};
 use super::peers::Connections;
@@ -58,6 +59,10 @@ pub struct Metrics {
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
     pub detection: Registry<detection::Series, Detection>,
+    /// The endpoints of services.
+    pub services: Services,
+    /// Workers that do not look at the standing of the endpoints of a service, since too few are available.
+    pub panics: Registry<Arc<str>, AtomicU32>,
     workers: Vec<Arc<WorkerCounters>>,
     max_series: AtomicU32,
     pub(super) overflowed: Shared,
@@ -176,6 +181,8 @@ impl Metrics {
             circuits: Circuits::default(),
             connections: Registry::default(),
             detection: Registry::default(),
+            services: Services::default(),
+            panics: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),
             max_series: AtomicU32::new(max_series),
             overflowed: Shared::default(),

@@ -7,6 +7,7 @@ pub mod block;
 pub mod circuits;
 pub mod denials;
 pub mod detection;
+pub mod endpoints;
 pub mod histogram;
 pub mod learned;
 pub mod logs;

@@ -3,35 +3,51 @@
 
 pub mod h1;
 pub mod h2;
+mod known;
+pub mod learn;
+mod meter;
+mod parts;
 pub mod pool;
 mod queue;
 pub mod transport;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::Rng;
 use tokio::sync::watch;
 
 use crate::discovery::Endpoint;
+use crate::net::clock;
 use crate::net::dial::Source;
 use crate::net::own;
-use crate::policy::pick::Candidates;
+use crate::policy::balance::{Settings, Why};
 use crate::snapshot::{Service, Transport, Upstream};
 use crate::wire::address::Address;
+use known::Known;
+use meter::Meter;
+use parts::{Labels, Part, Scene};
 use pool::Pool;
 use transport::Prepared;
 
 /// Original destinations that a worker keeps connections to.
 const ORIGINALS: usize = 4096;
-/// How often another endpoint is drawn where one was tried before.
-const REDRAWS: usize = 16;
 
 /// An original destination, and the client where its address is kept.
 type Original = (SocketAddr, Option<IpAddr>);
+
+/// What a pick has to go by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Want<'a> {
+    /// The hash of the request's key, where it has one.
+    pub key: Option<u64>,
+    /// Endpoints that the request has been to: another, if there is one.
+    pub tried: &'a [Address],
+}
 
 /// A service. It lives as long as its name is configured, so that reloads keep its connections.
 pub struct Cluster {
@@ -40,24 +56,13 @@ pub struct Cluster {
     transport: RefCell<Transport>,
     beside: Cell<bool>,
     prepared: RefCell<Rc<Prepared>>,
-    sets: RefCell<Sets>,
-    pools: RefCell<HashMap<Address, Rc<Pool>>>,
+    known: RefCell<Known>,
+    settings: RefCell<Settings>,
+    /// All endpoints, then those of each subset.
+    parts: RefCell<Vec<Part>>,
     originals: RefCell<HashMap<Original, Rc<Pool>>>,
-    turn: Cell<u64>,
-}
-
-#[derive(Default)]
-struct Sets {
-    all: Set,
-    /// By the index of the subset.
-    subsets: Vec<Set>,
-    labels: Vec<BTreeMap<String, String>>,
-}
-
-#[derive(Default)]
-struct Set {
-    candidates: Candidates,
-    pools: Vec<Rc<Pool>>,
+    /// Whether it was last told that standing is not looked at.
+    panicking: Cell<bool>,
 }
 
 impl Cluster {
@@ -68,10 +73,11 @@ impl Cluster {
             transport: RefCell::new(service.transport.clone()),
             beside: Cell::new(service.beside),
             prepared: RefCell::default(),
-            sets: RefCell::default(),
-            pools: RefCell::default(),
+            known: RefCell::default(),
+            settings: RefCell::default(),
+            parts: RefCell::default(),
             originals: RefCell::default(),
-            turn: Cell::new(0),
+            panicking: Cell::new(false),
         };
         cluster.attach(service);
         Rc::new(cluster)
@@ -83,48 +89,47 @@ impl Cluster {
             *self.endpoints.borrow_mut() = service.upstream.endpoints();
             *self.upstream.borrow_mut() = service.upstream.clone();
         }
-        if *self.transport.borrow() != service.transport {
+        let secured = *self.transport.borrow() != service.transport;
+        if secured {
             *self.transport.borrow_mut() = service.transport.clone();
             *self.prepared.borrow_mut() = Rc::default();
         }
-        self.beside.set(service.beside);
-        self.sets.borrow_mut().labels = service.subsets.iter().map(|subset| subset.labels.clone()).collect();
-        self.rebuild();
+        let moved = self.beside.replace(service.beside) != service.beside;
+        let sorted = *self.settings.borrow() != service.balance;
+        if sorted {
+            *self.settings.borrow_mut() = service.balance.clone();
+        }
+        let mut parts = self.parts.borrow_mut();
+        let mut old = std::mem::take(&mut *parts);
+        for labels in std::iter::once(Labels::new()).chain(service.subsets.iter().map(|subset| subset.labels.clone())) {
+            let known = old.iter().position(|part| part.labels == labels);
+            let mut part = known.map_or_else(|| Part::new(labels), |index| old.swap_remove(index));
+            part.stale |= sorted;
+            parts.push(part);
+        }
+        drop(parts);
+        self.update(secured || moved);
     }
 
-    /// Picks an endpoint; if possible, one that is not among those that were tried.
+    /// Picks an endpoint.
     pub fn pick(
         &self,
         service: &Service,
         subset: Option<usize>,
-        tried: &[Address],
+        want: &Want<'_>,
         rng: &mut impl Rng,
     ) -> Option<Rc<Pool>> {
-        let mut picked = self.draw(service, subset, rng)?;
-        for _ in 0..REDRAWS {
-            if !tried.contains(&picked.address) {
-                break;
-            }
-            picked = self.draw(service, subset, rng)?;
-        }
-        Some(picked)
-    }
-
-    fn draw(&self, service: &Service, subset: Option<usize>, rng: &mut impl Rng) -> Option<Rc<Pool>> {
         // A closed channel keeps its last value; there is nothing to learn from the error.
         if self.endpoints.borrow().has_changed().unwrap_or(false) {
-            self.rebuild();
+            self.update(false);
         }
-        let sets = self.sets.borrow();
-        let set = match subset {
-            None => &sets.all,
-            Some(index) => sets.subsets.get(index)?,
-        };
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let load = |index: usize| set.pools.get(index).map_or(0, |pool| pool.in_flight());
-        let index = set.candidates.pick(service.policy, turn, rng, load)?;
-        set.pools.get(index).cloned()
+        let known = self.known.borrow();
+        let scene = self.scene(&known, &service.balance, want);
+        let mut parts = self.parts.borrow_mut();
+        let picked = parts.get_mut(subset.map_or(0, |index| index + 1))?.pick(&scene, rng)?;
+        let pool = known.pool(picked.slot)?;
+        pool.meter.chosen(picked.why);
+        Some(pool.clone())
     }
 
     /// The endpoint that was asked for by its address, whatever a split says; else as `pick`.
@@ -133,10 +138,32 @@ impl Cluster {
         service: &Service,
         subset: Option<usize>,
         address: SocketAddr,
+        want: &Want<'_>,
         rng: &mut impl Rng,
     ) -> Option<Rc<Pool>> {
-        let picked = self.pick(service, subset, &[], rng);
-        self.pools.borrow().get(&address.into()).cloned().or(picked)
+        let picked = self.pick(service, subset, want, rng);
+        let asked = self.known.borrow().at(&address.into()).cloned();
+        asked.inspect(|pool| pool.meter.chosen(Why::default())).or(picked)
+    }
+
+    /// Looks who is available though nobody asks. Returns whether standing is looked at, where that has changed: too few
+    /// were available for it to be.
+    pub fn look(&self, now: Instant) -> Option<bool> {
+        if self.endpoints.borrow().has_changed().unwrap_or(false) {
+            self.update(false);
+        }
+        let known = self.known.borrow();
+        let (settings, want) = (self.settings.borrow(), Want::default());
+        let scene = Scene { now, ..self.scene(&known, &settings, &want) };
+        let mut parts = self.parts.borrow_mut();
+        parts.iter_mut().filter(|part| part.is_used()).for_each(|part| part.look(&scene));
+        let panics = parts.iter().any(Part::panics);
+        (self.panicking.replace(panics) != panics).then_some(panics)
+    }
+
+    fn scene<'a>(&self, known: &'a Known, settings: &'a Settings, want: &'a Want<'a>) -> Scene<'a> {
+        let changes = self.upstream.borrow().standing_changes().wrapping_add(known.changes.get());
+        Scene { known, settings, changes, want, now: clock::recent() }
     }
 
     /// Connections to where a redirected one was going. Beyond a number of destinations they are not kept.
@@ -156,7 +183,7 @@ impl Cluster {
 
     /// Every pool, for the sweep and for `/clusters`.
     pub fn each_pool(&self, mut f: impl FnMut(&Rc<Pool>)) {
-        self.pools.borrow().values().for_each(&mut f);
+        self.known.borrow().pools().for_each(&mut f);
         self.originals.borrow().values().for_each(f);
     }
 
@@ -165,50 +192,36 @@ impl Cluster {
         self.originals.borrow_mut().retain(|_, pool| !pool.is_unused());
     }
 
-    /// Closes what is unused; what is in use ends with its exchange.
-    pub fn retire(&self) {
+    /// Closes what is unused; what is in use ends with its exchange. Returns whether it was told that too few endpoints
+    /// are available.
+    pub fn retire(&self) -> bool {
         self.each_pool(|pool| pool.retire());
+        self.panicking.get()
     }
 
-    fn rebuild(&self) {
+    /// Takes in the list of endpoints; if `all`, how each is connected to as well.
+    fn update(&self, all: bool) {
         let list = self.endpoints.borrow_mut().borrow_and_update().clone();
-        let mut pools = self.pools.borrow_mut();
-        let mut old = std::mem::take(&mut *pools);
         let beside = self.beside.get() && matches!(*self.transport.borrow(), Transport::Mutual { .. });
         let own = if beside { own::addresses() } else { HashSet::new() };
-        for endpoint in list.iter() {
+        let make = |endpoint: &Endpoint, known: Option<&Rc<Pool>>, meter: Rc<Meter>| {
             let transport = match endpoint.address.ip() {
                 Some(ip) if own.contains(&ip) => Transport::Plain,
                 _ => self.transport.borrow().of(endpoint.identity.as_ref()),
             };
             // Connections that proved something else, or nothing, are not used for what now has to be proven.
-            let same = old.remove(&endpoint.address).and_then(|pool| {
-                let same = pool.transport == transport && *pool.alternatives == *endpoint.alternatives;
-                if !same {
-                    pool.retire();
-                }
-                same.then_some(pool)
-            });
+            let same = |pool: &&Rc<Pool>| pool.transport == transport && *pool.alternatives == *endpoint.alternatives;
+            if let Some(pool) = known.filter(same) {
+                return pool.clone();
+            }
             let shared =
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
-            let standing = || self.upstream.borrow().standing(&endpoint.address);
-            let pool = same.unwrap_or_else(|| Pool::new(endpoint, standing(), transport, prepared));
-            pools.insert(endpoint.address.clone(), pool);
-        }
-        old.values().for_each(|pool| pool.retire());
-        let set = |wanted: &BTreeMap<String, String>| {
-            let has = |endpoint: &&Endpoint| {
-                endpoint.weight > 0 && wanted.iter().all(|(name, value)| endpoint.labels.get(name) == Some(value))
-            };
-            let chosen: Vec<&Endpoint> = list.iter().filter(has).collect();
-            Set {
-                candidates: Candidates::new(&chosen.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>()),
-                pools: chosen.iter().filter_map(|endpoint| pools.get(&endpoint.address).cloned()).collect(),
-            }
+            let standing = self.upstream.borrow().standing(&endpoint.address);
+            Pool::new(endpoint, (standing, meter), transport, prepared)
         };
-        let mut sets = self.sets.borrow_mut();
-        sets.all = set(&BTreeMap::new());
-        sets.subsets = sets.labels.iter().map(set).collect();
+        if self.known.borrow_mut().update(&list, all || beside, clock::recent(), make) {
+            self.parts.borrow_mut().iter_mut().for_each(|part| part.stale = true);
+        }
     }
 }

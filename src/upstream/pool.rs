@@ -8,11 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::meter::Meter;
 use super::queue::Queue;
 use super::transport::Prepared;
 use super::{h1, h2};
 use crate::discovery::Endpoint;
 use crate::net::dial::Source;
+use crate::policy::balance::Why;
+use crate::policy::outcome::Outcome;
 use crate::policy::standing::Standing;
 use crate::snapshot::Transport;
 use crate::wire::address::Address;
@@ -35,6 +38,8 @@ pub struct Pool {
     pub address: Address,
     /// What all workers know of the endpoint.
     pub standing: Arc<Standing>,
+    /// What this worker has learned of it.
+    pub meter: Rc<Meter>,
     /// More addresses of the endpoint.
     pub alternatives: Box<[SocketAddr]>,
     /// The one of them all that was first to answer the last time, and when.
@@ -68,18 +73,25 @@ pub(super) const FORGET: Duration = Duration::from_secs(120);
 const LEARN_MIN: Duration = Duration::from_millis(500);
 
 impl Pool {
-    pub fn new(endpoint: &Endpoint, standing: Arc<Standing>, transport: Transport, prepared: Rc<Prepared>) -> Rc<Self> {
-        Self::from(endpoint, standing, None, transport, prepared)
+    pub fn new(
+        endpoint: &Endpoint,
+        known: (Arc<Standing>, Rc<Meter>),
+        transport: Transport,
+        prepared: Rc<Prepared>,
+    ) -> Rc<Self> {
+        Self::from(endpoint, known, None, transport, prepared)
     }
 
     /// One whose connections are made from the address of a client.
     pub fn of_client(address: SocketAddr, source: Option<Source>) -> Rc<Self> {
-        Self::from(&Endpoint::bare(address), Arc::default(), source, Transport::Plain, Rc::default())
+        let endpoint = Endpoint::bare(address);
+        let meter = Meter::new(&endpoint.address, None, Rc::default());
+        Self::from(&endpoint, (Arc::default(), meter), source, Transport::Plain, Rc::default())
     }
 
     fn from(
         endpoint: &Endpoint,
-        standing: Arc<Standing>,
+        (standing, meter): (Arc<Standing>, Rc<Meter>),
         source: Option<Source>,
         transport: Transport,
         prepared: Rc<Prepared>,
@@ -87,6 +99,7 @@ impl Pool {
         Rc::new(Self {
             address: endpoint.address.clone(),
             standing,
+            meter,
             alternatives: endpoint.alternatives.as_slice().into(),
             winner: Cell::new(None),
             source,
@@ -109,6 +122,21 @@ impl Pool {
     /// Its connections are in TLS.
     pub fn is_secure(&self) -> bool {
         self.transport != Transport::Plain
+    }
+
+    /// It may be chosen.
+    pub fn is_available(&self, now: Instant) -> bool {
+        self.standing.is_available() && self.meter.is_reachable(now)
+    }
+
+    /// What the last pick of it went by.
+    pub fn why(&self) -> Why {
+        self.meter.why()
+    }
+
+    /// Hears what came of a try.
+    pub fn observe(&self, outcome: &Outcome, now: Instant) {
+        self.meter.observe(outcome, now);
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -145,6 +173,7 @@ impl Pool {
 
     /// Closes what was unused for too long. Called about once a second.
     pub fn sweep(&self, now: Instant) {
+        self.meter.sweep(now);
         let over = |idle: &mut h1::Idle| idle.is_closed() || now >= idle.expires;
         self.idle.borrow_mut().extract_if(.., over).for_each(h1::Idle::discard);
         self.shared.borrow_mut().retain(|shared| shared.keep(now, self.trusted_idle(shared.idle_timeout)));

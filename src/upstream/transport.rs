@@ -13,6 +13,7 @@ use rustls::HandshakeKind;
 use super::pool::{FORGET, Pool};
 use crate::error::Reason;
 use crate::identity::{Alpn, Connector, Failure, Material};
+use crate::net::clock;
 use crate::net::dial::{self, Connected};
 use crate::net::lifetime::Lifetime;
 use crate::net::ports::Held;
@@ -77,9 +78,11 @@ pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening
 
 async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {
     let connected = match &pool.address {
-        Address::Ip(address) if !pool.alternatives.is_empty() => Box::pin(race(pool, *address, timeout)).await?,
-        address => dial::connect(address, pool.source, timeout).await?,
+        Address::Ip(address) if !pool.alternatives.is_empty() => Box::pin(race(pool, *address, timeout)).await,
+        address => dial::connect(address, pool.source, timeout).await,
     };
+    pool.meter.connected(connected.is_ok(), clock::tick());
+    let connected = connected?;
     let stream = &connected.stream;
     if alpn != Alpn::Tcp
         && pool.address.ip().is_some()
@@ -212,6 +215,21 @@ pub async fn until<T>(over: Option<Instant>, connection: impl Future<Output = T>
     }
 }
 
+/// What connections to this address are secured with; `None` where they are not, or what it takes is not loaded.
+pub fn connector(transport: &Transport, address: &Address, material: &Material) -> Option<Connector> {
+    match transport {
+        Transport::Plain => None,
+        Transport::Mutual { expected, server_name } => {
+            Some(Connector::mutual(material.mesh.as_ref()?, Arc::clone(expected), server_name.as_deref()))
+        }
+        Transport::Simple { service, server_name } => {
+            let own = || address.ip().map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
+            let name = server_name.as_deref().map_or_else(own, str::to_owned);
+            Some(Connector::simple(material.roots.get(&**service)?, &name))
+        }
+    }
+}
+
 impl Prepared {
     /// With all sessions that could be resumed.
     fn forget(&self) {
@@ -224,18 +242,7 @@ impl Prepared {
         if let Some((_, connector)) = known.as_ref().filter(|(generation, _)| *generation == material.generation) {
             return Some(connector.clone());
         }
-        let connector = match &pool.transport {
-            Transport::Plain => return None,
-            Transport::Mutual { expected, server_name } => {
-                Connector::mutual(material.mesh.as_ref()?, Arc::clone(expected), server_name.as_deref())
-            }
-            Transport::Simple { service, server_name } => {
-                let own = || pool.address.ip().map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
-                let name = server_name.as_deref().map_or_else(own, str::to_owned);
-                Connector::simple(material.roots.get(&**service)?, &name)
-            }
-        };
-        let connector = Rc::new(connector);
+        let connector = Rc::new(connector(&pool.transport, &pool.address, material)?);
         *known = Some((material.generation, connector.clone()));
         Some(connector)
     }

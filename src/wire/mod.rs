@@ -14,6 +14,7 @@ pub mod detect;
 pub mod first_request;
 pub mod forwarded;
 pub mod grpc;
+pub mod grpc_health;
 pub mod head;
 pub mod hop;
 pub mod path;

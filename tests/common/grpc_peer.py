@@ -48,6 +48,13 @@ def bidi(requests, context):
         yield request.upper()
 
 
+def health(request, context):
+    # HealthCheckRequest { string service = 1; } and HealthCheckResponse { ServingStatus status = 1; }, as bytes.
+    if request == b"\x0a\x07nowhere":
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return {b"": b"\x08\x01", b"\x0a\x04shop": b"\x08\x01", b"\x0a\x04sick": b"\x08\x02"}[request]
+
+
 def serve():
     methods = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
@@ -60,6 +67,8 @@ def serve():
     }
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", methods),))
+    checks = {"Check": grpc.unary_unary_rpc_method_handler(health)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", checks),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)

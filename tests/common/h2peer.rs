@@ -19,6 +19,9 @@ pub struct Whole<Head> {
     pub reset: Option<h2::Reason>,
 }
 
+/// A head, a body and trailers.
+pub type Answer = (Response<()>, Vec<u8>, Option<HeaderMap>);
+
 type Seen = Arc<Mutex<Vec<Whole<http::request::Parts>>>>;
 
 pub struct H2Origin {
@@ -71,6 +74,12 @@ async fn send_all(
 impl H2Origin {
     /// Answers 200 with the body and the trailers of the request.
     pub fn echo() -> Self {
+        Self::start(|seen| (Response::new(()), seen.body.clone(), seen.trailers.clone()))
+    }
+
+    /// Answers every request that has come as a whole.
+    pub fn start(answer: impl Fn(&Whole<http::request::Parts>) -> Answer + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
         let seen = Seen::default();
         let record = Arc::clone(&seen);
         let (tell, told) = std::sync::mpsc::channel();
@@ -79,7 +88,7 @@ impl H2Origin {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind an origin");
                 tell.send(listener.local_addr().expect("address")).expect("tell the address");
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, Arc::clone(&record)));
+                    tokio::spawn(serve(stream, Arc::clone(&record), answer.clone()));
                 }
             });
         });
@@ -95,18 +104,24 @@ impl H2Origin {
     }
 }
 
-async fn serve(stream: TcpStream, seen: Seen) {
+async fn serve(
+    stream: TcpStream,
+    seen: Seen,
+    answer: Arc<impl Fn(&Whole<http::request::Parts>) -> Answer + Send + Sync + 'static>,
+) {
     let _ = stream.set_nodelay(true);
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
-        let seen = Arc::clone(&seen);
+        let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
         tokio::spawn(async move {
             let (head, body) = request.into_parts();
             let (body, trailers, reset) = collect(body).await;
-            seen.lock().expect("seen").push(Whole { head, body: body.clone(), trailers: trailers.clone(), reset });
+            let whole = Whole { head, body, trailers, reset };
+            seen.lock().expect("seen").push(whole.clone());
             if reset.is_none() {
+                let (head, body, trailers) = answer(&whole);
                 let bare = body.is_empty() && trailers.is_none();
-                let Ok(mut stream) = respond.send_response(Response::new(()), bare) else { return };
+                let Ok(mut stream) = respond.send_response(head, bare) else { return };
                 if !bare {
                     let _ = send_all(&mut stream, &body, trailers).await;
                 }

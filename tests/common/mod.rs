@@ -5,12 +5,14 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod conn;
+pub mod dns;
 pub mod grpc;
 pub mod h2peer;
 pub mod h2raw;
 pub mod haproxy;
 pub mod load;
 pub mod mesh;
+pub mod moody;
 pub mod netns;
 pub mod nginx;
 pub mod origin;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value as Json;
 
 use super::normal;
-use crate::config::schema::{Endpoints, Listener, Protocol, Root, Route, Service, Sticky};
+use crate::config::schema::{Endpoints, HashKey, LbPolicy, Listener, Protocol, Root, Route, Service, Sticky};
 use crate::config::validate::has_labels;
 use crate::config::{Config, ResolvedEndpoint, resolve};
 
@@ -131,9 +131,21 @@ impl Compare<'_> {
         if let Some(known) = self.targets.get(to) {
             return *known;
         }
-        let differs = lead(self.old, to) != lead(self.new, to);
+        let differs = lead(self.old, to) != lead(self.new, to) || self.balancing_differs(to);
         self.targets.insert(to.to_owned(), differs);
         differs
+    }
+
+    /// What balancing looks at that is not written at the service.
+    fn balancing_differs(&self, to: &str) -> bool {
+        let Some((Service { load_balancer, .. }, _)) = service(self.new.root(), to) else { return false };
+        let (was, is) = (&self.old.root().workload, &self.new.root().workload);
+        let key = match &load_balancer.hash_key {
+            Some(HashKey::Attribute(name)) => self.attribute_differs(name),
+            _ => false,
+        };
+        key || load_balancer.zone.is_some() && was.zone != is.zone
+            || load_balancer.policy == LbPolicy::GeoHashedRing && was.region != is.region
     }
 
     /// Listeners that are new or gone change nothing for the requests on the others.

@@ -75,6 +75,7 @@ pub fn route(route: &schema::Route) -> Json {
 pub fn service(service: &schema::Service, resolved: bool) -> Json {
     let mut json = plain(service);
     json.get_mut("hosts").into_iter().for_each(|list| sort(list, true));
+    json.pointer_mut("/loadBalancer/hashKey/header").into_iter().for_each(lower_text);
     if let Endpoints::Static(list) = &service.endpoints {
         let by_address: Map<String, Json> =
             list.iter().map(|e| endpoint(e, service.port.filter(|_| resolved))).collect();
@@ -91,6 +92,8 @@ fn endpoint(endpoint: &Endpoint, port: Option<u16>) -> (String, Json) {
             alternatives: Vec::new(),
             labels: Default::default(),
             zone: None,
+            region: None,
+            priority: 0,
             weight: 1,
             identity: None,
         },

@@ -1,3 +1,5 @@
+//! The words for what came of a request, as keys.
+
 use std::str::FromStr;
 
 use schemars::JsonSchema;

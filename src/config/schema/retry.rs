@@ -1,3 +1,7 @@
+//! Retries and hedges of a route.
+
+use std::str::FromStr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +73,8 @@ pub struct RetryBudget {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hedge {
     /// How long the answer may take before that: a duration, or a percentile of what answers of the route take (`p95`).
-    pub after: HedgeAfter,
+    #[schemars(extend("format" = "hedgeAfter"))]
+    pub after: String,
     /// Tries on top of the first.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 5))]
@@ -79,11 +84,25 @@ pub struct Hedge {
     pub non_idempotent: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged)]
+/// What `after` of a hedge may say.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HedgeAfter {
-    Duration(Duration),
-    Percentile(#[schemars(extend("format" = "percentile"))] String),
+    Fixed(std::time::Duration),
+    /// Share of the answers that come sooner.
+    Percentile(f64),
+}
+
+impl FromStr for HedgeAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percentile = text.strip_prefix('p').and_then(|percent| percent.parse().ok());
+        let duration = || text.parse::<Duration>().ok().map(|after| Self::Fixed(*after));
+        let fits = |percent: &f64| (50.0..100.0).contains(percent);
+        percentile.filter(fits).map(|percent| Self::Percentile(percent / 100.0)).or_else(duration).ok_or_else(|| {
+            format!("`{text}` is neither a duration (such as `100ms`) nor a percentile from p50 on (such as `p95`)")
+        })
+    }
 }
 
 impl Default for Retry {
@@ -111,12 +130,6 @@ impl Default for RetryBudget {
     fn default() -> Self {
         Self { percent: 20.0, min_per_second: 10.0 }
     }
-}
-
-/// `p95` as a share of all, 0.95.
-pub fn percentile(text: &str) -> Option<f64> {
-    let percent: f64 = text.strip_prefix('p')?.parse().ok()?;
-    (50.0..100.0).contains(&percent).then_some(percent / 100.0)
 }
 
 fn one() -> u32 {

@@ -50,10 +50,9 @@ fn backoff(backoff: schema::Backoff) -> Backoff {
 
 /// What was learned of how long answers take stays, where the route keeps its name.
 pub(super) fn hedge(hedge: &schema::Hedge, previous: Option<&Route>) -> Option<Hedge> {
-    let after = match &hedge.after {
-        schema::HedgeAfter::Duration(after) => HedgeAfter::Fixed(**after),
-        schema::HedgeAfter::Percentile(text) => {
-            let share = schema::percentile(text)?;
+    let after = match hedge.after.parse().ok()? {
+        schema::HedgeAfter::Fixed(after) => HedgeAfter::Fixed(after),
+        schema::HedgeAfter::Percentile(share) => {
             let known = match previous.and_then(|route| route.hedge.as_ref()).map(|hedge| &hedge.after) {
                 // Bitwise the same: both are read from the same text.
                 Some(HedgeAfter::Percentile(before, known)) if before.to_bits() == share.to_bits() => known.clone(),

@@ -1,0 +1,139 @@
+//! Hedges: a second try at the side of a slow one, of which the first good answer counts.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::origin::{Gate, Next};
+use common::{Conn, Message, Origin, Proxy, SOON, until};
+
+const CONFIG: &str = r#"apiVersion: outrigger/v1
+admin: { address: "{admin}" }
+health: { address: "{health}" }
+runtime: { workers: 1 }
+listeners: [{ name: edge, mode: proxy, address: "{listen}" }]
+services: { app: { endpoints: { static: ["{a}", "{b}"] }, loadBalancer: { policy: roundRobin } } }
+routes: [{ name: all, to: app, timeout: 10s, HEDGE }]
+"#;
+
+fn proxy(hedge: &str, a: SocketAddr, b: SocketAddr) -> Proxy {
+    let config = CONFIG.replace("HEDGE", hedge);
+    let config = if a == b { config.replace(", \"{b}\"", "") } else { config };
+    Proxy::start(&config, &[("a", a), ("b", b)])
+}
+
+fn ask(proxy: &Proxy, text: &str) -> Message {
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write(text);
+    conn.response("GET")
+}
+
+fn begun(proxy: &Proxy) -> f64 {
+    proxy.metric("outrigger_worker_upstream_hedges_total", &[])
+}
+
+const SLOW: &str = "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_slow_one_is_outrun_and_given_up() {
+    let gate = Gate::default();
+    let (slow, fast) = (Origin::gated("slow", &gate), Origin::named("fast"));
+    let proxy = proxy("hedge: { after: 50ms }", slow.addr(), fast.addr());
+    for _ in 0..6 {
+        let from = Instant::now();
+        assert_eq!(ask(&proxy, SLOW).text(), "fast");
+        assert!(from.elapsed() < Duration::from_secs(5), "{:?}", from.elapsed());
+    }
+    let lost = slow.seen().len();
+    assert!(lost >= 2, "{lost}");
+    until("hedges are counted", SOON, || begun(&proxy) == lost as f64);
+    // What lost is closed, not waited for.
+    until("they are given up", SOON, || proxy.metric("outrigger_worker_upstream_connections_active", &[]) <= 1.0);
+    gate.open();
+}
+
+#[test]
+fn only_what_makes_no_difference_and_what_is_there() {
+    let gate = Gate::default();
+    let slow = Origin::gated("slow", &gate);
+    let post = |length: usize, sent: usize| {
+        format!("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(sent))
+    };
+    let careful = proxy("hedge: { after: 20ms }", slow.addr(), slow.addr());
+    let told = proxy("hedge: { after: 20ms, nonIdempotent: true }", slow.addr(), slow.addr());
+    let mut conns = [(&careful, post(3, 3)), (&told, post(3, 3)), (&told, post(9, 3))].map(|(proxy, text)| {
+        let mut conn = Conn::connect(proxy.addr());
+        conn.write(text);
+        conn
+    });
+    until("that of a POST is begun where told", SOON, || begun(&told) == 1.0);
+    assert!(conns[2].is_quiet(Duration::from_millis(100)), "half a body cannot be sent twice at a time");
+    assert_eq!((begun(&careful), begun(&told)), (0.0, 1.0));
+    gate.open();
+    assert_eq!(conns[0].response("POST").text(), "slow");
+    assert_eq!(conns[1].response("POST").text(), "slow");
+}
+
+#[test]
+fn a_bad_answer_does_not_win() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let good = Origin::start(move |_, conn| {
+        held.pass();
+        if conn.try_write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood") { Next::Keep } else { Next::Close }
+    });
+    let release = gate.clone();
+    let bad = Origin::start(move |seen, conn| {
+        conn.try_write("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+        if seen.message.head.start_line().contains("/slow") {
+            release.open();
+        }
+        Next::Keep
+    });
+    let proxy = proxy("hedge: { after: 20ms }", good.addr(), bad.addr());
+    // In turn: one of the two begins at the good one, which answers after the bad one has.
+    let answers = [ask(&proxy, SLOW).status(), ask(&proxy, SLOW).status()];
+    assert!(answers.contains(&200), "{answers:?}");
+}
+
+#[test]
+fn within_the_budget() {
+    let gate = Gate::default();
+    let slow = Origin::gated("slow", &gate);
+    let budget =
+        "hedge: { after: 5ms }, retry: { attempts: 1, on: [reset], budget: { percent: 0, minPerSecond: 0.2 } }";
+    let proxy = proxy(budget, slow.addr(), slow.addr());
+    let mut conns: Vec<Conn> = (0..8)
+        .map(|_| {
+            let mut conn = Conn::connect(proxy.addr());
+            conn.write(SLOW);
+            conn
+        })
+        .collect();
+    until("as many as the budget has", SOON, || begun(&proxy) == 2.0);
+    assert!(conns[0].is_quiet(Duration::from_millis(100)));
+    assert_eq!(begun(&proxy), 2.0);
+    gate.open();
+    conns.iter_mut().for_each(|conn| assert_eq!(conn.response("GET").text(), "slow"));
+}
+
+/// Once it is known how long answers take, those that take longer than nearly all others have company.
+#[test]
+fn after_a_percentile_of_what_is_seen() {
+    let gate = Gate::default();
+    let (a, b) = (Origin::gated("a", &gate), Origin::named("b"));
+    let proxy = proxy("hedge: { after: p99 }", a.addr(), b.addr());
+    let mut conn = Conn::connect(proxy.addr());
+    for _ in 0..120 {
+        conn.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(conn.response("GET").status(), 200);
+    }
+    assert_eq!(ask(&proxy, SLOW).text(), "b");
+    assert_eq!(ask(&proxy, SLOW).text(), "b");
+    // What was learned stays over a reload.
+    proxy.reload("timeout: 10s", "timeout: 11s");
+    assert_eq!(ask(&proxy, SLOW).text(), "b");
+    assert_eq!(ask(&proxy, SLOW).text(), "b");
+    gate.open();
+}
