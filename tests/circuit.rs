@@ -253,3 +253,54 @@ routes: [{ name: all, to: app }]
     proxy.await_reason("circuit_open", 200);
     assert_eq!(proxy.admin_json("/clusters")["app"]["errorClasses"][0]["answers"], 5);
 }
+
+#[test]
+fn connections_that_cannot_be_made_open_that_of_a_tcp_service() {
+    let config = r#"apiVersion: outrigger/v1
+admin: { address: "{admin}" }
+health: { address: "{health}" }
+listeners: [{ name: raw, mode: proxy, address: "{listen}" }]
+services:
+  app:
+    protocol: tcp
+    endpoints: { static: ["{gone}"] }
+    circuitBreaker: { consecutiveFailures: 2, openDuration: 300ms, halfOpenRequests: 1 }
+routes: [{ name: all, to: app }]
+"#;
+    let app = Origin::raw(|mut conn, _| drop(conn.try_write("hello")));
+    let gone = common::free_addr();
+    let proxy = Proxy::start(config, &[("gone", gone)]);
+    let refused = || proxy.metric("outrigger_circuit_refused_total", &[("service", "app")]) as u64;
+    until("it is open", SOON, || {
+        Conn::connect(proxy.addr()).read_to_end();
+        state(&proxy) == "open"
+    });
+    until("it refuses", SOON, || {
+        Conn::connect(proxy.addr()).read_to_end();
+        refused() > 0
+    });
+    proxy.reload(&gone.to_string(), &app.addr().to_string());
+    until("it closes", SOON, || Conn::connect(proxy.addr()).read_to_end() == b"hello");
+    until("it is closed", SOON, || state(&proxy) == "closed");
+}
+
+#[test]
+fn explain_says_what_is_in_force_and_how_it_is() {
+    let app = obliging(&Gate::default());
+    let keys = "consecutiveFailures: 1, failureThreshold: 0.6, fallback: { respond: { status: 200 } }";
+    let proxy = start(keys, ", circuitBreaker: { mode: shadow }", &app);
+    assert_eq!(ask(&proxy, "500").status(), 500);
+    until("it is open", SOON, || state(&proxy) == "open");
+    let explained = proxy.cli_json(&["explain", "http://app.test/"]);
+    let policy = explained["policy"].as_array().expect("policies").iter();
+    let said: Vec<(&str, &str)> = policy
+        .filter(|one| one["name"] == "circuitBreaker")
+        .filter_map(|one| Some((one["from"].as_str()?, one["value"].as_str()?)))
+        .collect();
+    assert_eq!(
+        said[0],
+        ("route", "opens at 0.5 of 20 in 1m, for 30s, then 10 trials (shadow); now closed, 1 of 1 failed")
+    );
+    let known = "opens at 0.6 of 20 in 1m, or 1 in a row, for 30s, then 10 trials; fallback answers 200; now open for ";
+    assert!(said[1].0 == "service" && said[1].1.starts_with(known), "{said:?}");
+}
