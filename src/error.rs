@@ -47,6 +47,10 @@ pub enum Reason {
     BodyTooLarge,
     /// The route's service has no endpoint that may be chosen.
     NoEndpoint,
+    /// The circuit breaker of the route, of the service or of a class of its answers is open.
+    CircuitOpen,
+    /// The same, and the answer is that of its fallback.
+    Fallback,
     /// The bounded queue for a connection is full.
     Overflow,
     /// By `rateLimit` of the route or the service.
@@ -112,6 +116,8 @@ impl Reason {
         Self::HeaderTimeout,
         Self::BodyTooLarge,
         Self::NoEndpoint,
+        Self::CircuitOpen,
+        Self::Fallback,
         Self::Overflow,
         Self::RateLimited,
         Self::Limit,
@@ -155,6 +161,8 @@ impl Reason {
             Self::HeaderTimeout => "header_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::NoEndpoint => "no_endpoint",
+            Self::CircuitOpen => "circuit_open",
+            Self::Fallback => "fallback",
             Self::Overflow => "overflow",
             Self::RateLimited => "rate_limited",
             Self::Limit => "limit",
@@ -188,7 +196,7 @@ impl Reason {
     /// The status of an answer made for this reason.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::None | Self::DirectResponse => StatusCode::OK,
+            Self::None | Self::DirectResponse | Self::Fallback => StatusCode::OK,
             Self::Redirect => StatusCode::FOUND,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -201,6 +209,7 @@ impl Reason {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::FaultInjected
             | Self::NoEndpoint
+            | Self::CircuitOpen
             | Self::Overflow
             | Self::Limit
             | Self::Overloaded
@@ -241,6 +250,8 @@ impl Reason {
             Self::HeaderTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
             Self::FaultInjected
             | Self::NoEndpoint
+            | Self::CircuitOpen
+            | Self::Fallback
             | Self::Overflow
             | Self::Limit
             | Self::Overloaded
@@ -273,6 +284,8 @@ impl Reason {
             Self::HeadTooLarge => "the head of the request is larger than the listener allows",
             Self::HeaderTimeout => "the head of the request did not arrive in time",
             Self::BodyTooLarge => "the body of the request is larger than the route allows",
+            Self::CircuitOpen => "too much has failed there of late, so that nothing is sent for a while",
+            Self::Fallback => "too much has failed there of late, so that a fallback answers for a while",
             Self::NoEndpoint => "the service has no endpoint to send this request to",
             Self::Overflow => "too many requests wait for a connection to the service",
             Self::RateLimited => "more requests came than the rate limit lets pass",
@@ -317,6 +330,12 @@ impl Reason {
             Self::HeadTooLarge => "send fewer headers or cookies, or raise `maxHeaderBytes` or `maxHeaders`",
             Self::HeaderTimeout => "look for a slow or broken client, or raise `headerTimeout`",
             Self::BodyTooLarge => "send less, or raise `maxBody` of the route",
+            Self::CircuitOpen => {
+                "`/clusters` shows the breakers and when they let something pass; look at what failed before"
+            }
+            Self::Fallback => {
+                "`/clusters` shows the breakers; `fallback` of the one in `Proxy-Status` says what is done"
+            }
             Self::NoEndpoint => {
                 "`/clusters` shows the endpoints of the service, and so which labels a subset could ask for"
             }
@@ -387,7 +406,7 @@ impl Reason {
             }
             Self::Loop => "proxy_loop_detected",
             Self::UnknownDestination => "destination_ip_prohibited",
-            Self::NoEndpoint | Self::Overloaded => "destination_unavailable",
+            Self::NoEndpoint | Self::Overloaded | Self::CircuitOpen => "destination_unavailable",
             Self::Overflow | Self::Limit => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
@@ -399,7 +418,7 @@ impl Reason {
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"
             }
-            Self::DirectResponse | Self::Redirect | Self::FaultInjected => "proxy_internal_response",
+            Self::DirectResponse | Self::Redirect | Self::FaultInjected | Self::Fallback => "proxy_internal_response",
             Self::UpstreamTls => "tls_protocol_error",
             Self::UpstreamIdentity => "tls_certificate_error",
             Self::NoIdentity => "proxy_configuration_error",

@@ -43,6 +43,8 @@ fn provocation(reason: Reason) -> Provoked {
         Reason::HeaderTimeout => Test("tests/reasons.rs", "a_head_that_is_too_slow"),
         Reason::BodyTooLarge => By("POST /small HTTP/1.1\r\nHost: app.test\r\nContent-Length: 5\r\n"),
         Reason::NoEndpoint => By("GET /empty HTTP/1.1\r\nHost: app.test\r\n"),
+        Reason::CircuitOpen => Test("tests/circuit.rs", "it_opens_at_the_threshold"),
+        Reason::Fallback => Test("tests/circuit_fallback.rs", "a_text_of_our_own"),
         Reason::Overflow => By("GET /busy HTTP/1.1\r\nHost: app.test\r\n"),
         Reason::RateLimited => Test("tests/limits.rs", "who_is_refused_is_told_when_to_come_again"),
         Reason::Limit => Test("tests/limits.rs", "a_service_has_so_many_at_a_time_to_the_end_of_their_answers"),

@@ -6,6 +6,7 @@
 mod authorization;
 mod balancing;
 mod check;
+mod circuit;
 pub mod diff;
 pub mod digest;
 mod excerpt;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 mod balancing;
+mod breaker;
 mod condition;
 mod health;
 mod interception;
@@ -26,6 +27,7 @@ use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
 pub use balancing::{HashKey, HashSource, LbPolicy, LoadBalancer, ZoneMode};
+pub use breaker::{AnswerMatch, CircuitBreaker, ClassBreaker, ErrorClass, Fallback, FallbackRespond, Sli};
 pub use condition::Condition;
 pub use health::{
     EndpointGuard, GrpcCheck, HealthCheck, HttpCheck, OutlierDetection, SlowerThan, SuccessRate, TcpCheck,
@@ -302,6 +304,13 @@ pub struct Service {
     /// Requests that it gets in a time, by whatever route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimits>,
+    /// Stops sending to the service while it keeps failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Answers that are counted apart, with breakers of their own. An answer is of the first class that it matches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub error_classes: Vec<ErrorClass>,
 }
 
 /// What an upstream speaks. `auto` is HTTP as the client speaks it.
@@ -551,6 +560,9 @@ pub struct Route {
     /// Requests that it lets pass in a time; 429 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimits>,
+    /// Stops sending by this route while it keeps failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 /// `2s`, or with a mode.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod authorization;
+mod circuit;
 mod reference;
 mod secrets;
 mod sockets;

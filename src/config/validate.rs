@@ -15,8 +15,8 @@ use super::schema::{
 use super::tree::{Node, step};
 use super::units::Duration;
 use super::{
-    ResolvedEndpoint, authorization, balancing, health, interception, limits, policies, reach, resolve, sockets, tls,
-    traffic,
+    ResolvedEndpoint, authorization, balancing, circuit, health, interception, limits, policies, reach, resolve,
+    sockets, tls, traffic,
 };
 use crate::wire::address::Address;
 
@@ -58,10 +58,12 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         tls::service(&mut view, &path, service);
         balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
+        circuit::service(&mut view, &path, name, service);
         health::service(&mut view, &path, service);
         limits::service(&mut view, &path, service);
     }
     view.service_hosts();
+    circuit::loops(&mut view);
     interception::addresses(&mut view);
     for (index, listener) in root.listeners.iter().enumerate() {
         let path = view.listener_path(index);
@@ -75,6 +77,7 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         view.route(&path, route);
         traffic::route(&mut view, &path, route);
         limits::route(&mut view, &path, route);
+        circuit::route(&mut view, &path, route);
     }
     policies::validate(&mut view);
     for (index, entry) in root.authorization.iter().enumerate() {
@@ -132,7 +135,7 @@ impl View<'_> {
     }
 
     /// Points at the key, where it is the key that is wrong.
-    fn push_key(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub fn push_key(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let place = self.tree.find_key(path).unwrap_or(&self.tree.place);
         self.problems.push(Problem::at(place, path, message).remedy(remedy));
     }
@@ -576,6 +579,6 @@ pub fn exact(text: &Text) -> Option<&str> {
     }
 }
 
-fn is_ours(name: &str) -> bool {
+pub fn is_ours(name: &str) -> bool {
     OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name))
 }

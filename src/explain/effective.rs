@@ -2,11 +2,8 @@
 
 use serde_json::Value;
 
-use super::Policy;
-use super::balancing;
-use super::limits;
 use super::places::{self, place};
-use super::traffic;
+use super::{Policy, balancing, circuit, limits, traffic};
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
 use crate::snapshot::check::Ask;
@@ -58,6 +55,7 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
         policy.extend(watch(snapshot, target));
         let service = snapshot.services.get(target.service);
         policy.extend(service.into_iter().flat_map(|service| limits::of(snapshot, decision.route, service)));
+        policy.extend(circuit::of(snapshot, index, target));
     }
     policy
 }
@@ -103,6 +101,7 @@ pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
         policy.extend(watch(snapshot, *target));
         policy.extend(balancing::of(snapshot, *target, None));
+        policy.extend(circuit::of(snapshot, route.index, *target));
     }
     policy
 }
@@ -158,7 +157,7 @@ fn watch(snapshot: &Snapshot, target: Target) -> Vec<Policy> {
 }
 
 /// A value that is written nowhere is built in.
-fn entry(snapshot: &Snapshot, name: &str, value: String, from: &str, path: &str) -> Policy {
+pub fn entry(snapshot: &Snapshot, name: &str, value: String, from: &str, path: &str) -> Policy {
     let place = place(snapshot, path);
     let from = if place.is_some() { from } else { "built in" };
     Policy { name: name.to_owned(), value, from: from.to_owned(), place }

@@ -5,6 +5,7 @@ mod ask;
 mod authorization;
 mod balancing;
 mod candidates;
+mod circuit;
 mod compact;
 mod edits;
 mod effective;

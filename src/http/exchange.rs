@@ -17,6 +17,7 @@ use rand::Rng;
 use tokio::sync::oneshot;
 
 use super::admission::{self, Admission};
+use super::circuit::{self, Gate};
 use super::compare;
 use super::fault;
 use super::mirror;
@@ -141,10 +142,14 @@ impl Exchange {
         if self.0.record.conn.is_unproven() {
             return Err(Reason::Denied);
         }
-        let chosen = match self.decide(&view, &mut parts)? {
+        let mut chosen = match self.decide(&view, &mut parts)? {
             Decided::Answer(response) => return Ok(Prepared::Answer(response)),
             Decided::Forward(chosen) => chosen,
         };
+        match circuit::pass(&mut self.0.record, &view.snapshot, chosen.route, chosen.target, &parts) {
+            Gate::Pass(target) => chosen.target = target,
+            Gate::Answer(response) => return Ok(Prepared::Answer(response)),
+        }
         let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
         // What is aborted on purpose takes nobody's place.
@@ -287,7 +292,8 @@ impl Exchange {
                     path: &path.text,
                     uri: &parts.uri,
                 };
-                let mut response = reply::redirect(redirect, &decision, &location);
+                let new_path = redirect.path.as_ref().map(|edit| reply::rewritten(edit, &decision, &path.text));
+                let mut response = reply::redirect(redirect, new_path, &location);
                 decision.route.response_headers.apply(response.headers_mut());
                 return Ok(Decided::Answer(response));
             }
@@ -456,6 +462,7 @@ impl Exchange {
         compare::begin(&mut self.0, &parts);
         let record = &mut self.0.record;
         record.hear(&parts);
+        record.circuit.answered(&mut parts);
         route.response_headers.apply(&mut parts.headers);
         record.reason = Reason::None;
         if record.grpc && parts.status != StatusCode::OK && !grpc::is_grpc(&parts.headers) {

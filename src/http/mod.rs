@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod attempt;
+pub mod circuit;
 mod compare;
 pub mod exchange;
 mod fault;

@@ -10,6 +10,7 @@ use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::admission::Refused;
+use super::circuit::Watch;
 use super::fault;
 use super::tries::Tries;
 use crate::body::Progress;
@@ -83,6 +84,7 @@ pub struct Record {
     /// What the last pick went by.
     pub picked: Cell<Option<Why>>,
     pub tries: Tries,
+    pub circuit: Watch,
     pub upstream: Option<Duration>,
     /// When the head of the answer came.
     pub answered: Option<Instant>,
@@ -158,6 +160,7 @@ impl Record {
             endpoint: None,
             picked: Cell::default(),
             tries: Tries::default(),
+            circuit: Watch::default(),
             upstream: None,
             answered: None,
             streams: false,
@@ -267,17 +270,18 @@ impl Record {
         })
     }
 
-    /// What the access log calls an error: 5xx, a gRPC status other than 0, denied, or an answer cut short.
+    /// What the access log calls an error: 5xx, a gRPC status other than 0, an answer of a critical class, denied, or an
+    /// answer cut short.
     fn failed(&self) -> bool {
         use Reason::{ClientReset, Denied, Drained, Expired, IdleTimeout, RequestTimeout, TryTimeout, UpstreamReset};
         let cut = matches!(
             self.reason,
             ClientReset | Denied | Drained | Expired | IdleTimeout | RequestTimeout | TryTimeout | UpstreamReset
         );
-        self.status >= 500 || self.grpc_status.is_some_and(|code| code != 0) || cut
+        self.status >= 500 || self.circuit.is_critical() || self.grpc_status.is_some_and(|code| code != 0) || cut
     }
 
-    fn host(&self) -> &[u8] {
+    pub fn host(&self) -> &[u8] {
         match (self.uri.authority(), &self.host) {
             (Some(authority), _) => authority.as_str().as_bytes(),
             (None, Some(host)) => host.as_bytes(),
@@ -317,7 +321,9 @@ impl Record {
             actual: *actual,
             entry: "",
         });
-        body.into_iter().chain(time).chain(denied).chain(limits)
+        let broken = self.circuit.would.as_deref();
+        let broken = broken.map(|entry| Would { guard: Guard::CircuitBreaker, limit: 0, actual: 0, entry });
+        body.into_iter().chain(time).chain(denied).chain(limits).chain(broken)
     }
 
     /// `counted`: it broke another rule of the same kind.

@@ -17,7 +17,7 @@ use crate::wire::grpc;
 use crate::wire::path::Path;
 use crate::wire::proxy_status::{self, PROXY_STATUS};
 
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// What a `grpc-message` takes over of a body.
 const MESSAGE_MAX: usize = 256;
 
@@ -84,7 +84,7 @@ pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
 }
 
 /// Says that the answer is ours.
-fn sign(headers: &mut HeaderMap, reason: Reason, details: &str, received: Option<StatusCode>) {
+pub fn sign(headers: &mut HeaderMap, reason: Reason, details: &str, received: Option<StatusCode>) {
     if let Some(member) = proxy_status::member(Some((reason.proxy_error(), details)), received) {
         headers.insert(PROXY_STATUS, member);
     }
@@ -210,8 +210,8 @@ pub struct Asked<'a> {
     pub uri: &'a Uri,
 }
 
-/// Where the client is sent instead. What the route leaves out stays as the client asked for it.
-pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>) -> Response<Bytes> {
+/// Where the client is sent instead, to another path if there is one. What is left out stays as it was asked for.
+pub fn redirect(redirect: &Redirect, path: Option<String>, asked: &Asked<'_>) -> Response<Bytes> {
     let own = if asked.secure { "https" } else { "http" };
     let scheme = redirect.scheme.or(asked.uri.scheme_str()).unwrap_or(own);
     let default = if scheme == "https" { 443 } else { 80 };
@@ -223,10 +223,7 @@ pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>)
     if let Some(port) = port {
         location.push_str(&format!(":{port}"));
     }
-    match &redirect.path {
-        Some(edit) => location.push_str(&rewritten(edit, decision, asked.path)),
-        None => location.push_str(asked.path),
-    }
+    location.push_str(path.as_deref().unwrap_or(asked.path));
     if let Some(query) = asked.uri.query() {
         location.push('?');
         location.push_str(query);

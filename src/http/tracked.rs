@@ -111,6 +111,7 @@ impl Tracked {
         if let Some(data) = frame.data_ref().filter(|_| end.upstream.is_some()) {
             end.record.response_bytes += data.len() as u64;
             end.watched.iter_mut().for_each(|tee| tee.data(data));
+            end.record.circuit.data(data);
         } else if let Some(trailers) = frame.trailers_mut() {
             head::clean_trailers(trailers);
             if end.record.grpc {
@@ -169,7 +170,8 @@ impl End {
             // Without a status it is unknown (grpc `doc/http-grpc-status-mapping.md`).
             let kind = kind(&pending, Some(self.record.grpc_status.unwrap_or(2)));
             let outcome = Outcome { kind, took: pending.took };
-            outcome::learn(&Ended { route, service, pool: &pending.pool, outcome, head: None });
+            let (pool, circuit, heard) = (&pending.pool, &self.record.circuit, pending.heard);
+            outcome::learn(&Ended { route, service, pool, outcome, circuit, heard, head: None });
         }
     }
 
@@ -177,6 +179,7 @@ impl End {
     fn complete(mut self) {
         self.came(|pending, grpc| Kind::Answered { status: pending.status, grpc });
         self.watched.iter_mut().for_each(|tee| tee.whole());
+        self.record.circuit.complete();
         if !self.record.upload.ended.get() {
             self.record.upload.stop();
         }

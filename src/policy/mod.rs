@@ -3,6 +3,7 @@
 pub mod authz;
 pub mod backoff;
 pub mod balance;
+pub mod breaker;
 pub mod bucket;
 pub mod budget;
 pub mod caller;
@@ -22,5 +23,6 @@ pub mod retry;
 pub mod shed;
 pub mod shrink;
 pub mod split;
+pub mod stale;
 pub mod standing;
 pub mod streak;

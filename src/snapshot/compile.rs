@@ -1,6 +1,7 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
 mod balancing;
+mod circuit;
 mod health;
 mod limits;
 mod originals;
@@ -23,6 +24,7 @@ use super::{
     Target, Transport, Upstream,
 };
 use balancing::{compile_hash_key, compile_settings};
+use circuit::{compile_circuits, compile_route_circuits};
 use originals::{Originals, compile_originals, compile_outbound, compile_ports};
 
 use crate::blast::Looked;
@@ -62,6 +64,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
         let compiled = compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides);
         routes.push(Route { rate_limits, ..compiled });
     }
+    compile_route_circuits(root, previous, &mut routes);
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
     let width = 1 + sides.len();
@@ -207,6 +210,7 @@ fn compile_service(
         original: false,
         beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
+        circuits: compile_circuits(service, root, known),
         check: health::check(service).map(Arc::new),
         outlier: health::outlier(service).map(Arc::new),
         upstream,
@@ -256,6 +260,7 @@ fn compile_route(
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
         rate_limits: Box::default(),
+        circuit: None,
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
         fault: route.fault.as_ref().map(|fault| traffic::fault(fault, names).into()),
@@ -308,16 +313,7 @@ fn compile_action(route: &schema::Route, names: &Names<'_>, known: Option<&Route
         return Action::Respond(status, respond.body.clone().into());
     }
     if let Some(redirect) = &route.redirect {
-        return Action::Redirect(Redirect {
-            scheme: redirect.scheme.map(|scheme| match scheme {
-                schema::Scheme::Http => "http",
-                schema::Scheme::Https => "https",
-            }),
-            host: redirect.host.clone(),
-            port: redirect.port,
-            path: rewrite(redirect.path.as_deref(), redirect.prefix.as_deref()),
-            status: StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND),
-        });
+        return Action::Redirect(compile_redirect(redirect));
     }
     let one = route.to.as_deref().map(|to| (to, 1.0));
     let split = route.split.iter().flatten().map(|side| (side.to.as_str(), side.weight));
@@ -332,6 +328,19 @@ fn compile_action(route: &schema::Route, names: &Names<'_>, known: Option<&Route
         rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
         rewrite_host: host.and_then(|host| HeaderValue::from_str(host).ok()),
     })
+}
+
+fn compile_redirect(redirect: &schema::Redirect) -> Redirect {
+    Redirect {
+        scheme: redirect.scheme.map(|scheme| match scheme {
+            schema::Scheme::Http => "http",
+            schema::Scheme::Https => "https",
+        }),
+        host: redirect.host.clone(),
+        port: redirect.port,
+        path: rewrite(redirect.path.as_deref(), redirect.prefix.as_deref()),
+        status: StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND),
+    }
 }
 
 fn rewrite(path: Option<&str>, prefix: Option<&str>) -> Option<Rewrite> {
@@ -409,6 +418,7 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
         rate_limits: Box::default(),
+        circuit: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         fault: None,
@@ -441,6 +451,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         proxy_protocol: None,
         original: true,
         beside: false,
+        circuits: None,
         check: None,
         outlier: None,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),

@@ -5,6 +5,7 @@
 
 pub mod authz;
 pub mod check;
+pub mod circuit;
 mod compile;
 pub mod hash_key;
 pub mod hosts;
@@ -86,6 +87,8 @@ pub struct Service {
     pub beside: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// Its circuit breakers, and the classes of its answers.
+    pub circuits: Option<Box<circuit::Circuits>>,
     pub check: Option<Arc<check::Check>>,
     pub outlier: Option<Arc<Rules>>,
     pub upstream: Arc<Upstream>,
@@ -133,6 +136,7 @@ pub struct Route {
     pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
     pub rate_limits: Box<[limits::RateLimit]>,
+    pub circuit: Option<Box<circuit::Circuit>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub fault: Option<Box<traffic::Fault>>,

@@ -84,6 +84,7 @@ impl Collector for Scrape {
         grpc(out, "grpc_client_handled", "gRPC calls sent upstream", &sums, |sum| &sum.grpc_client)?;
         shadow(out, &sums)?;
         self.denials(out)?;
+        self.0.circuits.encode(out)?;
         self.downstream(out)?;
         self.detection(out)?;
         self.connections(out)?;

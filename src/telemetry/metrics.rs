@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
 use super::canaries::Canary;
+use super::circuits::Circuits;
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
@@ -57,6 +58,7 @@ pub struct Metrics {
     pub process: ProcessCounters,
     /// By authorization.
     pub denials: Registry<denials::Series, Denials>,
+    pub circuits: Circuits,
     /// Connections from clients, by listener.
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
@@ -190,6 +192,7 @@ impl Metrics {
         Arc::new(Self {
             process: ProcessCounters::default(),
             denials: Registry::default(),
+            circuits: Circuits::default(),
             connections: Registry::default(),
             detection: Registry::default(),
             faults: Registry::default(),

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod baseline;
 pub mod block;
 pub mod canaries;
+pub mod circuits;
 pub mod denials;
 pub mod detection;
 pub mod endpoints;

@@ -110,6 +110,9 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         Reason::None
         | Reason::ClientReset
         | Reason::NoEndpoint
+        | Reason::CircuitOpen
+        // The service was not asked, because it failed.
+        | Reason::Fallback
         | Reason::Overflow
         | Reason::Limit
         | Reason::Overloaded
