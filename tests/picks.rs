@@ -48,7 +48,7 @@ fn tally(proxy: &Proxy, requests: usize) -> BTreeMap<String, usize> {
     })
 }
 
-fn keys<'a>(tally: &'a BTreeMap<String, usize>) -> Vec<&'a str> {
+fn keys(tally: &BTreeMap<String, usize>) -> Vec<&str> {
     tally.keys().map(String::as_str).collect()
 }
 

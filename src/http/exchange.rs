@@ -87,6 +87,7 @@ fn survive(counters: &WorkerCounters, is_grpc: bool) -> Response<Tracked> {
 const READ_PAST: u64 = 4096;
 
 /// How far a request got at once.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Begun {
     Answered(Response<Tracked>),
     Sending(Exchange, Request<Upload>),
@@ -110,6 +111,7 @@ fn begin(conn: Rc<Conn>, activity: Rc<Activity>, request: Request<Incoming>) -> 
 struct Exchange(Box<End>);
 
 /// What the head decides.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Prepared {
     Answer(Response<Bytes>),
     Send(Request<Upload>),
@@ -153,7 +155,7 @@ impl Exchange {
         let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
         // What is aborted on purpose takes nobody's place.
-        if !self.0.record.drawn_fault.is_some_and(|fault| fault.abort.is_some()) {
+        if self.0.record.drawn_fault.is_none_or(|fault| fault.abort.is_none()) {
             self.0.admission = Admission::begin(&mut self.0.record, (chosen.route, service), &parts.headers)?;
             self.0.admission.enter(&mut self.0.record, service)?;
         }
