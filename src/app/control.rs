@@ -141,7 +141,7 @@ impl Provider for Control {
                         "latencyMs": latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
                         "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
                         "healthCheck": service.upstream.checked(&endpoint.address),
-                        "ejected": service.upstream.ejection(&endpoint.address),
+                        "ejection": service.upstream.ejection(&endpoint.address),
                         "connections": live.connections,
                         "idle": live.idle,
                         "inFlight": live.in_flight,

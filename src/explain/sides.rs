@@ -8,6 +8,7 @@ use super::{Endpoint, Excluded, Side, Split, percent};
 use crate::decide::{Decision, Verdict};
 use crate::discovery;
 use crate::snapshot::{Action, Forward, Route, Snapshot, Subset, Target};
+use crate::wire::address::Address;
 
 /// Endpoints of one side that are shown, and as many of those that cannot be chosen.
 const SHOWN: usize = 100;
@@ -87,7 +88,8 @@ fn sides(
                 Some(service) => service.upstream.endpoints().borrow().clone(),
                 None => Arc::from([]),
             };
-            let (mut endpoints, mut excluded) = endpoints(&list, subset);
+            let why = |address: &Address| service.and_then(|service| service.upstream.why_unavailable(address));
+            let (mut endpoints, mut excluded) = endpoints(&list, subset, why);
             let more_endpoints = endpoints.len().saturating_sub(SHOWN);
             let more_excluded = excluded.len().saturating_sub(SHOWN);
             endpoints.truncate(SHOWN);
@@ -110,12 +112,21 @@ fn sides(
         .collect()
 }
 
-fn endpoints(list: &[discovery::Endpoint], subset: Option<&Subset>) -> (Vec<Endpoint>, Vec<Excluded>) {
+fn endpoints(
+    list: &[discovery::Endpoint],
+    subset: Option<&Subset>,
+    why: impl Fn(&Address) -> Option<String>,
+) -> (Vec<Endpoint>, Vec<Excluded>) {
     let (mut can, mut cannot) = (Vec::new(), Vec::new());
     for endpoint in list {
         match excluded(endpoint, subset) {
             Some(why) => cannot.push(Excluded { address: endpoint.address.clone(), why }),
-            None => can.push(Endpoint { address: endpoint.address.clone(), weight: endpoint.weight, live: None }),
+            None => can.push(Endpoint {
+                address: endpoint.address.clone(),
+                weight: endpoint.weight,
+                unavailable: why(&endpoint.address),
+                live: None,
+            }),
         }
     }
     (can, cannot)

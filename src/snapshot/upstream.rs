@@ -261,6 +261,17 @@ impl Upstream {
         }
     }
 
+    /// For `explain`.
+    pub fn why_unavailable(&self, address: &Address) -> Option<String> {
+        let standing = self.standings().get(address)?.clone();
+        if standing.is_ejected() {
+            let cause = self.ejections().get(address).map_or("", |ejection| ejection.cause.name());
+            return Some(format!("ejected ({cause}), unless too few are left"));
+        }
+        let error = standing.checked().error.clone().unwrap_or_default();
+        standing.is_unhealthy().then(|| format!("unhealthy ({error}), unless too few are healthy"))
+    }
+
     /// For `/clusters`.
     pub fn ejection(&self, address: &Address) -> Value {
         let Some(ejection) = self.ejections().get(address).filter(|ejection| ejection.out) else { return Value::Null };

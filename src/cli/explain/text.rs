@@ -200,7 +200,11 @@ impl Page {
                 )
             });
             let weight = if endpoint.weight == 1 { String::new() } else { format!(" weight {}", endpoint.weight) };
-            self.line("", &format!("  + {}{weight}{}", endpoint.address, live.unwrap_or_default()), None);
+            let address = &endpoint.address;
+            match &endpoint.unavailable {
+                None => self.line("", &format!("  + {address}{weight}{}", live.unwrap_or_default()), None),
+                Some(why) => self.painted("", Paint::red, &format!("  - {address}{weight}: {why}"), None),
+            }
         }
         self.left_out(side.more_endpoints, "");
         for excluded in &side.excluded {
