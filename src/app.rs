@@ -9,6 +9,7 @@ mod operate;
 mod probation;
 mod recent;
 mod reload;
+mod traffic;
 mod trial;
 mod wait;
 
@@ -34,7 +35,7 @@ use crate::health::Watch;
 use crate::net::accept::Socket;
 use crate::net::socket;
 use crate::runtime;
-use crate::snapshot::{Snapshot, compile};
+use crate::snapshot::{Snapshot, circuit, compile};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::baseline::Baseline;
@@ -233,6 +234,7 @@ impl App {
         for listener in &shared.snapshot.load().listeners {
             shared.metrics.connections.get(&listener.name);
         }
+        shared.metrics.circuits.set(circuit::series(&shared.snapshot.load()));
         // As after a reload, which takes such a configuration: what went live then has to do so at the next start.
         let audit = Audit::open(root.telemetry.audit.as_deref()).unwrap_or_else(|error| {
             tracing::error!(%error, "audit");
@@ -322,6 +324,7 @@ impl App {
                     self.watch_life();
                     self.watch.look(Instant::now());
                     self.observe().await;
+                    self.steer();
                 }
                 read = self.rotation.due() => self.rotate(read),
                 () = shared.alarm.rung() => self.alarmed().await,
@@ -424,6 +427,7 @@ impl App {
         let generation = snapshot.generation;
         process.config_accepted(generation, std::time::SystemTime::now());
         self.control.accepted(config, generation);
+        self.announce();
         self.tell_stale();
     }
 

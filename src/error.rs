@@ -35,6 +35,8 @@ pub enum Reason {
     /// The route answers by itself (`respond`).
     DirectResponse,
     Redirect,
+    /// The route aborts it on purpose (`fault`).
+    FaultInjected,
     NoRoute,
     /// By an entry of `authorization`.
     Denied,
@@ -45,6 +47,10 @@ pub enum Reason {
     BodyTooLarge,
     /// The route's service has no endpoint that may be chosen.
     NoEndpoint,
+    /// The circuit breaker of the route, of the service or of a class of its answers is open.
+    CircuitOpen,
+    /// The same, and the answer is that of its fallback.
+    Fallback,
     /// The bounded queue for a connection is full.
     Overflow,
     /// By `rateLimit` of the route or the service.
@@ -102,6 +108,7 @@ impl Reason {
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
+        Self::FaultInjected,
         Self::NoRoute,
         Self::Denied,
         Self::BadRequest,
@@ -109,6 +116,8 @@ impl Reason {
         Self::HeaderTimeout,
         Self::BodyTooLarge,
         Self::NoEndpoint,
+        Self::CircuitOpen,
+        Self::Fallback,
         Self::Overflow,
         Self::RateLimited,
         Self::Limit,
@@ -144,6 +153,7 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "direct_response",
             Self::Redirect => "redirect",
+            Self::FaultInjected => "fault_injected",
             Self::NoRoute => "no_route",
             Self::Denied => "denied",
             Self::BadRequest => "bad_request",
@@ -151,6 +161,8 @@ impl Reason {
             Self::HeaderTimeout => "header_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::NoEndpoint => "no_endpoint",
+            Self::CircuitOpen => "circuit_open",
+            Self::Fallback => "fallback",
             Self::Overflow => "overflow",
             Self::RateLimited => "rate_limited",
             Self::Limit => "limit",
@@ -184,7 +196,7 @@ impl Reason {
     /// The status of an answer made for this reason.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::None | Self::DirectResponse => StatusCode::OK,
+            Self::None | Self::DirectResponse | Self::Fallback => StatusCode::OK,
             Self::Redirect => StatusCode::FOUND,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -195,7 +207,9 @@ impl Reason {
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoEndpoint
+            Self::FaultInjected
+            | Self::NoEndpoint
+            | Self::CircuitOpen
             | Self::Overflow
             | Self::Limit
             | Self::Overloaded
@@ -234,7 +248,10 @@ impl Reason {
             Self::Loop => 9,
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
-            Self::NoEndpoint
+            Self::FaultInjected
+            | Self::NoEndpoint
+            | Self::CircuitOpen
+            | Self::Fallback
             | Self::Overflow
             | Self::Limit
             | Self::Overloaded
@@ -260,12 +277,15 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "the route answers by itself",
             Self::Redirect => "the route redirects",
+            Self::FaultInjected => "a fault that the route does on purpose",
             Self::NoRoute => "no route matches this request",
             Self::Denied => "authorization does not allow this",
             Self::BadRequest => "the request is malformed or contradicts itself",
             Self::HeadTooLarge => "the head of the request is larger than the listener allows",
             Self::HeaderTimeout => "the head of the request did not arrive in time",
             Self::BodyTooLarge => "the body of the request is larger than the route allows",
+            Self::CircuitOpen => "too much has failed there of late, so that nothing is sent for a while",
+            Self::Fallback => "too much has failed there of late, so that a fallback answers for a while",
             Self::NoEndpoint => "the service has no endpoint to send this request to",
             Self::Overflow => "too many requests wait for a connection to the service",
             Self::RateLimited => "more requests came than the rate limit lets pass",
@@ -303,12 +323,19 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "the answer is written in `respond` of the route",
             Self::Redirect => "the target is written in `redirect` of the route",
+            Self::FaultInjected => "`fault` of the route says so; `outrigger faults stop` ends all of them",
             Self::NoRoute => "`outrigger explain` shows which condition of each route failed",
             Self::Denied => "`outrigger explain --from CALLER` shows which entry of `authorization` decides, and why",
             Self::BadRequest => "the client sends no or several hosts, an illegal path, or lengths that disagree",
             Self::HeadTooLarge => "send fewer headers or cookies, or raise `maxHeaderBytes` or `maxHeaders`",
             Self::HeaderTimeout => "look for a slow or broken client, or raise `headerTimeout`",
             Self::BodyTooLarge => "send less, or raise `maxBody` of the route",
+            Self::CircuitOpen => {
+                "`/clusters` shows the breakers and when they let something pass; look at what failed before"
+            }
+            Self::Fallback => {
+                "`/clusters` shows the breakers; `fallback` of the one in `Proxy-Status` says what is done"
+            }
             Self::NoEndpoint => {
                 "`/clusters` shows the endpoints of the service, and so which labels a subset could ask for"
             }
@@ -379,7 +406,7 @@ impl Reason {
             }
             Self::Loop => "proxy_loop_detected",
             Self::UnknownDestination => "destination_ip_prohibited",
-            Self::NoEndpoint | Self::Overloaded => "destination_unavailable",
+            Self::NoEndpoint | Self::Overloaded | Self::CircuitOpen => "destination_unavailable",
             Self::Overflow | Self::Limit => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
@@ -391,7 +418,7 @@ impl Reason {
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"
             }
-            Self::DirectResponse | Self::Redirect => "proxy_internal_response",
+            Self::DirectResponse | Self::Redirect | Self::FaultInjected | Self::Fallback => "proxy_internal_response",
             Self::UpstreamTls => "tls_protocol_error",
             Self::UpstreamIdentity => "tls_certificate_error",
             Self::NoIdentity => "proxy_configuration_error",

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::config::schema::Protocol;
 use crate::decide;
 use crate::error::Reason;
+use crate::http::circuit::{self, Watch};
 use crate::identity::Alpn;
 use crate::inbound::Conn;
 use crate::inbound::grant::Grant;
@@ -182,6 +183,23 @@ impl Plan {
         }
     }
 
+    /// The same, unless a circuit breaker is open.
+    async fn connecting(&self, conn: &Rc<Conn>, to: Option<SocketAddr>, is_tls: bool) -> Result<Dialled, Reason> {
+        let snapshot = &self.view.snapshot;
+        let known = snapshot.services.get(self.service).filter(|service| service.protocol == Protocol::Tcp);
+        let known = snapshot.routes.get(self.route).zip(known);
+        let Some((route, service)) =
+            known.filter(|(route, service)| route.circuit.is_some() || service.circuits.is_some())
+        else {
+            return self.dialling(conn, to, is_tls).await;
+        };
+        let (mut watch, begun) = (Watch::default(), Instant::now());
+        circuit::may_connect(&mut watch, route, service)?;
+        let dialled = self.dialling(conn, to, is_tls).await;
+        circuit::connected(&watch, route, service, &dialled, begun.elapsed());
+        dialled
+    }
+
     /// The connection is there, or on its way, before it is known whether it is wanted.
     pub fn ahead(&self, arrives: Arrives) -> Box<Ahead> {
         Box::new(Ahead { route: self.route, side: self.side, pool: self.pool.clone(), arrives })
@@ -292,7 +310,7 @@ async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<
         Some((upstream, spoken)) => (Ok(upstream), spoken),
         None => {
             let to = conn.original.or(client.socket().local_addr().ok());
-            (plan.dialling(conn, to, is_tls).await, Bytes::new())
+            (plan.connecting(conn, to, is_tls).await, Bytes::new())
         }
     };
     let Dialled { stream: upstream, lifetime, port, .. } = match dialled {
@@ -367,6 +385,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         authorization: facts.denied.as_deref().unwrap_or_default(),
         producer: reason.producer(),
         peer_reason: "",
+        fault: "",
         duration,
         upstream_duration: None,
         request_bytes: facts.count.sent,

@@ -74,7 +74,7 @@ fn a_key_stays_on_its_endpoint() {
         assert_eq!(ask(&mut conn, "/", "X-User: user-1\r\n"), (first[1].clone(), "key".to_owned()));
         assert_eq!(ask(&mut conn, "/", "").1, "chance, no key");
         // Whoever goes leaves the others where they are (and by a table, almost all of them).
-        proxy.reload(r#", "{c}""#, "");
+        proxy.reload(&format!(r#", "{}""#, origins[2].addr()), "");
         let second = users(&proxy, 60);
         let moved = first.iter().zip(&second).filter(|(before, after)| before != after && *before != "c").count();
         assert!(moved <= if policy == "maglev" { 8 } else { 0 }, "{policy}: {moved} of {first:?}");
@@ -136,8 +136,8 @@ fn who_cannot_be_reached_is_left_alone() {
     let fills = [("a", origins[0].addr()), ("b", origins[1].addr()), ("dead", dead)];
     let proxy = start(r#""{a}", "{b}", "{dead}""#, "policy: roundRobin", &fills);
     let shares = tally(&proxy, 300);
-    // It is tried again after 1, 2, 4, 8 and 16 seconds.
-    assert!((1..=6).contains(&shares["503"]) && shares["a"] > 120 && shares["b"] > 120, "{shares:?}");
+    let failed = shares.get("503").copied().unwrap_or_default();
+    assert!(failed <= 1 && shares["a"] > 120 && shares["b"] > 120, "{shares:?}");
     let clusters = || proxy.admin_json("/clusters");
     let unreached = |value: &serde_json::Value| {
         let list = value["app"]["endpoints"].as_array().cloned().unwrap_or_default();

@@ -311,7 +311,7 @@ An answer that had begun keeps its status: what was cut after that is told by th
 
 /// What it says of gRPC, above the last table.
 const REASONS_GRPC: &str = r#"
-`direct_response` and `redirect` have the status that their route says. 499 is never sent. The codec of HTTP/1 refuses
+`direct_response`, `redirect` and `fallback` have the status that their route or fallback says. 499 is never sent. The codec of HTTP/1 refuses
 some requests before they are any, as `bad_request` or `head_too_large`: with the status, and without a body.
 
 ## gRPC

@@ -21,7 +21,7 @@ use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
 use crate::identity;
 use crate::snapshot::limits::RateLimit;
-use crate::snapshot::{Service, Transport, compile};
+use crate::snapshot::{Route, Service, Transport, circuit, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::wire::address::Address;
@@ -116,7 +116,9 @@ impl Provider for Control {
     fn clusters(&self) -> Value {
         let reports = by_endpoint(reports(&self.shared));
         let snapshot = self.shared.snapshot.load();
-        let services = snapshot.services.iter().map(|service| {
+        let now = Instant::now();
+        let routes: Vec<&Route> = snapshot.routes.iter().filter(|route| route.circuit.is_some()).collect();
+        let services = snapshot.services.iter().enumerate().map(|(index, service)| {
             let endpoints = service.upstream.endpoints().borrow().clone();
             let endpoints: Vec<Value> = endpoints
                 .iter()
@@ -135,7 +137,6 @@ impl Provider for Control {
                         "weight": endpoint.weight,
                         "available": standing.is_available() && of_it.iter().all(|report| !report.unreached),
                         "unhealthy": standing.is_unhealthy(),
-                        "ejected": standing.is_ejected(),
                         // Each worker finds it out for itself.
                         "unreached": of_it.iter().any(|report| report.unreached),
                         "latencyMs": latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
@@ -156,8 +157,16 @@ impl Provider for Control {
             let balancing = json!({ "policy": policy, "panic": panic });
             let discovery = service.upstream.describe();
             let limits = service.limits.as_ref().map(|limits| limits.describe());
-            let mut told =
-                json!({ "discovery": discovery, "tls": tls, "loadBalancer": balancing, "endpoints": endpoints });
+            let (breaker, of_routes, classes) = circuit::describe(index, service, &routes, now);
+            let mut told = json!({
+                "discovery": discovery,
+                "tls": tls,
+                "loadBalancer": balancing,
+                "circuitBreaker": breaker,
+                "routeCircuitBreakers": of_routes,
+                "errorClasses": classes,
+                "endpoints": endpoints,
+            });
             told.as_object_mut().zip(limits).map(|(told, limits)| told.insert("limits".to_owned(), limits));
             (name, told)
         });
@@ -226,6 +235,9 @@ impl Provider for Control {
                 })
             }
             Question::Diff(files) => Box::pin(async move { radius(&shared, files).await }),
+            Question::Faults(stop) => ready(super::traffic::faults(&shared, stop)),
+            Question::Mirrors => ready(super::traffic::mirrors(&shared)),
+            Question::Canaries => ready(super::traffic::report(&shared)),
             Question::Change(change) => self.command(change, format!("admin {peer}")),
         }
     }
@@ -243,6 +255,10 @@ impl Control {
             }
         })
     }
+}
+
+fn ready(value: Value) -> Answering {
+    Box::pin(std::future::ready((StatusCode::OK, value)))
 }
 
 /// Work that may wait for a disk, or takes its time.

@@ -18,7 +18,7 @@ use crate::config::{Config, Problem, diff};
 use crate::net::accept::Socket;
 use crate::net::held::Held;
 use crate::policy::probation::Observations;
-use crate::snapshot::{Snapshot, compile};
+use crate::snapshot::{Snapshot, circuit, compile};
 use crate::telemetry::audit::Event;
 use crate::telemetry::metrics::Labels;
 use crate::worker::Order;
@@ -295,6 +295,7 @@ impl App {
         let serves = |name: &Arc<str>| snapshot.services.iter().any(|service| service.name == *name);
         self.shared.metrics.panics.retire(&serves);
         self.shared.metrics.detection.retire(&|(listener, _)| listens(listener));
+        self.shared.metrics.circuits.set(circuit::series(snapshot));
     }
 }
 

@@ -25,9 +25,8 @@ pub struct Sound {
 
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
-    ("services.*", &["circuitBreaker", "errorClasses"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
-    ("routes[]", &["mirror", "fault", "canary", "slo"]),
+    ("routes[]", &["slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
 

@@ -6,7 +6,8 @@ use http::{HeaderName, Method};
 
 use super::schema::{HedgeAfter, UNIX};
 use super::units::{Duration, Pattern, Size};
-use crate::policy::outcome::Condition;
+use crate::policy::outcome::{Condition, grpc_code};
+use crate::telemetry::rfc3339;
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{self, IdPattern, SpiffeId};
@@ -47,8 +48,14 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             Err((format!("`{text}` is a Unix socket"), Some("write an address, or make it an endpoint".to_owned())))
         }
         "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
+        "grpcCode" => match grpc_code(text) {
+            Some(_) => Ok(()),
+            None => Err((format!("`{text}` is not a gRPC status"), Some("a name such as `unavailable`".to_owned()))),
+        },
         "hedgeAfter" => text.parse::<HedgeAfter>().map(drop).map_err(|message| (message, None)),
         "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
+        "timestamp" => plain(rfc3339::read(text).is_some(), "a moment such as `2027-01-01T00:00:00Z`"),
+        "jsonPointer" => plain(text.starts_with('/'), "a JSON pointer such as `/items/0/id`"),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),
         "rustRegex" => text.parse::<Pattern>().map(|_| ()).map_err(|message| (message, None)),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 mod balancing;
+mod breaker;
 mod condition;
 mod health;
 mod interception;
@@ -16,6 +17,7 @@ mod retry;
 mod security;
 mod sockets;
 mod telemetry;
+mod traffic;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -25,6 +27,7 @@ use super::units::{Duration, Pattern, Size};
 use crate::wire::address::Address;
 
 pub use balancing::{HashKey, HashSource, LbPolicy, LoadBalancer, ZoneMode};
+pub use breaker::{AnswerMatch, CircuitBreaker, ClassBreaker, ErrorClass, Fallback, FallbackRespond, Sli};
 pub use condition::Condition;
 pub use health::{
     EndpointGuard, GrpcCheck, HealthCheck, HttpCheck, OutlierDetection, SlowerThan, SuccessRate, TcpCheck,
@@ -39,6 +42,7 @@ pub use security::{
 };
 pub use sockets::{ProxyProtocol, ProxyVersion, UNIX};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
+pub use traffic::{AbortIf, Canary, Compare, CompareBody, Fault, FaultAbort, FaultBandwidth, FaultDelay, Mirror};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -300,6 +304,13 @@ pub struct Service {
     /// Requests that it gets in a time, by whatever route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimits>,
+    /// Stops sending to the service while it keeps failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Answers that are counted apart, with breakers of their own. An answer is of the first class that it matches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub error_classes: Vec<ErrorClass>,
 }
 
 /// What an upstream speaks. `auto` is HTTP as the client speaks it.
@@ -537,9 +548,21 @@ pub struct Route {
     /// Largest request body; 413 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<MaxBody>,
+    /// Faults on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Copies of requests to other services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror: Vec<Mirror>,
+    /// A side of `split` whose weight moves by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// Requests that it lets pass in a time; 429 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimits>,
+    /// Stops sending by this route while it keeps failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 /// `2s`, or with a mode.

@@ -15,7 +15,8 @@ use super::schema::{
 use super::tree::{Node, step};
 use super::units::Duration;
 use super::{
-    ResolvedEndpoint, authorization, balancing, health, interception, limits, policies, reach, resolve, sockets, tls,
+    ResolvedEndpoint, authorization, balancing, circuit, health, interception, limits, policies, reach, resolve,
+    sockets, tls, traffic,
 };
 use crate::wire::address::Address;
 
@@ -57,10 +58,12 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         tls::service(&mut view, &path, service);
         balancing::service(&mut view, &path, service);
         interception::service(&mut view, &path, service);
+        circuit::service(&mut view, &path, name, service);
         health::service(&mut view, &path, service);
         limits::service(&mut view, &path, service);
     }
     view.service_hosts();
+    circuit::loops(&mut view);
     interception::addresses(&mut view);
     for (index, listener) in root.listeners.iter().enumerate() {
         let path = view.listener_path(index);
@@ -72,7 +75,9 @@ pub fn validate(mut view: View<'_>, whole: bool) {
     for (index, route) in root.routes.iter().enumerate() {
         let path = view.route_path(index);
         view.route(&path, route);
+        traffic::route(&mut view, &path, route);
         limits::route(&mut view, &path, route);
+        circuit::route(&mut view, &path, route);
     }
     policies::validate(&mut view);
     for (index, entry) in root.authorization.iter().enumerate() {
@@ -130,7 +135,7 @@ impl View<'_> {
     }
 
     /// Points at the key, where it is the key that is wrong.
-    fn push_key(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub fn push_key(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let place = self.tree.find_key(path).unwrap_or(&self.tree.place);
         self.problems.push(Problem::at(place, path, message).remedy(remedy));
     }
@@ -344,7 +349,7 @@ impl View<'_> {
     }
 
     /// `service` or `service/subset`, both of which must be there.
-    fn target(&mut self, path: &str, target: &str) {
+    pub fn target(&mut self, path: &str, target: &str) {
         let (name, subset) = match target.split_once('/') {
             Some((name, subset)) => (name, Some(subset)),
             None => (target, None),
@@ -396,7 +401,7 @@ impl View<'_> {
         false
     }
 
-    fn matched(&mut self, path: &str, matched: &Match) {
+    pub fn matched(&mut self, path: &str, matched: &Match) {
         if let Some(from) = &matched.from {
             authorization::caller(self, &format!("{path}.from"), from);
         }
@@ -478,7 +483,7 @@ impl View<'_> {
         }
     }
 
-    fn edits(&mut self, path: &str, edits: &HeaderEdits) {
+    pub fn edits(&mut self, path: &str, edits: &HeaderEdits) {
         let removed = edits.remove.iter().enumerate().map(|(index, name)| (name, format!("{path}.remove[{index}]")));
         let set = edits.set.keys().map(|name| (name, format!("{path}.set{}", step(name))));
         let added = edits.add.keys().map(|name| (name, format!("{path}.add{}", step(name))));
@@ -574,6 +579,6 @@ pub fn exact(text: &Text) -> Option<&str> {
     }
 }
 
-fn is_ours(name: &str) -> bool {
+pub fn is_ours(name: &str) -> bool {
     OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name))
 }

@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use super::Policy;
-use super::balancing;
-use super::limits;
 use super::places::{self, place};
+use super::{Policy, balancing, circuit, limits, traffic};
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
 use crate::snapshot::check::Ask;
@@ -51,11 +49,13 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
     policy.push(retry(snapshot, index, decision.route));
     policy.extend(hedge(snapshot, index, &route["hedge"]));
     policy.extend(own("maxBody"));
+    policy.extend(traffic::of_route(snapshot, decision.route));
     if let Verdict::Forward { target, .. } = decision.verdict {
         policy.extend(of_service(snapshot, target, &OF_SERVICE));
         policy.extend(watch(snapshot, target));
         let service = snapshot.services.get(target.service);
         policy.extend(service.into_iter().flat_map(|service| limits::of(snapshot, decision.route, service)));
+        policy.extend(circuit::of(snapshot, index, target));
     }
     policy
 }
@@ -97,10 +97,11 @@ fn hedge(snapshot: &Snapshot, index: usize, written: &Value) -> Option<Policy> {
 pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
     let Action::Forward(forward) = &route.action else { return Vec::new() };
     let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
-    if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
+    if let Some(target) = forward.targets.get(split::side(&forward.edges(), 0)) {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
         policy.extend(watch(snapshot, *target));
         policy.extend(balancing::of(snapshot, *target, None));
+        policy.extend(circuit::of(snapshot, route.index, *target));
     }
     policy
 }
@@ -156,7 +157,7 @@ fn watch(snapshot: &Snapshot, target: Target) -> Vec<Policy> {
 }
 
 /// A value that is written nowhere is built in.
-fn entry(snapshot: &Snapshot, name: &str, value: String, from: &str, path: &str) -> Policy {
+pub fn entry(snapshot: &Snapshot, name: &str, value: String, from: &str, path: &str) -> Policy {
     let place = place(snapshot, path);
     let from = if place.is_some() { from } else { "built in" };
     Policy { name: name.to_owned(), value, from: from.to_owned(), place }

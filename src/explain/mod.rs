@@ -5,6 +5,7 @@ mod ask;
 mod authorization;
 mod balancing;
 mod candidates;
+mod circuit;
 mod compact;
 mod edits;
 mod effective;
@@ -13,6 +14,7 @@ mod listener;
 mod places;
 mod redirected;
 mod sides;
+mod traffic;
 
 #[cfg(test)]
 mod tests;

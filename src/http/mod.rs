@@ -3,12 +3,17 @@
 
 pub mod admission;
 pub mod attempt;
+pub mod circuit;
+mod compare;
 pub mod exchange;
+mod fault;
+mod mirror;
 pub mod outcome;
 mod record;
 pub mod reply;
 mod retry;
 pub mod server;
+mod terms;
 pub mod tracked;
 mod tries;
 pub mod upgrade;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
+use super::circuit::{self, Watch};
 use crate::net::clock;
 use crate::policy::outcome::{Kind, Outcome};
+use crate::snapshot::circuit::Heard;
 use crate::snapshot::{Route, Service};
 use crate::upstream::learn;
 use crate::upstream::pool::Pool;
@@ -17,6 +19,9 @@ pub struct Ended<'a> {
     pub service: &'a Service,
     pub pool: &'a Rc<Pool>,
     pub outcome: Outcome,
+    pub circuit: &'a Watch,
+    /// The classes that the answer may be of.
+    pub heard: Heard,
     /// The head of the answer, where one came.
     pub head: Option<&'a HeaderMap>,
 }
@@ -26,6 +31,12 @@ pub struct Pending {
     pub pool: Rc<Pool>,
     pub status: StatusCode,
     pub took: Duration,
+    pub heard: Heard,
+}
+
+/// The classes of answers that one may be of, by its head.
+pub fn hear(service: &Service, status: StatusCode, head: &HeaderMap) -> Heard {
+    service.circuits.as_ref().map_or_else(Heard::default, |circuits| circuits.hear(status, head))
 }
 
 pub fn learn(ended: &Ended<'_>) {
@@ -38,5 +49,6 @@ pub fn learn(ended: &Ended<'_>) {
     {
         hedge.see(ended.outcome.took);
     }
+    circuit::learn(ended.circuit, ended.route, ended.service, ended.heard, &ended.outcome);
     learn::learn(ended.service, ended.pool, &ended.outcome);
 }

@@ -17,7 +17,7 @@ use crate::wire::grpc;
 use crate::wire::path::Path;
 use crate::wire::proxy_status::{self, PROXY_STATUS};
 
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// What a `grpc-message` takes over of a body.
 const MESSAGE_MAX: usize = 256;
 
@@ -32,6 +32,8 @@ pub struct Asker<'a> {
     pub received: Option<StatusCode>,
     /// The entry of `authorization` that denies.
     pub entry: Option<&'a str>,
+    /// Status and gRPC code, where they are not those of the reason.
+    pub instead: (Option<StatusCode>, Option<u8>),
     /// The limit that refuses.
     pub refusal: Option<&'a Refused>,
 }
@@ -45,6 +47,10 @@ impl Asker<'_> {
         }
     }
 
+    fn status(&self, reason: Reason) -> StatusCode {
+        self.instead.0.unwrap_or(reason.status())
+    }
+
     fn limit(&self) -> Option<&str> {
         self.refusal.map(|refusal| refusal.limit.as_str())
     }
@@ -53,12 +59,13 @@ impl Asker<'_> {
 /// The answer to a request that ended for `reason`.
 pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
     let mut response = if asker.grpc {
-        grpc::trailers_only(reason.grpc(), &asker.sentence(reason)).map(|()| Bytes::new())
+        let code = asker.instead.1.unwrap_or(reason.grpc());
+        grpc::trailers_only(code, &asker.sentence(reason)).map(|()| Bytes::new())
     } else {
         let form = asker.accept.map_or(Form::Text, |accept| accept::form(accept.as_bytes()));
         let (kind, body) = told(reason, asker, form);
         let mut response = Response::new(body);
-        *response.status_mut() = reason.status();
+        *response.status_mut() = asker.status(reason);
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         response
@@ -77,7 +84,7 @@ pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
 }
 
 /// Says that the answer is ours.
-fn sign(headers: &mut HeaderMap, reason: Reason, details: &str, received: Option<StatusCode>) {
+pub fn sign(headers: &mut HeaderMap, reason: Reason, details: &str, received: Option<StatusCode>) {
     if let Some(member) = proxy_status::member(Some((reason.proxy_error(), details)), received) {
         headers.insert(PROXY_STATUS, member);
     }
@@ -117,7 +124,7 @@ struct Problem<'a> {
 
 /// One sentence, in the form that is wanted, and the name of that form.
 fn told(reason: Reason, asker: &Asker<'_>, form: Form) -> (HeaderValue, Bytes) {
-    let status = reason.status();
+    let status = asker.status(reason);
     let (code, sentence, hint, authorization) = (reason.code(), asker.sentence(reason), reason.hint(), asker.entry);
     let limit = asker.limit();
     let request_id = asker.id.and_then(|id| id.to_str().ok());
@@ -203,8 +210,8 @@ pub struct Asked<'a> {
     pub uri: &'a Uri,
 }
 
-/// Where the client is sent instead. What the route leaves out stays as the client asked for it.
-pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>) -> Response<Bytes> {
+/// Where the client is sent instead, to another path if there is one. What is left out stays as it was asked for.
+pub fn redirect(redirect: &Redirect, path: Option<String>, asked: &Asked<'_>) -> Response<Bytes> {
     let own = if asked.secure { "https" } else { "http" };
     let scheme = redirect.scheme.or(asked.uri.scheme_str()).unwrap_or(own);
     let default = if scheme == "https" { 443 } else { 80 };
@@ -216,10 +223,7 @@ pub fn redirect(redirect: &Redirect, decision: &Decision<'_>, asked: &Asked<'_>)
     if let Some(port) = port {
         location.push_str(&format!(":{port}"));
     }
-    match &redirect.path {
-        Some(edit) => location.push_str(&rewritten(edit, decision, asked.path)),
-        None => location.push_str(asked.path),
-    }
+    location.push_str(path.as_deref().unwrap_or(asked.path));
     if let Some(query) = asked.uri.query() {
         location.push('?');
         location.push_str(query);

@@ -27,6 +27,7 @@ use crate::net::io::Activity;
 use crate::policy::budget::Share;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::policy::retry::{NotAgain, Policy, Pushback, Situation};
+use crate::snapshot::circuit::Heard;
 use crate::snapshot::{Hedge, Route, Service};
 use crate::telemetry::recent;
 use crate::upstream::Want;
@@ -254,7 +255,8 @@ impl Sending<'_> {
                 let trailers = sent.ahead.as_ref().and_then(|ahead| ahead.trailers_ref());
                 grpc = trailers.and_then(grpc::status);
                 if grpc.is_none() {
-                    sent.pending = Some(Pending { pool: sent.load.pool().clone(), status, took });
+                    let heard = outcome::hear(self.service, status, sent.response.headers());
+                    sent.pending = Some(Pending { pool: sent.load.pool().clone(), status, took, heard });
                     return Kind::Answered { status, grpc: None };
                 }
             }
@@ -265,7 +267,12 @@ impl Sending<'_> {
     }
 
     fn learn(&self, pool: &Rc<Pool>, outcome: Outcome, head: Option<&HeaderMap>) {
-        outcome::learn(&Ended { route: self.route, service: self.service, pool, outcome, head });
+        let heard = match (outcome.kind, head) {
+            (Kind::Answered { status, .. }, Some(head)) => outcome::hear(self.service, status, head),
+            _ => Heard::default(),
+        };
+        let (route, service, circuit) = (self.route, self.service, &self.record.circuit);
+        outcome::learn(&Ended { route, service, pool, outcome, circuit, heard, head });
     }
 
     fn may_hedge(&self, hedge: &Hedge) -> bool {

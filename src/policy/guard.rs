@@ -10,6 +10,7 @@ pub enum Guard {
     RateLimit,
     Limits,
     Memory,
+    CircuitBreaker,
 }
 
 /// A limit, and what happens beyond it. `mode: off` compiles to no bound at all.
@@ -29,8 +30,15 @@ pub enum Judgement {
 }
 
 impl Guard {
-    pub const ALL: [Self; 6] =
-        [Self::MaxBody, Self::Timeout, Self::Authorization, Self::RateLimit, Self::Limits, Self::Memory];
+    pub const ALL: [Self; 7] = [
+        Self::MaxBody,
+        Self::Timeout,
+        Self::Authorization,
+        Self::RateLimit,
+        Self::Limits,
+        Self::Memory,
+        Self::CircuitBreaker,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,6 +48,7 @@ impl Guard {
             Self::RateLimit => "rate_limit",
             Self::Limits => "limits",
             Self::Memory => "memory",
+            Self::CircuitBreaker => "circuit_breaker",
         }
     }
 }
@@ -53,7 +62,7 @@ impl Guard {
             Self::Timeout | Self::RateLimit => Some(format!("{} ms", value as f64 / 1e3)),
             Self::Limits => Some(format!("{value} requests")),
             Self::Memory => Some(format!("{value} %")),
-            Self::Authorization => None,
+            Self::Authorization | Self::CircuitBreaker => None,
         }
     }
 }

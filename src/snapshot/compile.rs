@@ -1,10 +1,12 @@
 //! Configuration to snapshot. It cannot fail: what could is refused by `config::validate`.
 
 mod balancing;
+mod circuit;
 mod health;
 mod limits;
 mod originals;
 mod retries;
+mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use super::{
     Target, Transport, Upstream,
 };
 use balancing::{compile_hash_key, compile_settings};
+use circuit::{compile_circuits, compile_route_circuits};
 use originals::{Originals, compile_originals, compile_outbound, compile_ports};
 
 use crate::blast::Looked;
@@ -47,8 +50,10 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
+    let before = previous.map_or(&[][..], |snapshot| &snapshot.routes);
+    let before: HashMap<&str, &Route> = before.iter().map(|route| (&*route.name, route)).collect();
     for route in &root.routes {
-        let known = previous.and_then(|snapshot| snapshot.routes.iter().find(|known| *known.name == *route.name));
+        let known = before.get(route.name.as_str()).copied();
         let rate_limits = limits::rate_limits(
             route.rate_limit.as_ref(),
             ("route", &route.name),
@@ -59,6 +64,7 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
         let compiled = compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides);
         routes.push(Route { rate_limits, ..compiled });
     }
+    compile_route_circuits(root, previous, &mut routes);
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
     let originals = compile_originals(&names, root, &mut routes, &mut sides);
     let width = 1 + sides.len();
@@ -204,6 +210,7 @@ fn compile_service(
         original: false,
         beside: has(root, schema::Mode::Inbound),
         proxy_protocol: service.proxy_protocol.map(Into::into),
+        circuits: compile_circuits(service, root, known),
         check: health::check(service).map(Arc::new),
         outlier: health::outlier(service).map(Arc::new),
         upstream,
@@ -238,7 +245,7 @@ fn compile_route(
     sides: &mut Vec<SideLabels>,
 ) -> Route {
     let name: Arc<str> = route.name.as_str().into();
-    let action = compile_action(route, names);
+    let action = compile_action(route, names, known);
     let first_side = push_sides(&name, &action, names, sides);
     Route {
         index,
@@ -253,8 +260,11 @@ fn compile_route(
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
         rate_limits: Box::default(),
+        circuit: None,
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
+        fault: route.fault.as_ref().map(|fault| traffic::fault(fault, names).into()),
+        mirrors: traffic::mirrors(&route.mirror, names),
     }
 }
 
@@ -297,22 +307,13 @@ fn push_sides(name: &Arc<str>, action: &Action, names: &Names<'_>, sides: &mut V
     first
 }
 
-fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
+fn compile_action(route: &schema::Route, names: &Names<'_>, known: Option<&Route>) -> Action {
     if let Some(respond) = &route.respond {
         let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
         return Action::Respond(status, respond.body.clone().into());
     }
     if let Some(redirect) = &route.redirect {
-        return Action::Redirect(Redirect {
-            scheme: redirect.scheme.map(|scheme| match scheme {
-                schema::Scheme::Http => "http",
-                schema::Scheme::Https => "https",
-            }),
-            host: redirect.host.clone(),
-            port: redirect.port,
-            path: rewrite(redirect.path.as_deref(), redirect.prefix.as_deref()),
-            status: StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND),
-        });
+        return Action::Redirect(compile_redirect(redirect));
     }
     let one = route.to.as_deref().map(|to| (to, 1.0));
     let split = route.split.iter().flatten().map(|side| (side.to.as_str(), side.weight));
@@ -320,12 +321,26 @@ fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
         one.into_iter().chain(split).filter_map(|(to, weight)| Some((names.target(to)?, weight))).collect();
     let host = route.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_deref());
     Action::Forward(Forward {
-        edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        written_edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        canary: traffic::canary(route, names, &all, known),
         targets: all.into_iter().map(|(target, _)| target).collect(),
         sticky: route.sticky.as_ref().and_then(|sticky| compile_sticky(sticky, names)),
         rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
         rewrite_host: host.and_then(|host| HeaderValue::from_str(host).ok()),
     })
+}
+
+fn compile_redirect(redirect: &schema::Redirect) -> Redirect {
+    Redirect {
+        scheme: redirect.scheme.map(|scheme| match scheme {
+            schema::Scheme::Http => "http",
+            schema::Scheme::Https => "https",
+        }),
+        host: redirect.host.clone(),
+        port: redirect.port,
+        path: rewrite(redirect.path.as_deref(), redirect.prefix.as_deref()),
+        status: StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND),
+    }
 }
 
 fn rewrite(path: Option<&str>, prefix: Option<&str>) -> Option<Rewrite> {
@@ -374,7 +389,8 @@ fn compile_implicit(
         let Some(name) = names.list.get(service).map(|service| service.name.clone()) else { continue };
         let action = Action::Forward(Forward {
             targets: vec![Target { service, subset: None }],
-            edges: vec![split::BUCKETS],
+            written_edges: vec![split::BUCKETS],
+            canary: None,
             sticky: None,
             rewrite: None,
             rewrite_host: None,
@@ -402,8 +418,11 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
         rate_limits: Box::default(),
+        circuit: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        fault: None,
+        mirrors: Vec::new(),
     }
 }
 
@@ -432,6 +451,7 @@ fn original(name: &str, root: &schema::Root) -> Service {
         proxy_protocol: None,
         original: true,
         beside: false,
+        circuits: None,
         check: None,
         outlier: None,
         upstream: Arc::new(Upstream::new(Spec::Fixed(Vec::new()), None)),

@@ -5,6 +5,7 @@
 
 pub mod authz;
 pub mod check;
+pub mod circuit;
 mod compile;
 pub mod hash_key;
 pub mod hosts;
@@ -12,6 +13,7 @@ pub mod limits;
 pub mod matcher;
 pub mod redirected;
 pub mod route;
+pub mod traffic;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -85,6 +87,8 @@ pub struct Service {
     pub beside: bool,
     /// What its connections begin with (`protocol: tcp` only).
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// Its circuit breakers, and the classes of its answers.
+    pub circuits: Option<Box<circuit::Circuits>>,
     pub check: Option<Arc<check::Check>>,
     pub outlier: Option<Arc<Rules>>,
     pub upstream: Arc<Upstream>,
@@ -132,8 +136,11 @@ pub struct Route {
     pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
     pub rate_limits: Box<[limits::RateLimit]>,
+    pub circuit: Option<Box<circuit::Circuit>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    pub fault: Option<Box<traffic::Fault>>,
+    pub mirrors: Vec<traffic::Mirror>,
 }
 
 /// When a second try is begun at the side of the first.
@@ -161,8 +168,10 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Forward {
     pub targets: Vec<Target>,
-    /// Ends of the targets on the line of buckets.
-    pub edges: Vec<u32>,
+    /// Ends of the targets on the line of buckets, by their written weights; see `edges`.
+    pub written_edges: Vec<u32>,
+    /// Moves the edges.
+    pub canary: Option<Arc<traffic::Steered>>,
     pub sticky: Option<matcher::Key>,
     pub rewrite: Option<Rewrite>,
     pub rewrite_host: Option<HeaderValue>,

@@ -1,5 +1,7 @@
 //! Metrics as text: sums the blocks of all workers and names every family. The only module that knows the names.
 
+mod on_purpose;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -82,10 +84,12 @@ impl Collector for Scrape {
         grpc(out, "grpc_client_handled", "gRPC calls sent upstream", &sums, |sum| &sum.grpc_client)?;
         shadow(out, &sums)?;
         self.denials(out)?;
+        self.0.circuits.encode(out)?;
         self.downstream(out)?;
         self.detection(out)?;
         self.connections(out)?;
         self.upstream(out)?;
+        on_purpose::encode(&self.0, out)?;
         self.limits(out)?;
         endpoints::expose(out, &self.0.services.all())?;
         self.own(out, sums.len())?;

@@ -80,6 +80,11 @@ fn what_policies_are_refused_for() {
             "policies[0].rules[0].QPS: unknown key `QPS` | did you mean `qps`?",
         ),
         (
+            policies("▸{ type: circuit-breaker, failure-threshold: 0.5 }")
+                .replacen("app: { ", "app: { circuitBreaker: {}, ", 1),
+            "policies[0].rules[0]: service `app` says so itself, in `circuitBreaker` | keep one of them: this rule, or `services.app.circuitBreaker`",
+        ),
+        (
             policies("{ type: circuit-breaker, failure-threshold: ▸60 }"),
             "policies[0].rules[0].failure-threshold: 60 is out of range | from 0 to 1",
         ),
@@ -112,6 +117,10 @@ fn policies_become_keys_of_their_services() {
     assert_eq!(limit.map(|limit| (limit.requests_per_second, limit.burst())), Some((1200.0, 3000)));
     let place = config.policy_place("app", PolicyKind::RateLimit);
     assert_eq!(place.map(|place| (place.line, place.column)), Some((8, 36)));
+    let breaker = policies("{ type: circuit-breaker, window: 20s, failure-threshold: 0.6 }");
+    let breaker = parse("t.yaml", &breaker, &no_env).expect("a configuration");
+    let breaker = breaker.services["app"].circuit_breaker.clone().expect("a circuit breaker");
+    assert_eq!((breaker.window.as_secs(), breaker.failure_threshold, breaker.open_duration.as_secs()), (20, 0.6, 30));
     let native = service("rateLimit: { requestsPerSecond: 1200, burst: 3000 }");
     let native = parse("t.yaml", &native, &no_env).expect("a configuration");
     assert_eq!(native.digest(), config.digest(), "they mean the same");

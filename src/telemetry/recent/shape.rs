@@ -100,7 +100,9 @@ fn would(would: &Would<'_>) -> Value {
         Guard::Timeout | Guard::RateLimit => ("ms", |micros| millis(Micros(micros))),
         Guard::Limits => ("requests", Value::from),
         Guard::Memory => ("percent", Value::from),
-        Guard::Authorization => return json!({ "rule": would.guard.name(), "entry": would.entry }),
+        Guard::Authorization | Guard::CircuitBreaker => {
+            return json!({ "rule": would.guard.name(), "entry": would.entry });
+        }
     };
     json!({ "rule": would.guard.name(), "limit": amount(would.limit), "actual": amount(would.actual), "unit": unit })
 }
