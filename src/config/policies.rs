@@ -2,7 +2,7 @@
 //! behind this knows of it.
 
 use super::problem::Place;
-use super::schema::{PolicyKind, PolicyRule, RateLimit, RateLimits, Root};
+use super::schema::{CircuitBreaker, PolicyKind, PolicyRule, RateLimit, RateLimits, Root};
 use super::tree::{Node, step};
 use super::validate::View;
 
@@ -84,12 +84,23 @@ pub fn apply(root: &mut Root) {
     for policies in std::mem::take(&mut root.policies) {
         let Some(service) = root.services.get_mut(&policies.service) else { continue };
         for rule in policies.rules {
-            match (rule.kind, rule.qps) {
-                (PolicyKind::RateLimit, Some(qps)) => {
-                    service.rate_limit = Some(RateLimits::One(RateLimit::new(qps, rule.burst)));
+            match rule.kind {
+                PolicyKind::RateLimit => {
+                    let limit = rule.qps.map(|qps| RateLimits::One(RateLimit::new(qps, rule.burst)));
+                    service.rate_limit = limit.or(service.rate_limit.take());
                 }
-                (PolicyKind::RateLimit | PolicyKind::CircuitBreaker, _) => {}
+                PolicyKind::CircuitBreaker => service.circuit_breaker = Some(circuit_breaker(&rule)),
             }
         }
+    }
+}
+
+fn circuit_breaker(rule: &PolicyRule) -> CircuitBreaker {
+    let usual = CircuitBreaker::default();
+    CircuitBreaker {
+        window: rule.window.unwrap_or(usual.window),
+        failure_threshold: rule.failure_threshold.unwrap_or(usual.failure_threshold),
+        open_duration: rule.open_duration.unwrap_or(usual.open_duration),
+        ..usual
     }
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod authorization;
+mod limits;
 mod circuit;
 mod reference;
 mod secrets;
@@ -139,7 +140,6 @@ fn files_that_are_not_a_configuration() {
 const BY_THE_SCHEMA: &[(&str, &str)] = &[
     ("routes: [{ name: a, to: app, ▸timeot: 2s }]", "routes[0].timeot: unknown key `timeot` | did you mean `timeout`?"),
     ("admin: { ▸xyzzy: 1 }", "admin.xyzzy: unknown key `xyzzy` | expected `address` or `explainToken`"),
-    ("▸policies: []", "policies: `policies` is not supported by this version | remove it"),
     ("defaults: { retry: { attempts: ▸11 } }", "defaults.retry.attempts: 11 is out of range | from 0 to 10"),
     ("routes: [{ name: a, to: app, ▸slo: {} }]", "routes[0].slo: `slo` is not supported by this version | remove it"),
     (

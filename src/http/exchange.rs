@@ -148,15 +148,19 @@ impl Exchange {
             Decided::Answer(response) => return Ok(Prepared::Answer(response)),
             Decided::Forward(chosen) => chosen,
         };
+        // What is aborted on purpose takes nobody's place.
+        let aborted = self.0.record.drawn_fault.is_some_and(|fault| fault.abort.is_some());
+        let limited = view.snapshot.services.get(chosen.target.service).filter(|_| !aborted);
+        if let Some(service) = limited {
+            self.0.admission = Admission::begin(&mut self.0.record, (chosen.route, service), &parts.headers)?;
+        }
         match circuit::pass(&mut self.0.record, &view.snapshot, chosen.route, chosen.target, &parts) {
             Gate::Pass(target) => chosen.target = target,
             Gate::Answer(response) => return Ok(Prepared::Answer(response)),
         }
         let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
-        // What is aborted on purpose takes nobody's place.
-        if self.0.record.drawn_fault.is_none_or(|fault| fault.abort.is_none()) {
-            self.0.admission = Admission::begin(&mut self.0.record, (chosen.route, service), &parts.headers)?;
+        if !aborted {
             self.0.admission.enter(&mut self.0.record, service)?;
         }
         let pool = {

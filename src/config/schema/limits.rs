@@ -1,3 +1,5 @@
+//! Limits: what may come in a time, and what there may be at a time.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

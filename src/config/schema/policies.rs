@@ -1,3 +1,5 @@
+//! The block of platform repositories, in its own spelling.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
