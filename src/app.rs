@@ -9,6 +9,7 @@ mod operate;
 mod probation;
 mod recent;
 mod reload;
+mod traffic;
 mod trial;
 mod wait;
 
@@ -322,6 +323,7 @@ impl App {
                     self.watch_life();
                     self.watch.look(Instant::now());
                     self.observe().await;
+                    self.steer();
                 }
                 read = self.rotation.due() => self.rotate(read),
                 () = shared.alarm.rung() => self.alarmed().await,
@@ -424,6 +426,7 @@ impl App {
         let generation = snapshot.generation;
         process.config_accepted(generation, std::time::SystemTime::now());
         self.control.accepted(config, generation);
+        self.announce();
         self.tell_stale();
     }
 

@@ -35,6 +35,8 @@ pub enum Reason {
     /// The route answers by itself (`respond`).
     DirectResponse,
     Redirect,
+    /// The route aborts it on purpose (`fault`).
+    FaultInjected,
     NoRoute,
     /// By an entry of `authorization`.
     Denied,
@@ -102,6 +104,7 @@ impl Reason {
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
+        Self::FaultInjected,
         Self::NoRoute,
         Self::Denied,
         Self::BadRequest,
@@ -144,6 +147,7 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "direct_response",
             Self::Redirect => "redirect",
+            Self::FaultInjected => "fault_injected",
             Self::NoRoute => "no_route",
             Self::Denied => "denied",
             Self::BadRequest => "bad_request",
@@ -195,7 +199,8 @@ impl Reason {
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoEndpoint
+            Self::FaultInjected
+            | Self::NoEndpoint
             | Self::Overflow
             | Self::Limit
             | Self::Overloaded
@@ -234,7 +239,8 @@ impl Reason {
             Self::Loop => 9,
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
-            Self::NoEndpoint
+            Self::FaultInjected
+            | Self::NoEndpoint
             | Self::Overflow
             | Self::Limit
             | Self::Overloaded
@@ -260,6 +266,7 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "the route answers by itself",
             Self::Redirect => "the route redirects",
+            Self::FaultInjected => "a fault that the route does on purpose",
             Self::NoRoute => "no route matches this request",
             Self::Denied => "authorization does not allow this",
             Self::BadRequest => "the request is malformed or contradicts itself",
@@ -303,6 +310,7 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "the answer is written in `respond` of the route",
             Self::Redirect => "the target is written in `redirect` of the route",
+            Self::FaultInjected => "`fault` of the route says so; `outrigger faults stop` ends all of them",
             Self::NoRoute => "`outrigger explain` shows which condition of each route failed",
             Self::Denied => "`outrigger explain --from CALLER` shows which entry of `authorization` decides, and why",
             Self::BadRequest => "the client sends no or several hosts, an illegal path, or lengths that disagree",
@@ -391,7 +399,7 @@ impl Reason {
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"
             }
-            Self::DirectResponse | Self::Redirect => "proxy_internal_response",
+            Self::DirectResponse | Self::Redirect | Self::FaultInjected => "proxy_internal_response",
             Self::UpstreamTls => "tls_protocol_error",
             Self::UpstreamIdentity => "tls_certificate_error",
             Self::NoIdentity => "proxy_configuration_error",

@@ -3,6 +3,7 @@
 
 mod alarm;
 mod memory;
+mod traffic;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -10,7 +11,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -64,6 +65,8 @@ pub struct Shared {
     pub access: Arc<AccessLog>,
     pub health: Arc<Health>,
     pub alarm: Alarm,
+    /// An operator has stopped all faults on purpose.
+    pub faults_stopped: AtomicBool,
     pub memory: Memory,
     pub workers: Vec<Mailbox>,
 }
@@ -87,6 +90,7 @@ impl Shared {
             access,
             health,
             alarm: Alarm::default(),
+            faults_stopped: AtomicBool::new(false),
             memory: Memory::default(),
             workers,
         }
@@ -228,6 +232,7 @@ pub struct View {
     blocks: RefCell<Vec<Option<Arc<Block>>>>,
     /// By the numbers of a listener and an entry of `authorization`.
     denials: RefCell<HashMap<(usize, usize), Arc<Denials>>>,
+    on_purpose: traffic::OnPurpose,
 }
 
 /// What wakes the task of a connection from outside.
@@ -515,7 +520,8 @@ impl View {
         let listeners = || snapshot.listeners.iter().map(|listener| listener.name.clone());
         let connections = listeners().map(|name| metrics.connections.get(&name)).collect();
         let detection = listeners().map(|name| metrics.detection.get(&(name, worker))).collect();
-        Self { snapshot, clusters, connections, detection, blocks, denials: RefCell::default() }
+        let (denials, on_purpose) = Default::default();
+        Self { snapshot, clusters, connections, detection, blocks, denials, on_purpose }
     }
 
     /// Where the listener of this number counts what it finds out about protocols.

@@ -68,8 +68,7 @@ fn who_fails_checks_gets_nothing_and_reloads_keep_that() {
     proxy.await_metric("outrigger_endpoints", &[("service", "app"), ("state", "unhealthy")], 1.0);
     proxy.await_metric("outrigger_health_checks_total", &[("service", "app"), ("result", "failed")], 2.0);
     let served = b.served();
-    let admin = proxy.place("admin").to_string();
-    let told = proxy.cli(&["explain", "http://app.test/", "--admin", &admin]).out;
+    let told = proxy.cli(&["explain", "http://app.test/"]).out;
     assert!(told.contains(&format!("- {}: unhealthy (answered 503 Service Unavailable)", b.addr())), "{told}");
     assert!(told.contains("healthCheck                http /healthz every 50 ms"), "{told}");
 

@@ -35,6 +35,7 @@ fn provocation(reason: Reason) -> Provoked {
         Reason::Redirect => {
             Route("GET /redirect HTTP/1.1\r\nHost: app.test\r\n", 308, "the route answers HTTP 308 Permanent Redirect")
         }
+        Reason::FaultInjected => Test("tests/faults.rs", "an_abort_is_told_in_each_form"),
         Reason::NoRoute => By("GET /nowhere HTTP/1.1\r\nHost: app.test\r\n"),
         Reason::Denied => Test("tests/authorization.rs", "every_client_is_told_in_its_own_terms"),
         Reason::BadRequest => By("GET / HTTP/1.1\r\nHost: app.test\r\nHost: app.test\r\n"),

@@ -225,6 +225,9 @@ impl Provider for Control {
                 })
             }
             Question::Diff(files) => Box::pin(async move { radius(&shared, files).await }),
+            Question::Faults(stop) => ready(super::traffic::faults(&shared, stop)),
+            Question::Mirrors => ready(super::traffic::mirrors(&shared)),
+            Question::Canaries => ready(super::traffic::report(&shared)),
             Question::Change(change) => self.command(change, format!("admin {peer}")),
         }
     }
@@ -242,6 +245,10 @@ impl Control {
             }
         })
     }
+}
+
+fn ready(value: Value) -> Answering {
+    Box::pin(std::future::ready((StatusCode::OK, value)))
 }
 
 /// Work that may wait for a disk, or takes its time.

@@ -27,7 +27,7 @@ pub struct Sound {
 const LATER: &[(&str, &[&str])] = &[
     ("services.*", &["circuitBreaker", "errorClasses"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
-    ("routes[]", &["mirror", "fault", "canary", "slo"]),
+    ("routes[]", &["slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
 

@@ -6,7 +6,8 @@ use http::{HeaderName, Method};
 
 use super::schema::{HedgeAfter, UNIX};
 use super::units::{Duration, Pattern, Size};
-use crate::policy::outcome::Condition;
+use crate::policy::outcome::{Condition, grpc_code};
+use crate::telemetry::rfc3339;
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{self, IdPattern, SpiffeId};
@@ -49,6 +50,9 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
         "endpoint" | "endpointAddress" => endpoint_address(text).map(|_| ()),
         "hedgeAfter" => text.parse::<HedgeAfter>().map(drop).map_err(|message| (message, None)),
         "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
+        "grpcCode" => plain(grpc_code(text).is_some(), "a gRPC code such as `unavailable`"),
+        "timestamp" => plain(rfc3339::read(text).is_some(), "a moment such as `2027-01-01T00:00:00Z`"),
+        "jsonPointer" => plain(text.starts_with('/'), "a JSON pointer such as `/items/0/id`"),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),
         "rustRegex" => text.parse::<Pattern>().map(|_| ()).map_err(|message| (message, None)),

@@ -25,6 +25,7 @@ pub mod source;
 mod storable;
 mod substitute;
 mod tls;
+mod traffic;
 mod tree;
 pub mod units;
 mod validate;
@@ -45,6 +46,7 @@ pub use reach::{applies, is_tcp as is_tcp_listener};
 pub use secrets::{REDACTED, is_secret, is_secret_attribute};
 pub use storable::Storable;
 pub use substitute::Env;
+pub use traffic::warnings;
 pub use tree::step;
 
 use excerpt::Excerpts;

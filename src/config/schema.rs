@@ -16,6 +16,7 @@ mod retry;
 mod security;
 mod sockets;
 mod telemetry;
+mod traffic;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -39,6 +40,7 @@ pub use security::{
 };
 pub use sockets::{ProxyProtocol, ProxyVersion, UNIX};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
+pub use traffic::{AbortIf, Canary, Compare, CompareBody, Fault, FaultAbort, FaultBandwidth, FaultDelay, Mirror};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -537,6 +539,15 @@ pub struct Route {
     /// Largest request body; 413 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<MaxBody>,
+    /// Faults on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Copies of requests to other services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror: Vec<Mirror>,
+    /// A side of `split` whose weight moves by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// Requests that it lets pass in a time; 429 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimits>,

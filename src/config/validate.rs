@@ -16,6 +16,7 @@ use super::tree::{Node, step};
 use super::units::Duration;
 use super::{
     ResolvedEndpoint, authorization, balancing, health, interception, limits, policies, reach, resolve, sockets, tls,
+    traffic,
 };
 use crate::wire::address::Address;
 
@@ -72,6 +73,7 @@ pub fn validate(mut view: View<'_>, whole: bool) {
     for (index, route) in root.routes.iter().enumerate() {
         let path = view.route_path(index);
         view.route(&path, route);
+        traffic::route(&mut view, &path, route);
         limits::route(&mut view, &path, route);
     }
     policies::validate(&mut view);
@@ -344,7 +346,7 @@ impl View<'_> {
     }
 
     /// `service` or `service/subset`, both of which must be there.
-    fn target(&mut self, path: &str, target: &str) {
+    pub fn target(&mut self, path: &str, target: &str) {
         let (name, subset) = match target.split_once('/') {
             Some((name, subset)) => (name, Some(subset)),
             None => (target, None),
@@ -396,7 +398,7 @@ impl View<'_> {
         false
     }
 
-    fn matched(&mut self, path: &str, matched: &Match) {
+    pub fn matched(&mut self, path: &str, matched: &Match) {
         if let Some(from) = &matched.from {
             authorization::caller(self, &format!("{path}.from"), from);
         }
@@ -478,7 +480,7 @@ impl View<'_> {
         }
     }
 
-    fn edits(&mut self, path: &str, edits: &HeaderEdits) {
+    pub fn edits(&mut self, path: &str, edits: &HeaderEdits) {
         let removed = edits.remove.iter().enumerate().map(|(index, name)| (name, format!("{path}.remove[{index}]")));
         let set = edits.set.keys().map(|name| (name, format!("{path}.set{}", step(name))));
         let added = edits.add.keys().map(|name| (name, format!("{path}.add{}", step(name))));

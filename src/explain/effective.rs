@@ -6,6 +6,7 @@ use super::Policy;
 use super::balancing;
 use super::limits;
 use super::places::{self, place};
+use super::traffic;
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
 use crate::snapshot::check::Ask;
@@ -51,6 +52,7 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
     policy.push(retry(snapshot, index, decision.route));
     policy.extend(hedge(snapshot, index, &route["hedge"]));
     policy.extend(own("maxBody"));
+    policy.extend(traffic::of_route(snapshot, decision.route));
     if let Verdict::Forward { target, .. } = decision.verdict {
         policy.extend(of_service(snapshot, target, &OF_SERVICE));
         policy.extend(watch(snapshot, target));
@@ -97,7 +99,7 @@ fn hedge(snapshot: &Snapshot, index: usize, written: &Value) -> Option<Policy> {
 pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
     let Action::Forward(forward) = &route.action else { return Vec::new() };
     let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
-    if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
+    if let Some(target) = forward.targets.get(split::side(&forward.edges(), 0)) {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
         policy.extend(watch(snapshot, *target));
         policy.extend(balancing::of(snapshot, *target, None));

@@ -13,6 +13,7 @@ mod listener;
 mod places;
 mod redirected;
 mod sides;
+mod traffic;
 
 #[cfg(test)]
 mod tests;

@@ -78,8 +78,9 @@ fn sides(
     chosen: Option<usize>,
     (path, original): (&str, Option<SocketAddr>),
 ) -> Vec<Side> {
-    let starts = std::iter::once(0).chain(forward.edges.iter().copied());
-    let sides = forward.targets.iter().zip(&forward.edges).zip(starts).enumerate();
+    let edges = forward.edges();
+    let starts = std::iter::once(0).chain(edges.iter().copied());
+    let sides = forward.targets.iter().zip(&*edges).zip(starts).enumerate();
     sides
         .map(|(index, ((target, end), start))| {
             let service = snapshot.services.get(target.service);

@@ -3,12 +3,16 @@
 
 pub mod admission;
 pub mod attempt;
+mod compare;
 pub mod exchange;
+mod fault;
+mod mirror;
 pub mod outcome;
 mod record;
 pub mod reply;
 mod retry;
 pub mod server;
+mod terms;
 pub mod tracked;
 mod tries;
 pub mod upgrade;

@@ -10,9 +10,10 @@ use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::admission::Refused;
+use super::fault;
 use super::tries::Tries;
 use crate::body::Progress;
-use crate::decide::{Decision, Drawn, Refusal, Verdict};
+use crate::decide::{self, Decision, Refusal, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::grant::{self, Grant};
@@ -20,6 +21,8 @@ use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
 use crate::policy::balance::Why;
+use crate::policy::differ;
+use crate::policy::fault::Drawn;
 use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
@@ -58,6 +61,10 @@ pub struct Record {
     pub would_limit: Vec<(Guard, u64, u64)>,
     /// Numbers of those in shadow mode that would have.
     would_deny: Vec<usize>,
+    /// Faults on purpose that it is to meet, if it comes so far.
+    pub drawn_fault: Option<Drawn>,
+    /// Those that it has met.
+    pub fault: Option<Drawn>,
     /// Of a request that may become a tunnel, which outlives the configuration.
     pub head: Option<Box<grant::Head>>,
     /// Who made the head of the answer.
@@ -107,7 +114,7 @@ pub struct Chosen {
     /// Which of its matches.
     pub rule: usize,
     pub target: Option<Target>,
-    pub drawn: Option<Drawn>,
+    pub drawn: Option<decide::Drawn>,
 }
 
 impl Chosen {
@@ -138,6 +145,8 @@ impl Record {
             refusal: None,
             would_limit: Vec::new(),
             would_deny: Vec::new(),
+            drawn_fault: None,
+            fault: None,
             head: None,
             producer: Producer::Proxy,
             peer_reason: None,
@@ -225,6 +234,15 @@ impl Record {
         self.block = self.conn.worker.block(&self.view, series);
         if let Some(block) = &self.block {
             block.active(1);
+        }
+    }
+
+    /// What every answer says of the exchange: faults on purpose, and why it went where it went to whoever asked. Appended,
+    /// not set: a proxy behind us may have explained itself as well, to one that knows its token.
+    pub fn mark(&self, headers: &mut http::HeaderMap) {
+        fault::mark(self, headers);
+        if let Some(explanation) = self.explain.then(|| self.explanation()).flatten() {
+            headers.append(explain::REQUEST_HEADER, explanation);
         }
     }
 
@@ -322,6 +340,17 @@ impl Record {
             peer: self.conn.peer.clone(),
             identity: self.conn.identity().cloned(),
         });
+    }
+
+    /// What is told of a request that stands for others.
+    pub fn example(&self) -> differ::Example {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(..256).unwrap_or(bytes)).into_owned();
+        differ::Example {
+            id: self.request_id.as_ref().map(|id| text(id.as_bytes())).unwrap_or_default(),
+            method: text(self.method.as_str().as_bytes()),
+            path: text(self.uri.path().as_bytes()),
+            ..differ::Example::default()
+        }
     }
 
     /// Which match of its route won; none where it has none.
@@ -432,6 +461,7 @@ impl Record {
             .filter_map(|(index, value)| Some((snapshot.attributes.get(*index)?, value)))
             .map(|(known, value)| (&*known.name, known.shown(value).as_bytes()))
             .collect();
+        let fault = self.fault.map(|fault| fault::Shown(fault).to_string()).unwrap_or_default();
         self.conn.worker.shared.access.write(&Entry {
             time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             listener: &labels.listener,
@@ -449,6 +479,7 @@ impl Record {
             authorization: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
             peer_reason: self.peer_reason.as_deref().unwrap_or_default(),
+            fault: &fault,
             duration,
             upstream_duration: self.upstream,
             request_bytes: self.upload.bytes.get(),

@@ -32,6 +32,8 @@ pub struct Asker<'a> {
     pub received: Option<StatusCode>,
     /// The entry of `authorization` that denies.
     pub entry: Option<&'a str>,
+    /// Status and gRPC code, where they are not those of the reason.
+    pub instead: (Option<StatusCode>, Option<u8>),
     /// The limit that refuses.
     pub refusal: Option<&'a Refused>,
 }
@@ -45,6 +47,10 @@ impl Asker<'_> {
         }
     }
 
+    fn status(&self, reason: Reason) -> StatusCode {
+        self.instead.0.unwrap_or(reason.status())
+    }
+
     fn limit(&self) -> Option<&str> {
         self.refusal.map(|refusal| refusal.limit.as_str())
     }
@@ -53,12 +59,13 @@ impl Asker<'_> {
 /// The answer to a request that ended for `reason`.
 pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
     let mut response = if asker.grpc {
-        grpc::trailers_only(reason.grpc(), &asker.sentence(reason)).map(|()| Bytes::new())
+        let code = asker.instead.1.unwrap_or(reason.grpc());
+        grpc::trailers_only(code, &asker.sentence(reason)).map(|()| Bytes::new())
     } else {
         let form = asker.accept.map_or(Form::Text, |accept| accept::form(accept.as_bytes()));
         let (kind, body) = told(reason, asker, form);
         let mut response = Response::new(body);
-        *response.status_mut() = reason.status();
+        *response.status_mut() = asker.status(reason);
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         response
@@ -117,7 +124,7 @@ struct Problem<'a> {
 
 /// One sentence, in the form that is wanted, and the name of that form.
 fn told(reason: Reason, asker: &Asker<'_>, form: Form) -> (HeaderValue, Bytes) {
-    let status = reason.status();
+    let status = asker.status(reason);
     let (code, sentence, hint, authorization) = (reason.code(), asker.sentence(reason), reason.hint(), asker.entry);
     let limit = asker.limit();
     let request_id = asker.id.and_then(|id| id.to_str().ok());

@@ -5,6 +5,7 @@ mod health;
 mod limits;
 mod originals;
 mod retries;
+mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,8 +48,10 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
+    let before = previous.map_or(&[][..], |snapshot| &snapshot.routes);
+    let before: HashMap<&str, &Route> = before.iter().map(|route| (&*route.name, route)).collect();
     for route in &root.routes {
-        let known = previous.and_then(|snapshot| snapshot.routes.iter().find(|known| *known.name == *route.name));
+        let known = before.get(route.name.as_str()).copied();
         let rate_limits = limits::rate_limits(
             route.rate_limit.as_ref(),
             ("route", &route.name),
@@ -238,7 +241,7 @@ fn compile_route(
     sides: &mut Vec<SideLabels>,
 ) -> Route {
     let name: Arc<str> = route.name.as_str().into();
-    let action = compile_action(route, names);
+    let action = compile_action(route, names, known);
     let first_side = push_sides(&name, &action, names, sides);
     Route {
         index,
@@ -255,6 +258,8 @@ fn compile_route(
         rate_limits: Box::default(),
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
+        fault: route.fault.as_ref().map(|fault| traffic::fault(fault, names).into()),
+        mirrors: traffic::mirrors(&route.mirror, names),
     }
 }
 
@@ -297,7 +302,7 @@ fn push_sides(name: &Arc<str>, action: &Action, names: &Names<'_>, sides: &mut V
     first
 }
 
-fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
+fn compile_action(route: &schema::Route, names: &Names<'_>, known: Option<&Route>) -> Action {
     if let Some(respond) = &route.respond {
         let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
         return Action::Respond(status, respond.body.clone().into());
@@ -320,7 +325,8 @@ fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
         one.into_iter().chain(split).filter_map(|(to, weight)| Some((names.target(to)?, weight))).collect();
     let host = route.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_deref());
     Action::Forward(Forward {
-        edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        written_edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        canary: traffic::canary(route, names, &all, known),
         targets: all.into_iter().map(|(target, _)| target).collect(),
         sticky: route.sticky.as_ref().and_then(|sticky| compile_sticky(sticky, names)),
         rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
@@ -374,7 +380,8 @@ fn compile_implicit(
         let Some(name) = names.list.get(service).map(|service| service.name.clone()) else { continue };
         let action = Action::Forward(Forward {
             targets: vec![Target { service, subset: None }],
-            edges: vec![split::BUCKETS],
+            written_edges: vec![split::BUCKETS],
+            canary: None,
             sticky: None,
             rewrite: None,
             rewrite_host: None,
@@ -404,6 +411,8 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         rate_limits: Box::default(),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        fault: None,
+        mirrors: Vec::new(),
     }
 }
 

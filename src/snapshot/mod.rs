@@ -12,6 +12,7 @@ pub mod limits;
 pub mod matcher;
 pub mod redirected;
 pub mod route;
+pub mod traffic;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -134,6 +135,8 @@ pub struct Route {
     pub rate_limits: Box<[limits::RateLimit]>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    pub fault: Option<Box<traffic::Fault>>,
+    pub mirrors: Vec<traffic::Mirror>,
 }
 
 /// When a second try is begun at the side of the first.
@@ -161,8 +164,10 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Forward {
     pub targets: Vec<Target>,
-    /// Ends of the targets on the line of buckets.
-    pub edges: Vec<u32>,
+    /// Ends of the targets on the line of buckets, by their written weights; see `edges`.
+    pub written_edges: Vec<u32>,
+    /// Moves the edges.
+    pub canary: Option<Arc<traffic::Steered>>,
     pub sticky: Option<matcher::Key>,
     pub rewrite: Option<Rewrite>,
     pub rewrite_host: Option<HeaderValue>,

@@ -1,5 +1,7 @@
 //! Metrics as text: sums the blocks of all workers and names every family. The only module that knows the names.
 
+mod on_purpose;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -86,6 +88,7 @@ impl Collector for Scrape {
         self.detection(out)?;
         self.connections(out)?;
         self.upstream(out)?;
+        on_purpose::encode(&self.0, out)?;
         self.limits(out)?;
         endpoints::expose(out, &self.0.services.all())?;
         self.own(out, sums.len())?;

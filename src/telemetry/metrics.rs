@@ -9,13 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
+use super::canaries::Canary;
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
 use super::endpoints::Services;
 use super::expose;
+use super::faults::Faults;
 use super::histogram::{DURATION, SIZE};
 use super::limits::Limits;
+use super::mirrored::{self, Mirrored};
 use super::peers::Connections;
 use super::registry::Registry;
 use crate::policy::guard::Guard;
@@ -58,6 +61,12 @@ pub struct Metrics {
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
     pub detection: Registry<detection::Series, Detection>,
+    /// By route.
+    pub faults: Registry<Arc<str>, Faults>,
+    /// By route and target.
+    pub mirrors: Registry<mirrored::Series, Mirrored>,
+    /// By route.
+    pub canaries: Registry<Arc<str>, Canary>,
     /// By service.
     pub limits: Registry<Arc<str>, Limits>,
     /// The endpoints of services.
@@ -183,6 +192,9 @@ impl Metrics {
             denials: Registry::default(),
             connections: Registry::default(),
             detection: Registry::default(),
+            faults: Registry::default(),
+            mirrors: Registry::default(),
+            canaries: Registry::default(),
             limits: Registry::default(),
             services: Services::default(),
             panics: Registry::default(),
