@@ -220,6 +220,8 @@ fn zones_and_regions() {
     let strict = start(&at("dead"), "zone: strict", &fills);
     assert_eq!(keys(&tally(&strict, 20)), ["503"], "never anywhere else");
     strict.await_reason("connect_failed", 503);
+    let explained = strict.cli(&["explain", "http://app.test/"]).out;
+    assert!(explained.contains("its zone is b, and `zone: strict` wants a"), "{explained}");
     let calm = start(&at("dead"), "zone: strict, panicThreshold: 100", &fills);
     until("nobody is asked in vain", SOON, || {
         tally(&calm, 5);

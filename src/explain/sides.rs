@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::balancing;
 use super::places::{self, place};
 use super::{Endpoint, Excluded, Side, Split, percent};
 use crate::decide::{Decision, Verdict};
@@ -90,7 +91,8 @@ fn sides(
                 None => Arc::from([]),
             };
             let why = |address: &Address| service.and_then(|service| service.upstream.why_unavailable(address));
-            let (mut endpoints, mut excluded) = endpoints(&list, subset, why);
+            let elsewhere = |endpoint: &discovery::Endpoint| balancing::excluded(&service?.balance, endpoint);
+            let (mut endpoints, mut excluded) = endpoints(&list, subset, why, elsewhere);
             let more_endpoints = endpoints.len().saturating_sub(SHOWN);
             let more_excluded = excluded.len().saturating_sub(SHOWN);
             endpoints.truncate(SHOWN);
@@ -117,10 +119,11 @@ fn endpoints(
     list: &[discovery::Endpoint],
     subset: Option<&Subset>,
     why: impl Fn(&Address) -> Option<String>,
+    elsewhere: impl Fn(&discovery::Endpoint) -> Option<String>,
 ) -> (Vec<Endpoint>, Vec<Excluded>) {
     let (mut can, mut cannot) = (Vec::new(), Vec::new());
     for endpoint in list {
-        match excluded(endpoint, subset) {
+        match excluded(endpoint, subset).or_else(|| elsewhere(endpoint)) {
             Some(why) => cannot.push(Excluded { address: endpoint.address.clone(), why }),
             None => can.push(Endpoint {
                 address: endpoint.address.clone(),
