@@ -313,8 +313,12 @@ impl Reason {
                 "`/clusters` shows the endpoints of the service, and so which labels a subset could ask for"
             }
             Self::Overflow => "the service is slower than its traffic: add endpoints, or raise `connections.max`",
-            Self::RateLimited => "come again after `retry-after`; `/limits` shows the limits and how much of them is used",
-            Self::Limit => "add endpoints, or raise the limit that the message names; `/clusters` shows what is in flight",
+            Self::RateLimited => {
+                "come again after `retry-after`; `/limits` shows the limits and how much of them is used"
+            }
+            Self::Limit => {
+                "add endpoints, or raise the limit that the message names; `/clusters` shows what is in flight"
+            }
             Self::Overloaded => {
                 "`/clusters` shows the limit and the usual latency: find what slows the service down, or add endpoints"
             }
@@ -370,7 +374,9 @@ impl Reason {
     pub const fn proxy_error(self) -> &'static str {
         match self {
             Self::NoRoute => "destination_not_found",
-            Self::Denied | Self::NotRedirected | Self::Undetected | Self::RateLimited | Self::Shed => "http_request_denied",
+            Self::Denied | Self::NotRedirected | Self::Undetected | Self::RateLimited | Self::Shed => {
+                "http_request_denied"
+            }
             Self::Loop => "proxy_loop_detected",
             Self::UnknownDestination => "destination_ip_prohibited",
             Self::NoEndpoint | Self::Overloaded => "destination_unavailable",

@@ -63,7 +63,8 @@ fn a_rate_limit_is_exact_over_all_workers_and_reloads() {
 #[test]
 fn who_is_refused_is_told_when_to_come_again() {
     let origin = Origin::ok();
-    let route = ", rateLimit: [{ requestsPerSecond: 1000, per: { address: true } }, { requestsPerSecond: 0.5, burst: 1 }]";
+    let route =
+        ", rateLimit: [{ requestsPerSecond: 1000, per: { address: true } }, { requestsPerSecond: 0.5, burst: 1 }]";
     let proxy = Setup { route, ..Setup::default() }.start(origin.addr());
     assert_eq!(ask(proxy.addr(), "/", "").status(), 200);
     let refused = ask(proxy.addr(), "/", "accept: application/json\r\n");

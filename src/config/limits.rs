@@ -1,8 +1,6 @@
 //! What can be wrong with limits: on what cannot have them, and bounds that contradict each other.
 
-use super::schema::{
-    AdaptiveLimit, Criticality, LimitKey, Protocol, RateLimit, RateLimits, Route, Service,
-};
+use super::schema::{AdaptiveLimit, Criticality, LimitKey, Protocol, RateLimit, RateLimits, Route, Service};
 use super::validate::View;
 
 pub fn service(view: &mut View<'_>, path: &str, service: &Service) {
@@ -71,7 +69,8 @@ fn rate_limit(view: &mut View<'_>, path: &str, limit: &RateLimit) {
             view.push(&format!("{path}.per"), "this tells nobody apart", "write `true`, or remove `per`");
         }
         Some(LimitKey::Identity(true)) if view.tree.get("identity").is_none() => {
-            let remedy = "add `identity` with a certificate of our own and the trust bundle, or tell apart by `address`";
+            let remedy =
+                "add `identity` with a certificate of our own and the trust bundle, or tell apart by `address`";
             let message = "without an `identity` of ours nobody can prove theirs";
             view.push(&format!("{path}.per.identity"), message, remedy);
         }

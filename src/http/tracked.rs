@@ -129,7 +129,14 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        Box::new(Self { record, activity, upstream: None, replay: None, lease: Lease::None, admission: Admission::default() })
+        Box::new(Self {
+            record,
+            activity,
+            upstream: None,
+            replay: None,
+            lease: Lease::None,
+            admission: Admission::default(),
+        })
     }
 
     /// What came of a gRPC call is known now.

@@ -36,8 +36,11 @@ use crate::wire::trace::Formats;
 pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>) -> Snapshot {
     let root = config.root();
     let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
-    let mut services: Vec<Service> =
-        root.services.iter().map(|(name, service)| compile_service(name, service, root, (generation, previous))).collect();
+    let mut services: Vec<Service> = root
+        .services
+        .iter()
+        .map(|(name, service)| compile_service(name, service, root, (generation, previous)))
+        .collect();
     for (name, mode) in [(APPLICATION, schema::Mode::Inbound), (PASSTHROUGH, schema::Mode::Outbound)] {
         services.extend(has(root, mode).then(|| original(name, root)));
     }
