@@ -274,7 +274,7 @@ fn what_services_and_listeners_are_refused_for() {
         ),
         (
             "port: 1, endpoints: { static: [10.0.0.1] }, loadBalancer: { policy: ▸maglev }",
-            "services.s.loadBalancer.policy: `maglev` is not supported by this version | use `roundRobin`, `random` or `leastRequest`",
+            "services.s.loadBalancer.policy: there is no `hashKey` to hash | add `hashKey` with one of `header`, `cookie`, `query`, `attribute` or `source: address`",
         ),
         (
             "port: 1, endpoints: { static: [10.0.0.1] }, hosts: [a, ▸A]",
