@@ -163,7 +163,8 @@ impl Upstream {
 /// Outlier detection. A standing is changed under the lock of the ejections, so that it is what they say.
 impl Upstream {
     pub fn eject(&self, service: &str, address: &Address, rules: &Rules, cause: Cause, now: Instant) {
-        if self.held().is_some_and(|held| now.saturating_duration_since(held) < HELD) {
+        let recent = |held: Instant| now.saturating_duration_since(held) < HELD;
+        if cause == Cause::Consecutive && self.held().is_some_and(recent) {
             return self.learned.counters.ejections_held.inc();
         }
         let endpoints = self.endpoints().borrow().clone();
