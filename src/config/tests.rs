@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 
 mod authorization;
-mod limits;
 mod circuit;
+mod limits;
 mod reference;
 mod secrets;
 mod sockets;

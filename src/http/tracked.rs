@@ -152,14 +152,6 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        Box::new(Self {
-            record,
-            activity,
-            upstream: None,
-            replay: None,
-            lease: Lease::None,
-            admission: Admission::default(),
-        })
         let (compared, lease, admission) = (Vec::new(), Lease::None, Admission::default());
         let (upstream, replay, slowed, watched) = (None, None, None, None);
         Box::new(Self { record, activity, upstream, replay, lease, slowed, compared, watched, admission })

@@ -80,8 +80,11 @@ fn what_policies_are_refused_for() {
             "policies[0].rules[0].QPS: unknown key `QPS` | did you mean `qps`?",
         ),
         (
-            policies("▸{ type: circuit-breaker, failure-threshold: 0.5 }")
-                .replacen("app: { ", "app: { circuitBreaker: {}, ", 1),
+            policies("▸{ type: circuit-breaker, failure-threshold: 0.5 }").replacen(
+                "app: { ",
+                "app: { circuitBreaker: {}, ",
+                1,
+            ),
             "policies[0].rules[0]: service `app` says so itself, in `circuitBreaker` | keep one of them: this rule, or `services.app.circuitBreaker`",
         ),
         (
