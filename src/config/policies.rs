@@ -63,6 +63,9 @@ fn keys(view: &mut View<'_>, path: &str, rule: &PolicyRule, (name, keys, needed)
     for key in keys.iter().take(needed).filter(lacks) {
         view.push(path, format!("`{key}` is missing"), format!("add `{key}: …`"));
     }
+    if rule.failure_threshold.is_some_and(|share| share <= 0.0) {
+        view.push(&format!("{path}.failure-threshold"), "must be above 0", "");
+    }
     for (key, time) in [("window", rule.window), ("open-duration", rule.open_duration)] {
         if let Some(time) = time {
             view.positive(&format!("{path}.{key}"), time);
