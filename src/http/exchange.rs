@@ -154,9 +154,11 @@ impl Exchange {
         if let Some(service) = limited {
             self.0.admission = Admission::begin(&mut self.0.record, (chosen.route, service), &parts.headers)?;
         }
-        match circuit::pass(&mut self.0.record, &view.snapshot, chosen.route, chosen.target, &parts) {
-            Gate::Pass(target) => chosen.target = target,
-            Gate::Answer(response) => return Ok(Prepared::Answer(response)),
+        if !aborted {
+            match circuit::pass(&mut self.0.record, &view.snapshot, chosen.route, chosen.target, &parts) {
+                Gate::Pass(target) => chosen.target = target,
+                Gate::Answer(response) => return Ok(Prepared::Answer(response)),
+            }
         }
         let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
