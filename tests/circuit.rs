@@ -267,7 +267,9 @@ services:
     circuitBreaker: { consecutiveFailures: 2, openDuration: 300ms, halfOpenRequests: 1 }
 routes: [{ name: all, to: app }]
 "#;
-    let app = Origin::raw(|mut conn, _| drop(conn.try_write("hello")));
+    let app = Origin::raw(|mut conn, _| {
+        conn.try_write("hello");
+    });
     let gone = common::free_addr();
     let proxy = Proxy::start(config, &[("gone", gone)]);
     let refused = || proxy.metric("outrigger_circuit_refused_total", &[("service", "app")]) as u64;
