@@ -2,10 +2,11 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pod run test conformance setup lint bench bench-peers bench-tcp fuzz image clean
+.PHONY: help demo demo-pod run test conformance soak sim setup lint bench bench-peers bench-tcp fuzz image clean
 
 CONFIG ?= config/examples/minimal.yaml
 FUZZ_SECS ?= 30
+SOAK_SECS ?= 600
 TARGETS ?=
 IMAGE ?= outrigger:dev
 BUILDER ?= rust:1.95-bookworm
@@ -39,6 +40,12 @@ test: setup ## every test; installs what they need, by package name
 conformance: ## what testssl.sh and sslyze find in our TLS; a few minutes
 	@.ci/setup $(VENV) scanners
 	cargo test --locked --test conformance
+
+soak: setup ## mixed traffic while endpoints die, configurations and certificates change; SOAK_SECS=600
+	SOAK_SECS=$(SOAK_SECS) cargo test --locked --test soak -- --nocapture
+
+sim: ## overload and recovery, simulated: prints goodput, draws docs/resilience.svg
+	cargo bench --locked --bench sim
 
 setup: ## only install what the tests need
 	@.ci/setup $(VENV)

@@ -9,6 +9,7 @@ mod operate;
 mod probation;
 mod recent;
 mod reload;
+mod traffic;
 mod trial;
 mod wait;
 
@@ -323,6 +324,7 @@ impl App {
                     self.watch_life();
                     self.watch.look(Instant::now());
                     self.observe().await;
+                    self.steer();
                 }
                 read = self.rotation.due() => self.rotate(read),
                 () = shared.alarm.rung() => self.alarmed().await,
@@ -425,6 +427,7 @@ impl App {
         let generation = snapshot.generation;
         process.config_accepted(generation, std::time::SystemTime::now());
         self.control.accepted(config, generation);
+        self.announce();
         self.tell_stale();
     }
 

@@ -110,6 +110,15 @@ pub enum Origin {
     Kept(Reading),
 }
 
+impl Origin {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Once(source) => http_body::Body::is_end_stream(source),
+            Self::Kept(reading) => reading.is_end_stream(),
+        }
+    }
+}
+
 /// A request body on its way upstream: counted, and cut where it grows beyond its limit.
 pub struct Upload {
     origin: Origin,
@@ -117,13 +126,78 @@ pub struct Upload {
     progress: Option<Rc<Progress>>,
     /// The stream's own watch, told of each frame.
     watch: Option<Rc<Activity>>,
+    /// Keeps what goes by.
+    tee: Option<Tee>,
     /// Whatever has to live as long as the body.
     _held: Option<Rc<dyn Any>>,
 }
 
+/// Keeps a body that goes by, up to a limit, and hands it over once, when it is whole or never will be. The bytes are
+/// shared, and the body does not wait.
+pub struct Tee {
+    frames: Vec<Bytes>,
+    size: usize,
+    limit: usize,
+    then: Option<Box<dyn FnOnce(Teed)>>,
+}
+
+/// What became of a body that was to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Teed {
+    Whole(Bytes),
+    TooLarge,
+    Unfinished,
+}
+
+impl Tee {
+    pub fn new(limit: usize, then: impl FnOnce(Teed) + 'static) -> Self {
+        Self { frames: Vec::new(), size: 0, limit, then: Some(Box::new(then)) }
+    }
+
+    pub fn data(&mut self, data: &Bytes) {
+        if self.then.is_none() {
+            return;
+        }
+        self.size += data.len();
+        if self.size > self.limit {
+            return self.end(Teed::TooLarge);
+        }
+        self.frames.push(data.clone());
+    }
+
+    pub fn whole(&mut self) {
+        let mut frames = std::mem::take(&mut self.frames);
+        let whole = if frames.len() == 1 { frames.pop().unwrap_or_default() } else { frames.concat().into() };
+        self.end(Teed::Whole(whole));
+    }
+
+    fn end(&mut self, teed: Teed) {
+        self.frames = Vec::new();
+        if let Some(then) = self.then.take() {
+            then(teed);
+        }
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        self.end(Teed::Unfinished);
+    }
+}
+
 impl Upload {
     pub fn empty() -> Self {
-        Self { origin: Origin::Once(Source::Empty), limit: u64::MAX, progress: None, watch: None, _held: None }
+        Self::full(Bytes::new())
+    }
+
+    /// A body that is there.
+    pub fn full(body: Bytes) -> Self {
+        let origin = Origin::Once(Source::Full(body));
+        Self { origin, limit: u64::MAX, progress: None, watch: None, tee: None, _held: None }
+    }
+
+    pub fn tee(&mut self, tee: Tee) {
+        self.tee = Some(tee);
     }
 
     pub fn new(
@@ -134,7 +208,7 @@ impl Upload {
         held: Rc<dyn Any>,
     ) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
-        Self { origin, limit, progress: Some(progress), watch, _held: Some(held) }
+        Self { origin, limit, progress: Some(progress), watch, tee: None, _held: Some(held) }
     }
 }
 
@@ -168,6 +242,14 @@ impl http_body::Body for Upload {
                         progress.too_large.set(true);
                         return Poll::Ready(Some(Err(Error::TooLarge)));
                     }
+                    let this = &mut *self;
+                    if let Some(tee) = &mut this.tee {
+                        tee.data(data);
+                        // Who sends it may not ask for its end.
+                        if this.origin.is_end_stream() {
+                            tee.whole();
+                        }
+                    }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     crate::wire::head::clean_trailers(trailers);
                 }
@@ -175,6 +257,7 @@ impl http_body::Body for Upload {
             }
             Poll::Ready(None) => {
                 progress.ended.set(true);
+                self.tee.iter_mut().for_each(Tee::whole);
                 Poll::Ready(None)
             }
             other => other,
@@ -182,10 +265,7 @@ impl http_body::Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.origin {
-            Origin::Once(source) => source.is_end_stream(),
-            Origin::Kept(reading) => reading.is_end_stream(),
-        }
+        self.origin.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -292,7 +292,7 @@ fn to_side<'s>(route: &Route, forward: &'s Forward, facts: &Facts<'_>, draw: imp
     let (side, drawn) = match forward.sticky.as_ref().and_then(|key| key.first(facts)) {
         Some(key) => {
             let bucket = split::bucket(&route.name, &key);
-            (split::side(&forward.edges, bucket), Some(Drawn { bucket, sticky: true }))
+            (split::side(&forward.edges(), bucket), Some(Drawn { bucket, sticky: true }))
         }
         None => chance(forward, draw),
     };
@@ -307,7 +307,7 @@ fn chance(forward: &Forward, draw: impl FnOnce() -> u32) -> (usize, Option<Drawn
         return (0, None);
     }
     let bucket = draw();
-    (split::side(&forward.edges, bucket), Some(Drawn { bucket, sticky: false }))
+    (split::side(&forward.edges(), bucket), Some(Drawn { bucket, sticky: false }))
 }
 
 /// What the head says of the body's length, held against the limit. A body without a length is counted as it comes.

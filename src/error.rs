@@ -35,6 +35,8 @@ pub enum Reason {
     /// The route answers by itself (`respond`).
     DirectResponse,
     Redirect,
+    /// The route aborts it on purpose (`fault`).
+    FaultInjected,
     NoRoute,
     /// By an entry of `authorization`.
     Denied,
@@ -51,6 +53,14 @@ pub enum Reason {
     Fallback,
     /// The bounded queue for a connection is full.
     Overflow,
+    /// By `rateLimit` of the route or the service.
+    RateLimited,
+    /// By `limits` of the service.
+    Limit,
+    /// By `limits.adaptive` of the service.
+    Overloaded,
+    /// Memory is short.
+    Shed,
     ConnectFailed,
     ConnectTimeout,
     /// The upstream closed or reset before its answer was whole.
@@ -98,6 +108,7 @@ impl Reason {
         Self::None,
         Self::DirectResponse,
         Self::Redirect,
+        Self::FaultInjected,
         Self::NoRoute,
         Self::Denied,
         Self::BadRequest,
@@ -108,6 +119,10 @@ impl Reason {
         Self::CircuitOpen,
         Self::Fallback,
         Self::Overflow,
+        Self::RateLimited,
+        Self::Limit,
+        Self::Overloaded,
+        Self::Shed,
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::UpstreamReset,
@@ -138,6 +153,7 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "direct_response",
             Self::Redirect => "redirect",
+            Self::FaultInjected => "fault_injected",
             Self::NoRoute => "no_route",
             Self::Denied => "denied",
             Self::BadRequest => "bad_request",
@@ -148,6 +164,10 @@ impl Reason {
             Self::CircuitOpen => "circuit_open",
             Self::Fallback => "fallback",
             Self::Overflow => "overflow",
+            Self::RateLimited => "rate_limited",
+            Self::Limit => "limit",
+            Self::Overloaded => "overloaded",
+            Self::Shed => "shed",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::UpstreamReset => "upstream_reset",
@@ -186,9 +206,14 @@ impl Reason {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoEndpoint
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::FaultInjected
+            | Self::NoEndpoint
             | Self::CircuitOpen
             | Self::Overflow
+            | Self::Limit
+            | Self::Overloaded
+            | Self::Shed
             | Self::ConnectFailed
             | Self::NoIdentity
             | Self::Expired
@@ -218,15 +243,19 @@ impl Reason {
             Self::None | Self::DirectResponse | Self::Redirect => 2,
             Self::ClientReset => 1,
             Self::BadRequest | Self::ProxyHeader | Self::Handshake | Self::Panic => 13,
-            Self::HeadTooLarge | Self::BodyTooLarge => 8,
+            Self::HeadTooLarge | Self::BodyTooLarge | Self::RateLimited => 8,
             Self::Denied | Self::NotRedirected | Self::Undetected => 7,
             Self::Loop => 9,
             Self::NoRoute | Self::Unsupported => 12,
             Self::HeaderTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
-            Self::NoEndpoint
+            Self::FaultInjected
+            | Self::NoEndpoint
             | Self::CircuitOpen
             | Self::Fallback
             | Self::Overflow
+            | Self::Limit
+            | Self::Overloaded
+            | Self::Shed
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::UpstreamReset
@@ -248,6 +277,7 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "the route answers by itself",
             Self::Redirect => "the route redirects",
+            Self::FaultInjected => "a fault that the route does on purpose",
             Self::NoRoute => "no route matches this request",
             Self::Denied => "authorization does not allow this",
             Self::BadRequest => "the request is malformed or contradicts itself",
@@ -258,6 +288,10 @@ impl Reason {
             Self::Fallback => "too much has failed there of late, so that a fallback answers for a while",
             Self::NoEndpoint => "the service has no endpoint to send this request to",
             Self::Overflow => "too many requests wait for a connection to the service",
+            Self::RateLimited => "more requests came than the rate limit lets pass",
+            Self::Limit => "the service has as many requests as its limits allow",
+            Self::Overloaded => "the service has as many requests as it answers in good time",
+            Self::Shed => "the proxy is short of memory",
             Self::ConnectFailed => "no connection to the service could be made",
             Self::ConnectTimeout => "the service did not accept a connection in time",
             Self::UpstreamReset => "the service closed the connection before its answer was whole",
@@ -289,6 +323,7 @@ impl Reason {
             Self::None => "",
             Self::DirectResponse => "the answer is written in `respond` of the route",
             Self::Redirect => "the target is written in `redirect` of the route",
+            Self::FaultInjected => "`fault` of the route says so; `outrigger faults stop` ends all of them",
             Self::NoRoute => "`outrigger explain` shows which condition of each route failed",
             Self::Denied => "`outrigger explain --from CALLER` shows which entry of `authorization` decides, and why",
             Self::BadRequest => "the client sends no or several hosts, an illegal path, or lengths that disagree",
@@ -305,6 +340,16 @@ impl Reason {
                 "`/clusters` shows the endpoints of the service, and so which labels a subset could ask for"
             }
             Self::Overflow => "the service is slower than its traffic: add endpoints, or raise `connections.max`",
+            Self::RateLimited => {
+                "come again after `retry-after`; `/limits` shows the limits and how much of them is used"
+            }
+            Self::Limit => {
+                "add endpoints, or raise the limit that the message names; `/clusters` shows what is in flight"
+            }
+            Self::Overloaded => {
+                "`/clusters` shows the limit and the usual latency: find what slows the service down, or add endpoints"
+            }
+            Self::Shed => "give the container more memory, or look for what needs it: large buffers, many connections",
             Self::ConnectFailed => "check that the service listens on the `endpoint` of the access log",
             Self::ConnectTimeout => {
                 "check the network and the load of the `endpoint` in the access log, or raise `connectTimeout`"
@@ -356,11 +401,13 @@ impl Reason {
     pub const fn proxy_error(self) -> &'static str {
         match self {
             Self::NoRoute => "destination_not_found",
-            Self::Denied | Self::NotRedirected | Self::Undetected => "http_request_denied",
+            Self::Denied | Self::NotRedirected | Self::Undetected | Self::RateLimited | Self::Shed => {
+                "http_request_denied"
+            }
             Self::Loop => "proxy_loop_detected",
             Self::UnknownDestination => "destination_ip_prohibited",
-            Self::NoEndpoint | Self::CircuitOpen => "destination_unavailable",
-            Self::Overflow => "connection_limit_reached",
+            Self::NoEndpoint | Self::Overloaded | Self::CircuitOpen => "destination_unavailable",
+            Self::Overflow | Self::Limit => "connection_limit_reached",
             Self::ConnectFailed => "connection_refused",
             Self::ConnectTimeout => "connection_timeout",
             Self::UpstreamReset => "connection_terminated",
@@ -371,7 +418,7 @@ impl Reason {
             Self::BadRequest | Self::HeadTooLarge | Self::HeaderTimeout | Self::BodyTooLarge | Self::Unsupported => {
                 "http_request_error"
             }
-            Self::DirectResponse | Self::Redirect | Self::Fallback => "proxy_internal_response",
+            Self::DirectResponse | Self::Redirect | Self::FaultInjected | Self::Fallback => "proxy_internal_response",
             Self::UpstreamTls => "tls_protocol_error",
             Self::UpstreamIdentity => "tls_certificate_error",
             Self::NoIdentity => "proxy_configuration_error",

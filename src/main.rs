@@ -45,6 +45,10 @@ enum Command {
     Config(cli::config::Config),
     /// Tell what another configuration would change, over the recent traffic of a running proxy
     Diff(cli::diff::Diff),
+    /// Faults on purpose in a running proxy: status, stop, start
+    Faults(cli::faults::Faults),
+    /// Canaries of a running proxy: status, step, promote, abort
+    Canary(cli::canary::Canary),
     /// Make certificates for development; tell what is in certificates
     Certs(cli::certs::Certs),
     /// The rules of the kernel that bring a pod's traffic to the proxy: apply, print, verify, remove
@@ -99,6 +103,8 @@ fn main() -> ExitCode {
         Command::Why(why) => cli::why::run(why),
         Command::Config(config) => cli::config::run(config),
         Command::Diff(diff) => cli::diff::run(diff),
+        Command::Faults(faults) => cli::faults::run(faults),
+        Command::Canary(canary) => cli::canary::run(canary),
         Command::Certs(certs) => cli::certs::run(certs),
         Command::Intercept(intercept) => cli::intercept::run(*intercept),
         Command::Demo(demo) => outrigger::demo::run(demo.files, demo.beside),

@@ -385,6 +385,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         authorization: facts.denied.as_deref().unwrap_or_default(),
         producer: reason.producer(),
         peer_reason: "",
+        fault: "",
         duration,
         upstream_duration: None,
         request_bytes: facts.count.sent,

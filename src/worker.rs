@@ -2,6 +2,8 @@
 //! numbers, its counters. Workers share nothing on the path of a request; they get their orders by mail.
 
 mod alarm;
+mod memory;
+mod traffic;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -9,7 +11,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -38,10 +40,11 @@ use crate::telemetry::peers::{Connections, Peers};
 use crate::telemetry::recent::Ring;
 use crate::telemetry::shadow::Examples;
 use crate::telemetry::unknown::Unknown;
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, transport};
 use crate::wire::address::Address;
 
 pub use alarm::Alarm;
+pub use memory::Memory;
 
 /// Heartbeat, and the sweep of unused upstream connections.
 const TICK: Duration = Duration::from_millis(500);
@@ -62,6 +65,9 @@ pub struct Shared {
     pub access: Arc<AccessLog>,
     pub health: Arc<Health>,
     pub alarm: Alarm,
+    /// An operator has stopped all faults on purpose.
+    pub faults_stopped: AtomicBool,
+    pub memory: Memory,
     pub workers: Vec<Mailbox>,
 }
 
@@ -84,6 +90,8 @@ impl Shared {
             access,
             health,
             alarm: Alarm::default(),
+            faults_stopped: AtomicBool::new(false),
+            memory: Memory::default(),
             workers,
         }
     }
@@ -224,6 +232,7 @@ pub struct View {
     blocks: RefCell<Vec<Option<Arc<Block>>>>,
     /// By the numbers of a listener and an entry of `authorization`.
     denials: RefCell<HashMap<(usize, usize), Arc<Denials>>>,
+    on_purpose: traffic::OnPurpose,
 }
 
 /// What wakes the task of a connection from outside.
@@ -425,7 +434,11 @@ impl Worker {
             }
             cluster.each_pool(|pool| {
                 pool.sweep(now);
-                let (latency, unreached) = (pool.meter.shown_latency(now), !pool.meter.is_reachable(now));
+                if pool.meter.is_due(now) {
+                    let pool = pool.clone();
+                    tokio::task::spawn_local(async move { transport::reach(&pool).await });
+                }
+                let (latency, unreached) = (pool.meter.shown_latency(now), !pool.meter.is_reachable());
                 // Of others there is nothing to tell.
                 if pool.open() > 0 || pool.pending() > 0 || latency.is_some() || unreached {
                     reports.push(PoolReport {
@@ -443,6 +456,9 @@ impl Worker {
         }
         if self.index == 0 {
             self.shared.metrics.process.set_source_ports(ports::used_ratio());
+            let snapshot = &self.view().snapshot;
+            self.shared.memory.look(&snapshot.config.root().runtime.memory, &self.shared.health);
+            snapshot.services.iter().for_each(|service| service.tell(&self.shared.metrics));
         }
         self.clusters.borrow().values().for_each(|cluster| cluster.forget_unused());
         let sum = |value: fn(&PoolReport) -> u64| reports.iter().map(value).sum::<u64>().cast_signed();
@@ -504,7 +520,8 @@ impl View {
         let listeners = || snapshot.listeners.iter().map(|listener| listener.name.clone());
         let connections = listeners().map(|name| metrics.connections.get(&name)).collect();
         let detection = listeners().map(|name| metrics.detection.get(&(name, worker))).collect();
-        Self { snapshot, clusters, connections, detection, blocks, denials: RefCell::default() }
+        let (denials, on_purpose) = Default::default();
+        Self { snapshot, clusters, connections, detection, blocks, denials, on_purpose }
     }
 
     /// Where the listener of this number counts what it finds out about protocols.

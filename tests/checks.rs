@@ -68,6 +68,9 @@ fn who_fails_checks_gets_nothing_and_reloads_keep_that() {
     proxy.await_metric("outrigger_endpoints", &[("service", "app"), ("state", "unhealthy")], 1.0);
     proxy.await_metric("outrigger_health_checks_total", &[("service", "app"), ("result", "failed")], 2.0);
     let served = b.served();
+    let told = proxy.cli(&["explain", "http://app.test/"]).out;
+    assert!(told.contains(&format!("- {}: unhealthy (answered 503 Service Unavailable)", b.addr())), "{told}");
+    assert!(told.contains("healthCheck                http /healthz every 50 ms"), "{told}");
 
     // Other thresholds, another source of the same endpoints: what was learned stays, and no check says otherwise.
     let since = checked(&proxy, "app", b.addr())["since"].clone();

@@ -268,7 +268,7 @@ services:
 routes: [{ name: all, to: app }]
 "#;
     let app = Origin::raw(|mut conn, _| {
-        conn.try_write("hello");
+        let _ = conn.try_write("hello");
     });
     let gone = common::free_addr();
     let proxy = Proxy::start(config, &[("gone", gone)]);

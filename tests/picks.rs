@@ -48,7 +48,7 @@ fn tally(proxy: &Proxy, requests: usize) -> BTreeMap<String, usize> {
     })
 }
 
-fn keys<'a>(tally: &'a BTreeMap<String, usize>) -> Vec<&'a str> {
+fn keys(tally: &BTreeMap<String, usize>) -> Vec<&str> {
     tally.keys().map(String::as_str).collect()
 }
 
@@ -74,13 +74,13 @@ fn a_key_stays_on_its_endpoint() {
         assert_eq!(ask(&mut conn, "/", "X-User: user-1\r\n"), (first[1].clone(), "key".to_owned()));
         assert_eq!(ask(&mut conn, "/", "").1, "chance, no key");
         // Whoever goes leaves the others where they are (and by a table, almost all of them).
-        proxy.reload(r#", "{c}""#, "");
+        proxy.reload(&format!(r#", "{}""#, origins[2].addr()), "");
         let second = users(&proxy, 60);
         let moved = first.iter().zip(&second).filter(|(before, after)| before != after && *before != "c").count();
         assert!(moved <= if policy == "maglev" { 8 } else { 0 }, "{policy}: {moved} of {first:?}");
         assert!(!second.contains(&"c".to_owned()));
         // Before anything is sent, `explain` knows whether there is a key.
-        let explained = proxy.cli(&["explain", "http://app.test/", "--header", "x-user: u"]).stdout;
+        let explained = proxy.cli(&["explain", "http://app.test/", "--header", "x-user: u"]).out;
         assert!(explained.contains("header x-user, which the request has"), "{explained}");
         assert!(explained.contains(policy), "{explained}");
     }
@@ -136,8 +136,8 @@ fn who_cannot_be_reached_is_left_alone() {
     let fills = [("a", origins[0].addr()), ("b", origins[1].addr()), ("dead", dead)];
     let proxy = start(r#""{a}", "{b}", "{dead}""#, "policy: roundRobin", &fills);
     let shares = tally(&proxy, 300);
-    // It is tried again after 1, 2, 4, 8 and 16 seconds.
-    assert!((1..=6).contains(&shares["503"]) && shares["a"] > 120 && shares["b"] > 120, "{shares:?}");
+    let failed = shares.get("503").copied().unwrap_or_default();
+    assert!(failed <= 1 && shares["a"] > 120 && shares["b"] > 120, "{shares:?}");
     let clusters = || proxy.admin_json("/clusters");
     let unreached = |value: &serde_json::Value| {
         let list = value["app"]["endpoints"].as_array().cloned().unwrap_or_default();
@@ -220,6 +220,8 @@ fn zones_and_regions() {
     let strict = start(&at("dead"), "zone: strict", &fills);
     assert_eq!(keys(&tally(&strict, 20)), ["503"], "never anywhere else");
     strict.await_reason("connect_failed", 503);
+    let explained = strict.cli(&["explain", "http://app.test/"]).out;
+    assert!(explained.contains("its zone is b, and `zone: strict` wants a"), "{explained}");
     let calm = start(&at("dead"), "zone: strict, panicThreshold: 100", &fills);
     until("nobody is asked in vain", SOON, || {
         tally(&calm, 5);

@@ -35,6 +35,7 @@ fn provocation(reason: Reason) -> Provoked {
         Reason::Redirect => {
             Route("GET /redirect HTTP/1.1\r\nHost: app.test\r\n", 308, "the route answers HTTP 308 Permanent Redirect")
         }
+        Reason::FaultInjected => Test("tests/faults.rs", "an_abort_is_told_in_each_form"),
         Reason::NoRoute => By("GET /nowhere HTTP/1.1\r\nHost: app.test\r\n"),
         Reason::Denied => Test("tests/authorization.rs", "every_client_is_told_in_its_own_terms"),
         Reason::BadRequest => By("GET / HTTP/1.1\r\nHost: app.test\r\nHost: app.test\r\n"),
@@ -45,6 +46,10 @@ fn provocation(reason: Reason) -> Provoked {
         Reason::CircuitOpen => Test("tests/circuit.rs", "it_opens_at_the_threshold"),
         Reason::Fallback => Test("tests/circuit_fallback.rs", "a_text_of_our_own"),
         Reason::Overflow => By("GET /busy HTTP/1.1\r\nHost: app.test\r\n"),
+        Reason::RateLimited => Test("tests/limits.rs", "who_is_refused_is_told_when_to_come_again"),
+        Reason::Limit => Test("tests/limits.rs", "a_service_has_so_many_at_a_time_to_the_end_of_their_answers"),
+        Reason::Overloaded => Test("tests/limits.rs", "those_who_matter_less_are_refused_first"),
+        Reason::Shed => Test("tests/limits.rs", "requests_are_refused_before_memory_runs_out"),
         Reason::ConnectFailed => By("GET /gone HTTP/1.1\r\nHost: app.test\r\n"),
         Reason::ConnectTimeout => By("GET /full HTTP/1.1\r\nHost: app.test\r\n"),
         Reason::UpstreamReset => By("POST /up/close HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n"),

@@ -348,6 +348,29 @@ fn explain_and_why_tell_of_them() {
     });
 }
 
+/// As many at a time as `limits.maxRetries` allows.
+#[test]
+fn no_more_at_a_time_than_the_service_may_have() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let a = Origin::start(move |seen, conn| {
+        if seen.message.head.get("x-outrigger-attempt").as_deref() == Some("2") {
+            held.pass();
+        }
+        if conn.try_write("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n") { Next::Keep } else { Next::Close }
+    });
+    let text = config("limits: { maxRetries: 1 },", "retry: { attempts: 1, on: [5xx] }", true);
+    let proxy = Proxy::start(&text, &[("a", a.addr())]);
+    let mut first = Conn::connect(proxy.addr());
+    first.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("one is tried again", SOON, || tries(&[&a]) == ["1", "2"]);
+    assert_eq!(get(&proxy).status(), 503);
+    until("why", SOON, || skipped(&proxy, "limit") == 1.0);
+    gate.open();
+    assert_eq!(first.response("GET").status(), 503);
+    assert_eq!(tries(&[&a]), ["1", "1", "2"]);
+}
+
 /// The example does what it says.
 #[test]
 fn the_example() {

@@ -36,7 +36,7 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// File, the module above that it names, and why.
-const UPWARDS: [(&str, &str, &str); 8] = [
+const UPWARDS: [(&str, &str, &str); 9] = [
     ("src/policy/balance/mod.rs", "config", "the enum of policies is the language's own, and has no logic"),
     ("src/policy/balance/group.rs", "config", "the same"),
     ("src/policy/balance/set.rs", "config", "the same"),
@@ -45,6 +45,7 @@ const UPWARDS: [(&str, &str, &str); 8] = [
     ("src/net/accept.rs", "inbound", "an accepted connection is handed up"),
     ("src/worker.rs", "inbound", "an accepted connection that came by mail is handed up"),
     ("src/worker.rs", "admin", "the table of health that a worker's heart beats into"),
+    ("src/worker/memory.rs", "admin", "the same table, for what is left of the memory"),
 ];
 
 /// Where a peer's bytes are handled: a panic there is a peer's to cause.

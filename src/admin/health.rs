@@ -25,6 +25,8 @@ pub enum Component {
     Identity,
     /// The state directory, where one is configured.
     State,
+    /// Where there is a limit to it.
+    Memory,
     /// `Ok` unless the proxy is stopping.
     Drain,
 }
@@ -185,8 +187,16 @@ pub async fn beat(health: Arc<Health>, worker: usize) {
 }
 
 impl Component {
-    pub const ALL: [Self; 7] =
-        [Self::Config, Self::Listeners, Self::Workers, Self::Application, Self::Identity, Self::State, Self::Drain];
+    pub const ALL: [Self; 8] = [
+        Self::Config,
+        Self::Listeners,
+        Self::Workers,
+        Self::Application,
+        Self::Identity,
+        Self::State,
+        Self::Memory,
+        Self::Drain,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -196,6 +206,7 @@ impl Component {
             Self::Application => "application",
             Self::Identity => "identity",
             Self::State => "state",
+            Self::Memory => "memory",
             Self::Drain => "drain",
         }
     }

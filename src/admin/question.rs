@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::explain::Ask;
+use crate::policy::canary::Order;
 use crate::telemetry::peers::How;
 use crate::telemetry::recent::{Filter, LIST_MAX};
 use crate::wire::path::query_get;
@@ -50,15 +51,21 @@ pub enum Question {
     },
     /// What another configuration would change, over recent traffic.
     Diff(Vec<(String, String)>),
+    /// Faults on purpose; stop them all before, or let them go on.
+    Faults(Option<bool>),
+    /// What became of copies of requests.
+    Mirrors,
+    Canaries,
     Change(Change),
 }
 
 /// Of the live configuration, by an operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Rollback(u64),
     Pin(u64),
     Unpin,
+    Canary { route: String, order: Order },
 }
 
 /// Bodies that are read.
@@ -123,6 +130,13 @@ pub fn learned(uri: &Uri) -> Result<Question, String> {
         Some("yaml") => Ok(Question::Learned { yaml: true }),
         Some(_) => Err("say ?format=json or yaml".to_owned()),
     }
+}
+
+/// Tells the canary of a route what to do.
+pub fn canary(uri: &Uri, order: Order) -> Result<Question, String> {
+    let route = uri.query().and_then(|query| query_get(query, "route"));
+    let route = route.ok_or("say ?route= and the name of a route")?.into_owned();
+    Ok(Question::Change(Change::Canary { route, order }))
 }
 
 /// A number of the query.

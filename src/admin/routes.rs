@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::health::Health;
 use super::question::{self, Answering, Change, Form, Question};
 use crate::config::schema::Level;
+use crate::policy::canary::Order;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::path::decode_segment;
 
@@ -31,6 +32,8 @@ pub trait Provider: Send + Sync {
     fn certs(&self) -> Value;
     /// Services with their endpoints, health and pools.
     fn clusters(&self) -> Value;
+    /// Rate limits, what services have at a time, and memory.
+    fn limits(&self) -> Value;
     /// Begins to stop, as SIGTERM does. Returns at once; asked again, does nothing more.
     fn drain(&self);
     fn level(&self) -> Level;
@@ -65,6 +68,7 @@ enum Endpoint {
     Config,
     ConfigStatus,
     Clusters,
+    Limits,
     Certs,
     Explain,
     Why,
@@ -80,6 +84,14 @@ enum Endpoint {
     Pin,
     Unpin,
     Diff,
+    Faults,
+    FaultsStop,
+    FaultsStart,
+    Mirrors,
+    Canaries,
+    CanaryStep,
+    CanaryPromote,
+    CanaryAbort,
     Drain,
     LogLevel,
 }
@@ -144,6 +156,7 @@ impl Admin {
             Endpoint::Config => ok(&self.provider.config()),
             Endpoint::ConfigStatus => ok(&self.provider.config_status()),
             Endpoint::Clusters => ok(&self.provider.clusters()),
+            Endpoint::Limits => ok(&self.provider.limits()),
             Endpoint::Certs => ok(&self.provider.certs()),
             Endpoint::Drain => {
                 self.provider.drain();
@@ -167,6 +180,14 @@ impl Admin {
             Endpoint::Rollback => Routed::Ask(Question::Change(Change::Rollback(number("to")?))),
             Endpoint::Pin => Routed::Ask(Question::Change(Change::Pin(number("generation")?))),
             Endpoint::Unpin => Routed::Ask(Question::Change(Change::Unpin)),
+            Endpoint::Faults => Routed::Ask(Question::Faults(None)),
+            Endpoint::FaultsStop => Routed::Ask(Question::Faults(Some(true))),
+            Endpoint::FaultsStart => Routed::Ask(Question::Faults(Some(false))),
+            Endpoint::Mirrors => Routed::Ask(Question::Mirrors),
+            Endpoint::Canaries => Routed::Ask(Question::Canaries),
+            Endpoint::CanaryStep => Routed::Ask(question::canary(&request.uri, Order::Step)?),
+            Endpoint::CanaryPromote => Routed::Ask(question::canary(&request.uri, Order::Promote)?),
+            Endpoint::CanaryAbort => Routed::Ask(question::canary(&request.uri, Order::Abort)?),
         })
     }
 
@@ -195,7 +216,7 @@ impl Admin {
 }
 
 impl Endpoint {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 35] = [
         Self::Livez,
         Self::Readyz,
         Self::Startupz,
@@ -205,6 +226,7 @@ impl Endpoint {
         Self::Config,
         Self::ConfigStatus,
         Self::Clusters,
+        Self::Limits,
         Self::Certs,
         Self::Explain,
         Self::Why,
@@ -220,6 +242,14 @@ impl Endpoint {
         Self::Pin,
         Self::Unpin,
         Self::Diff,
+        Self::Faults,
+        Self::FaultsStop,
+        Self::FaultsStart,
+        Self::Mirrors,
+        Self::Canaries,
+        Self::CanaryStep,
+        Self::CanaryPromote,
+        Self::CanaryAbort,
         Self::Drain,
         Self::LogLevel,
     ];
@@ -251,6 +281,7 @@ impl Endpoint {
             Self::Config => "/config",
             Self::ConfigStatus => "/config/status",
             Self::Clusters => "/clusters",
+            Self::Limits => "/limits",
             Self::Certs => "/certs",
             Self::Explain => "/explain",
             Self::Why => "/why/{id}",
@@ -266,6 +297,14 @@ impl Endpoint {
             Self::Pin => "/config/pin",
             Self::Unpin => "/config/unpin",
             Self::Diff => "/diff",
+            Self::Faults => "/faults",
+            Self::FaultsStop => "/faults/stop",
+            Self::FaultsStart => "/faults/start",
+            Self::Mirrors => "/mirrors",
+            Self::Canaries => "/canaries",
+            Self::CanaryStep => "/canaries/step",
+            Self::CanaryPromote => "/canaries/promote",
+            Self::CanaryAbort => "/canaries/abort",
             Self::Drain => "/drain",
             Self::LogLevel => "/loglevel",
         }
@@ -274,7 +313,17 @@ impl Endpoint {
     /// As the `Allow` header says it.
     const fn methods(self) -> &'static str {
         match self {
-            Self::Explain | Self::Rollback | Self::Pin | Self::Unpin | Self::Diff | Self::Drain => "POST",
+            Self::Explain
+            | Self::Rollback
+            | Self::Pin
+            | Self::Unpin
+            | Self::Diff
+            | Self::FaultsStop
+            | Self::FaultsStart
+            | Self::CanaryStep
+            | Self::CanaryPromote
+            | Self::CanaryAbort
+            | Self::Drain => "POST",
             Self::LogLevel => "GET, HEAD, POST",
             Self::Livez
             | Self::Readyz
@@ -285,6 +334,7 @@ impl Endpoint {
             | Self::Config
             | Self::ConfigStatus
             | Self::Clusters
+            | Self::Limits
             | Self::Certs
             | Self::Why
             | Self::Recent
@@ -294,7 +344,10 @@ impl Endpoint {
             | Self::Unknown
             | Self::History
             | Self::Show
-            | Self::Changes => "GET, HEAD",
+            | Self::Changes
+            | Self::Faults
+            | Self::Mirrors
+            | Self::Canaries => "GET, HEAD",
         }
     }
 
@@ -309,6 +362,7 @@ impl Endpoint {
             Self::Config => "the active configuration, redacted",
             Self::ConfigStatus => "generation and digest of the active configuration, and the last attempt",
             Self::Clusters => "services: endpoints, health, pools",
+            Self::Limits => "rate limits, what services have at a time, and memory",
             Self::Certs => "certificates and trust anchors: what is in use, and what is wrong with it",
             Self::Explain => "POST a request: why it would go where it goes",
             Self::Why => "what happened to the request with this id",
@@ -324,6 +378,14 @@ impl Endpoint {
             Self::Pin => "POST ?generation=: the same, and take no change of the file",
             Self::Unpin => "POST: take the file again",
             Self::Diff => "POST a configuration: what it would change, over recent traffic",
+            Self::Faults => "faults on purpose: what is written, and what was done",
+            Self::FaultsStop => "POST: stop all faults on purpose",
+            Self::FaultsStart => "POST: let faults on purpose go on",
+            Self::Mirrors => "copies of requests: what became of them",
+            Self::Canaries => "canaries: where they stand, and by what numbers",
+            Self::CanaryStep => "POST ?route=: take the next step of its canary now",
+            Self::CanaryPromote => "POST ?route=: all traffic to the side of its canary",
+            Self::CanaryAbort => "POST ?route=: no traffic to the side of its canary",
             Self::Drain => "POST: stop as on SIGTERM",
             Self::LogLevel => "level of the log; POST ?level=debug sets it until the next reload",
         }

@@ -141,6 +141,9 @@ mod tests {
         fn clusters(&self) -> Value {
             json!({})
         }
+        fn limits(&self) -> Value {
+            json!({})
+        }
         fn drain(&self) {}
         fn level(&self) -> Level {
             Level::Info

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Command;
@@ -20,7 +20,8 @@ use crate::config::schema::Level;
 use crate::config::{self, Config, diff};
 use crate::explain::{self, Ask, Live};
 use crate::identity;
-use crate::snapshot::{Route, Transport, circuit, compile};
+use crate::snapshot::limits::RateLimit;
+use crate::snapshot::{Route, Service, Transport, circuit, compile};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::wire::address::Address;
@@ -136,13 +137,12 @@ impl Provider for Control {
                         "weight": endpoint.weight,
                         "available": standing.is_available() && of_it.iter().all(|report| !report.unreached),
                         "unhealthy": standing.is_unhealthy(),
-                        "ejected": standing.is_ejected(),
                         // Each worker finds it out for itself.
                         "unreached": of_it.iter().any(|report| report.unreached),
                         "latencyMs": latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
                         "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
                         "healthCheck": service.upstream.checked(&endpoint.address),
-                        "ejected": service.upstream.ejection(&endpoint.address),
+                        "ejection": service.upstream.ejection(&endpoint.address),
                         "connections": live.connections,
                         "idle": live.idle,
                         "inFlight": live.in_flight,
@@ -156,8 +156,9 @@ impl Provider for Control {
             let panic = self.shared.metrics.panics.get(&service.name).load(Ordering::Relaxed) > 0;
             let balancing = json!({ "policy": policy, "panic": panic });
             let discovery = service.upstream.describe();
+            let limits = service.limits.as_ref().map(|limits| limits.describe());
             let (breaker, of_routes, classes) = circuit::describe(index, service, &routes, now);
-            let service = json!({
+            let mut told = json!({
                 "discovery": discovery,
                 "tls": tls,
                 "loadBalancer": balancing,
@@ -166,9 +167,26 @@ impl Provider for Control {
                 "errorClasses": classes,
                 "endpoints": endpoints,
             });
-            (name, service)
+            told.as_object_mut().zip(limits).map(|(told, limits)| told.insert("limits".to_owned(), limits));
+            (name, told)
         });
         Value::Object(services.collect())
+    }
+
+    fn limits(&self) -> Value {
+        let (snapshot, now) = (self.shared.snapshot.load(), Instant::now());
+        let all = |limits: &[RateLimit]| limits.iter().map(|limit| limit.describe(now)).collect::<Vec<_>>();
+        let routes = snapshot.routes.iter().filter(|route| !route.rate_limits.is_empty());
+        let routes: Map<_, _> = routes.map(|route| (route.name.to_string(), all(&route.rate_limits).into())).collect();
+        let limited = |service: &&Service| service.limits.is_some() || !service.rate_limits.is_empty();
+        let services = snapshot.services.iter().filter(limited).map(|service| {
+            let limits = service.limits.as_ref().map(|limits| limits.describe());
+            (service.name.to_string(), json!({ "rateLimit": all(&service.rate_limits), "limits": limits }))
+        });
+        let services: Map<_, _> = services.collect();
+        let memory = &self.shared.memory;
+        let memory = memory.used().map(|used| json!({ "usedPercent": used, "limit": memory.limit().to_string() }));
+        json!({ "routes": routes, "services": services, "memory": memory })
     }
 
     fn drain(&self) {
@@ -217,6 +235,9 @@ impl Provider for Control {
                 })
             }
             Question::Diff(files) => Box::pin(async move { radius(&shared, files).await }),
+            Question::Faults(stop) => ready(super::traffic::faults(&shared, stop)),
+            Question::Mirrors => ready(super::traffic::mirrors(&shared)),
+            Question::Canaries => ready(super::traffic::report(&shared)),
             Question::Change(change) => self.command(change, format!("admin {peer}")),
         }
     }
@@ -234,6 +255,10 @@ impl Control {
             }
         })
     }
+}
+
+fn ready(value: Value) -> Answering {
+    Box::pin(std::future::ready((StatusCode::OK, value)))
 }
 
 /// Work that may wait for a disk, or takes its time.

@@ -18,6 +18,7 @@ impl App {
             Change::Rollback(to) => ("rollback", self.rollback(to, &source).await),
             Change::Pin(to) => ("pin", self.pin(to, &source).await),
             Change::Unpin => ("unpin", self.unpin(&source).await),
+            Change::Canary { route, order } => ("canary", self.order(&route, order, &source)),
         };
         if let Err(why) = &reply {
             self.tell(Cause { action, source: &source }, "refused", why, 0, None);

@@ -290,6 +290,7 @@ impl App {
             numbers.any(|number| snapshot.authorization.get(*number).is_some_and(|known| known.name == *entry))
         });
         let listens = |name: &Arc<str>| snapshot.listeners.iter().any(|listener| listener.name == *name);
+        self.shared.metrics.limits.retire(&|service| snapshot.services.iter().any(|known| known.name == *service));
         self.shared.metrics.connections.retire(&listens);
         let serves = |name: &Arc<str>| snapshot.services.iter().any(|service| service.name == *name);
         self.shared.metrics.panics.retire(&serves);

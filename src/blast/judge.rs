@@ -258,7 +258,8 @@ impl<'s> Judge<'s> {
             _ => Spread::Chance,
         };
         let mut from = 0;
-        let stretches = forward.edges.iter().zip(&forward.targets).filter_map(|(edge, target)| {
+        let edges = forward.edges();
+        let stretches = edges.iter().zip(&forward.targets).filter_map(|(edge, target)| {
             let stretch = Stretch { from, to: *edge, lot: Lot::Forwarded(taken, *target) };
             from = *edge;
             (stretch.from < stretch.to).then_some(stretch)

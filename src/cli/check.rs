@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -10,8 +11,8 @@ use serde_json::json;
 use super::paint::harmless;
 use super::{REFUSED, sarif};
 use crate::app::Origin;
-use crate::config::Report;
 use crate::config::lint::{self, Rules};
+use crate::config::{self, Report};
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -52,7 +53,10 @@ fn problems(args: &Check) -> (Rules, Report) {
     });
     let rules = rules.unwrap_or_default();
     match Origin::Path(args.config.clone()).load() {
-        Ok(config) => problems.extend(lint::lint(&rules, &config)),
+        Ok(config) => {
+            problems.extend(config::warnings(&config, SystemTime::now()));
+            problems.extend(lint::lint(&rules, &config));
+        }
         Err(report) => problems.extend(report.into_problems()),
     }
     (rules, Report::new(problems))

@@ -1,12 +1,14 @@
 //! The subcommands that ask, check and explain; `main` names them. Each is one file: its arguments, and `run`. What they
 //! have in common is here: how they end, and where they write.
 
+pub mod canary;
 pub mod certs;
 pub mod check;
 pub mod client;
 pub mod config;
 pub mod diff;
 pub mod explain;
+pub mod faults;
 pub mod intercept;
 pub mod paint;
 mod sarif;

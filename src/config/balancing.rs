@@ -83,3 +83,61 @@ fn is_prime(number: u32) -> bool {
     let mut divisors = (2..).take_while(|divisor| divisor * divisor <= number);
     number > 1 && divisors.all(|divisor| !number.is_multiple_of(divisor))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config;
+
+    /// The first problem of a service with this `loadBalancer`, and the rest of its keys.
+    fn problem(workload: &str, balancer: &str, service: &str) -> Option<String> {
+        let text = format!(
+            r#"apiVersion: outrigger/v1
+workload: {{ {workload} }}
+attributes: {{ tenant: {{ from: [{{ header: x-tenant }}] }} }}
+listeners: [{{ name: edge, mode: proxy, address: "127.0.0.1:8080" }}]
+services:
+  app:
+    endpoints: {{ static: [{{ address: "127.0.0.1:3000", zone: a, region: eu }}] }}
+    loadBalancer: {{ {balancer} }}
+    {service}
+routes: [{{ name: all, to: app }}]
+"#
+        );
+        let report = config::parse("t.yaml", &text, &|_| None).err()?;
+        Some(report.problems().iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect())
+    }
+
+    #[test]
+    fn keys_that_need_each_other() {
+        for (workload, balancer, service) in [
+            ("", "policy: ringHash, hashKey: { header: x-user }, maxLoad: 25", ""),
+            ("", "policy: maglev, hashKey: { attribute: tenant }, tableSize: 251", ""),
+            ("region: eu", "policy: geoHashedRing, hashKey: { source: address }, regions: []", ""),
+            ("zone: a", "zone: strict, slowStart: 10s, panicThreshold: 0", ""),
+            ("", "policy: ringHash, hashKey: { source: address }", "protocol: tcp"),
+        ] {
+            assert_eq!(problem(workload, balancer, service), None, "{balancer}");
+        }
+        for (workload, balancer, service, path, message) in [
+            ("", "policy: ringHash", "", "policy", "no `hashKey`"),
+            ("", "policy: random, hashKey: { cookie: user }", "", "hashKey", "only `ringHash`"),
+            ("", "policy: maglev, hashKey: { attribute: nobody }", "", "hashKey.attribute", "nobody"),
+            ("", "policy: maglev, hashKey: { cookie: user }", "protocol: tcp", "hashKey", "tcp service"),
+            ("", "maxLoad: 25", "", "maxLoad", "only `ringHash`"),
+            ("", "policy: ringHash, hashKey: { cookie: user }, slowStart: 1s", "", "slowStart", "goes by keys"),
+            ("", "policy: maglev, hashKey: { cookie: user }, tableSize: 1000", "", "tableSize", "not a prime"),
+            ("", "tableSize: 251", "", "tableSize", "only `maglev`"),
+            ("", "zone: prefer", "", "zone", "in which zone"),
+            ("", "policy: geoHashedRing, hashKey: { cookie: user }", "", "policy", "in which region"),
+            ("zone: b", "zone: strict", "", "zone", "no endpoint is in our zone"),
+            ("", "regions: [us]", "", "regions", "goes by regions"),
+            ("region: eu", "policy: geoHashedRing, hashKey: { cookie: u }, regions: [us, us]", "", "regions[1]", "us"),
+            ("region: eu", "policy: geoHashedRing, hashKey: { cookie: u }, regions: [eu]", "", "regions[0]", "our own"),
+            ("", "panicThreshold: 101", "", "panicThreshold", "100"),
+        ] {
+            let told = problem(workload, balancer, service).unwrap_or_default();
+            let path = format!("services.app.loadBalancer.{path}: ");
+            assert!(told.starts_with(&path) && told.contains(message), "{balancer}: {told}");
+        }
+    }
+}

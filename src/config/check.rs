@@ -20,14 +20,13 @@ pub struct Sound {
     pub routes: Vec<usize>,
     pub listeners: Vec<usize>,
     pub authorization: Vec<usize>,
+    pub policies: Vec<usize>,
 }
 
 /// Keys and values that later versions have: refused by name, never ignored.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["policies"]),
-    ("services.*", &["limits"]),
     ("services.*.endpoints", &["kubernetes", "consul", "etcd", "nacos"]),
-    ("routes[]", &["mirror", "rateLimit", "fault", "canary", "slo"]),
+    ("routes[]", &["slo"]),
     ("telemetry.tracing", &["sample", "otlp"]),
 ];
 
@@ -90,6 +89,7 @@ pub fn root(tree: &Node, problems: &mut Vec<Problem>) -> Sound {
             ("services" | "attributes", Value::Map(_)) => check.entries(&entry.value, property, &at),
             ("routes", Value::Seq(_)) => check.items(&entry.value, property, &at, &mut sound.routes),
             ("listeners", Value::Seq(_)) => check.items(&entry.value, property, &at, &mut sound.listeners),
+            ("policies", Value::Seq(_)) => check.items(&entry.value, property, &at, &mut sound.policies),
             ("authorization", Value::Seq(_)) => check.items(&entry.value, property, &at, &mut sound.authorization),
             _ => check.node(&entry.value, property, &at, pointed(entry)),
         };

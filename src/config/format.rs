@@ -7,6 +7,7 @@ use http::{HeaderName, Method};
 use super::schema::{HedgeAfter, UNIX};
 use super::units::{Duration, Pattern, Size};
 use crate::policy::outcome::{Condition, grpc_code};
+use crate::telemetry::rfc3339;
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::spiffe::{self, IdPattern, SpiffeId};
@@ -53,6 +54,8 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
         },
         "hedgeAfter" => text.parse::<HedgeAfter>().map(drop).map_err(|message| (message, None)),
         "condition" => text.parse::<Condition>().map(drop).map_err(|message| (message, None)),
+        "timestamp" => plain(rfc3339::read(text).is_some(), "a moment such as `2027-01-01T00:00:00Z`"),
+        "jsonPointer" => plain(text.starts_with('/'), "a JSON pointer such as `/items/0/id`"),
         "gatewayDuration" => text.parse::<Duration>().map(|_| ()).map_err(|message| (message, None)),
         "quantity" => text.parse::<Size>().map(|_| ()).map_err(|message| (message, None)),
         "rustRegex" => text.parse::<Pattern>().map(|_| ()).map_err(|message| (message, None)),

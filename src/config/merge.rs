@@ -7,7 +7,7 @@ use super::problem::{Place, Problem};
 use super::tree::{self, Entry, Node, Value, step};
 
 /// Lists that each file adds to.
-const LISTS: [&str; 3] = ["routes", "listeners", "authorization"];
+const LISTS: [&str; 4] = ["routes", "listeners", "authorization", "policies"];
 
 /// Makes one tree of the files' trees. Each must state its `apiVersion`.
 pub fn merge(files: Vec<Node>, problems: &mut Vec<Problem>) -> Option<Node> {

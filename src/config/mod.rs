@@ -13,8 +13,10 @@ mod excerpt;
 pub mod format;
 mod health;
 mod interception;
+mod limits;
 pub mod lint;
 mod merge;
+mod policies;
 mod problem;
 mod reach;
 pub mod schema;
@@ -24,6 +26,7 @@ pub mod source;
 mod storable;
 mod substitute;
 mod tls;
+mod traffic;
 mod tree;
 pub mod units;
 mod validate;
@@ -44,6 +47,7 @@ pub use reach::{applies, is_tcp as is_tcp_listener};
 pub use secrets::{REDACTED, is_secret, is_secret_attribute};
 pub use storable::Storable;
 pub use substitute::Env;
+pub use traffic::warnings;
 pub use tree::step;
 
 use excerpt::Excerpts;
@@ -242,6 +246,11 @@ impl Config {
         self.tree.find(path).cloned()
     }
 
+    /// Where a rule of this type stands in `policies`, which have become keys of their services.
+    pub fn policy_place(&self, service: &str, kind: schema::PolicyKind) -> Option<Place> {
+        policies::place(&self.tree, service, kind)
+    }
+
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -301,7 +310,7 @@ fn compile(
     // What could not be filled in has been said; that it is also not a number, say, is no news.
     problems.retain(|problem| !missing.iter().any(|missing| missing.place == problem.place));
     problems.append(&mut missing);
-    let root = match serde_json::from_value::<Root>(Json::Object(sound.json.clone())) {
+    let mut root = match serde_json::from_value::<Root>(Json::Object(sound.json.clone())) {
         Ok(root) => root,
         Err(error) => {
             problems.push(Problem::at(&tree.place, "", format!("cannot be understood: {error}")));
@@ -318,6 +327,7 @@ fn compile(
         hide_values(&mut problems, &values);
         return Err(report(problems, Some(&tree), &sources));
     }
+    policies::apply(&mut root);
     let digest = digest::sha256(&serde_json::to_vec(&root).unwrap_or_default());
     let tcp_listeners = root.listeners.iter().filter(|l| reach::is_tcp(&root, l)).map(|l| l.name.clone()).collect();
     Ok(Config { root, tree, digest, references, sources: sources.into(), files, tcp_listeners })

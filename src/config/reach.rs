@@ -126,6 +126,9 @@ fn tcp_route(view: &mut View<'_>, path: &str, route: &Route, tcp: &HashSet<&str>
         ("requestHeaders", edits(&route.request_headers)),
         ("responseHeaders", edits(&route.response_headers)),
         ("maxBody", route.max_body.is_some()),
+        ("fault", route.fault.is_some()),
+        ("mirror", !route.mirror.is_empty()),
+        ("canary", route.canary.is_some()),
     ];
     for (key, _) in keys.iter().filter(|(_, there)| *there) {
         let message = format!("`{key}` is about HTTP, and this route leads to a service of `protocol: tcp`");

@@ -11,10 +11,13 @@ mod breaker;
 mod condition;
 mod health;
 mod interception;
+mod limits;
+mod policies;
 mod retry;
 mod security;
 mod sockets;
 mod telemetry;
+mod traffic;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -30,6 +33,8 @@ pub use health::{
     EndpointGuard, GrpcCheck, HealthCheck, HttpCheck, OutlierDetection, SlowerThan, SuccessRate, TcpCheck,
 };
 pub use interception::{Application, Mode, Port, PortProtocol, PortTls, Transparent, Undetected, UnknownDestinations};
+pub use limits::{AdaptiveBounds, AdaptiveLimit, Criticality, LimitKey, Limits, Memory, RateLimit, RateLimits};
+pub use policies::{PolicyKind, PolicyRule, ServicePolicies};
 pub use retry::{Backoff, Hedge, HedgeAfter, Retry, RetryBudget, RetryOn, RetryRule};
 pub use security::{
     Authorization, AuthorizationRule, Caller, CertificateFiles, Identity, IdentityMatch, IdentityMatcher, ListenerTls,
@@ -37,6 +42,7 @@ pub use security::{
 };
 pub use sockets::{ProxyProtocol, ProxyVersion, UNIX};
 pub use telemetry::{AccessFormat, AccessLog, Level, Log, LogFormat, Metrics, Propagation, Sample, Telemetry, Tracing};
+pub use traffic::{AbortIf, Canary, Compare, CompareBody, Fault, FaultAbort, FaultBandwidth, FaultDelay, Mirror};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -76,6 +82,9 @@ pub struct Root {
     /// Where requests go. The most specific match wins, whatever the order in the file.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Rules for services as the repositories of platforms hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<ServicePolicies>,
     /// Who may do what.
     #[serde(default)]
     pub authorization: Vec<Authorization>,
@@ -151,6 +160,7 @@ pub struct Runtime {
     /// How long routes that a reload has changed are watched after it; 0s turns it off.
     pub probation: Duration,
     pub rollback: Rollback,
+    pub memory: Memory,
 }
 
 /// What takes a reload back while it is on probation.
@@ -288,6 +298,12 @@ pub struct Service {
     pub load_balancer: LoadBalancer,
     #[serde(default)]
     pub connections: Connections,
+    /// What it has at a time, over all workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// Requests that it gets in a time, by whatever route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
     /// Stops sending to the service while it keeps failing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
@@ -532,6 +548,18 @@ pub struct Route {
     /// Largest request body; 413 beyond it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<MaxBody>,
+    /// Faults on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Copies of requests to other services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror: Vec<Mirror>,
+    /// A side of `split` whose weight moves by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+    /// Requests that it lets pass in a time; 429 beyond it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimits>,
     /// Stops sending by this route while it keeps failing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
@@ -758,6 +786,7 @@ impl Default for Runtime {
             drain_timeout: Duration::from_secs(30),
             probation: Duration::from_secs(120),
             rollback: Rollback::default(),
+            memory: Memory::default(),
         }
     }
 }

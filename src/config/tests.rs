@@ -9,6 +9,7 @@ use super::*;
 
 mod authorization;
 mod circuit;
+mod limits;
 mod reference;
 mod secrets;
 mod sockets;
@@ -139,12 +140,8 @@ fn files_that_are_not_a_configuration() {
 const BY_THE_SCHEMA: &[(&str, &str)] = &[
     ("routes: [{ name: a, to: app, ▸timeot: 2s }]", "routes[0].timeot: unknown key `timeot` | did you mean `timeout`?"),
     ("admin: { ▸xyzzy: 1 }", "admin.xyzzy: unknown key `xyzzy` | expected `address` or `explainToken`"),
-    ("▸policies: []", "policies: `policies` is not supported by this version | remove it"),
     ("defaults: { retry: { attempts: ▸11 } }", "defaults.retry.attempts: 11 is out of range | from 0 to 10"),
-    (
-        "routes: [{ name: a, to: app, ▸mirror: [] }]",
-        "routes[0].mirror: `mirror` is not supported by this version | remove it",
-    ),
+    ("routes: [{ name: a, to: app, ▸slo: {} }]", "routes[0].slo: `slo` is not supported by this version | remove it"),
     (
         "telemetry: { tracing: { ▸sample: 1 } }",
         "telemetry.tracing.sample: `sample` is not supported by this version | remove it",

@@ -14,7 +14,10 @@ use super::schema::{
 };
 use super::tree::{Node, step};
 use super::units::Duration;
-use super::{ResolvedEndpoint, authorization, balancing, circuit, health, interception, reach, resolve, sockets, tls};
+use super::{
+    ResolvedEndpoint, authorization, balancing, circuit, health, interception, limits, policies, reach, resolve,
+    sockets, tls, traffic,
+};
 use crate::wire::address::Address;
 
 /// Headers that frame the message or belong to one hop: ours to write.
@@ -57,6 +60,7 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         interception::service(&mut view, &path, service);
         circuit::service(&mut view, &path, name, service);
         health::service(&mut view, &path, service);
+        limits::service(&mut view, &path, service);
     }
     view.service_hosts();
     circuit::loops(&mut view);
@@ -71,8 +75,11 @@ pub fn validate(mut view: View<'_>, whole: bool) {
     for (index, route) in root.routes.iter().enumerate() {
         let path = view.route_path(index);
         view.route(&path, route);
+        traffic::route(&mut view, &path, route);
+        limits::route(&mut view, &path, route);
         circuit::route(&mut view, &path, route);
     }
+    policies::validate(&mut view);
     for (index, entry) in root.authorization.iter().enumerate() {
         let path = view.authorization_path(index);
         authorization::entry(&mut view, &path, entry);
@@ -143,6 +150,10 @@ impl View<'_> {
 
     pub fn authorization_path(&self, index: usize) -> String {
         format!("authorization[{}]", self.sound.authorization.get(index).copied().unwrap_or(index))
+    }
+
+    pub fn policies_path(&self, index: usize) -> String {
+        format!("policies[{}]", self.sound.policies.get(index).copied().unwrap_or(index))
     }
 
     fn blocks(&mut self) {
@@ -390,7 +401,7 @@ impl View<'_> {
         false
     }
 
-    fn matched(&mut self, path: &str, matched: &Match) {
+    pub fn matched(&mut self, path: &str, matched: &Match) {
         if let Some(from) = &matched.from {
             authorization::caller(self, &format!("{path}.from"), from);
         }
@@ -472,7 +483,7 @@ impl View<'_> {
         }
     }
 
-    fn edits(&mut self, path: &str, edits: &HeaderEdits) {
+    pub fn edits(&mut self, path: &str, edits: &HeaderEdits) {
         let removed = edits.remove.iter().enumerate().map(|(index, name)| (name, format!("{path}.remove[{index}]")));
         let set = edits.set.keys().map(|name| (name, format!("{path}.set{}", step(name))));
         let added = edits.add.keys().map(|name| (name, format!("{path}.add{}", step(name))));

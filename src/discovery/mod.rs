@@ -124,6 +124,11 @@ pub fn subscribe(spec: Spec, before: Arc<[Endpoint]>) -> Subscription {
 }
 
 impl Subscription {
+    /// Whether there is anything to look for, and so to find again.
+    pub fn is_looking(&self) -> bool {
+        self.task.is_some()
+    }
+
     /// What was found may hold no more: somebody could not connect to it. Looked for soon, where that can be asked.
     pub fn look_again(&self) {
         self.again.notify_one();

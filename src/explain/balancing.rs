@@ -1,8 +1,12 @@
 //! What an endpoint of the service would be chosen by, as far as the request and the configuration tell.
 
+use std::sync::Arc;
+
 use super::Policy;
 use super::places::place;
-use crate::config::schema::ZoneMode;
+use crate::config::schema::{LbPolicy, ZoneMode};
+use crate::discovery::Endpoint;
+use crate::policy::balance::Settings;
 use crate::snapshot::matcher::Facts;
 use crate::snapshot::{Snapshot, Target};
 
@@ -45,4 +49,18 @@ pub fn of(snapshot: &Snapshot, target: Target, facts: Option<&Facts<'_>>) -> Vec
         Policy { name, value, from: "service".to_owned(), place }
     };
     said.map(policy).collect()
+}
+
+/// Why an endpoint is never chosen, whatever there is else.
+pub fn excluded(settings: &Settings, endpoint: &Endpoint) -> Option<String> {
+    let place = |place: &Option<Arc<str>>| place.as_deref().unwrap_or("none that is known").to_owned();
+    if let Some((ZoneMode::Strict, own)) = &settings.zone
+        && endpoint.zone.as_deref() != Some(&**own)
+    {
+        return Some(format!("its zone is {}, and `zone: strict` wants {own}", place(&endpoint.zone)));
+    }
+    let listed = settings.regions.as_ref().filter(|_| settings.policy == LbPolicy::GeoHashedRing)?;
+    let mut wanted = std::iter::once(&settings.region).chain(listed.iter());
+    let fits = wanted.any(|region| endpoint.region.as_deref() == Some(&**region));
+    (!fits).then(|| format!("its region is {}, which is not one of `regions`", place(&endpoint.region)))
 }

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::places::{self, place};
-use super::{Policy, balancing, circuit};
+use super::{Policy, balancing, circuit, limits, traffic};
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
+use crate::snapshot::check::Ask;
 use crate::snapshot::{Action, Kind, Route, Snapshot, Target};
 
 /// Keys of `defaults` that are the same for all routes.
@@ -48,8 +49,12 @@ pub fn of_route(snapshot: &Snapshot, decision: &Decision<'_>, grpc: bool) -> Vec
     policy.push(retry(snapshot, index, decision.route));
     policy.extend(hedge(snapshot, index, &route["hedge"]));
     policy.extend(own("maxBody"));
+    policy.extend(traffic::of_route(snapshot, decision.route));
     if let Verdict::Forward { target, .. } = decision.verdict {
         policy.extend(of_service(snapshot, target, &OF_SERVICE));
+        policy.extend(watch(snapshot, target));
+        let service = snapshot.services.get(target.service);
+        policy.extend(service.into_iter().flat_map(|service| limits::of(snapshot, decision.route, service)));
         policy.extend(circuit::of(snapshot, index, target));
     }
     policy
@@ -92,8 +97,9 @@ fn hedge(snapshot: &Snapshot, index: usize, written: &Value) -> Option<Policy> {
 pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
     let Action::Forward(forward) = &route.action else { return Vec::new() };
     let mut policy = DEFAULTS_TCP.map(|key| default(snapshot, key)).to_vec();
-    if let Some(target) = forward.targets.get(split::side(&forward.edges, 0)) {
+    if let Some(target) = forward.targets.get(split::side(&forward.edges(), 0)) {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
+        policy.extend(watch(snapshot, *target));
         policy.extend(balancing::of(snapshot, *target, None));
         policy.extend(circuit::of(snapshot, route.index, *target));
     }
@@ -121,6 +127,33 @@ fn of_service(snapshot: &Snapshot, target: Target, keys: &[&str]) -> Vec<Policy>
         entry(snapshot, key, value, "service", &format!("services{}.{key}", crate::config::step(name)))
     };
     keys.iter().map(one).collect()
+}
+
+/// Who watches over the endpoints of a service, where somebody does.
+fn watch(snapshot: &Snapshot, target: Target) -> Vec<Policy> {
+    let Some(service) = snapshot.services.get(target.service) else { return Vec::new() };
+    let path = format!("services{}", crate::config::step(&service.name));
+    let one = |key: &str, value: String| entry(snapshot, key, value, "service", &format!("{path}.{key}"));
+    let check = service.check.as_ref().map(|check| {
+        let asked = match &check.ask {
+            Ask::Http { path, .. } => format!("http {path}"),
+            Ask::Grpc { service, .. } if service.is_empty() => "grpc".to_owned(),
+            Ask::Grpc { service, .. } => format!("grpc {service}"),
+            Ask::Tcp => "tcp".to_owned(),
+        };
+        one("healthCheck", format!("{asked} every {} ms", check.interval.as_millis()))
+    });
+    let outlier = service.outlier.as_ref().map(|rules| {
+        let causes = [
+            rules.consecutive.map(|limit| format!("{limit} failures in a row")),
+            rules.success_rate.map(|_| "success rate".to_owned()),
+            rules.latency.map(|_| "latency".to_owned()),
+        ];
+        let causes: Vec<String> = causes.into_iter().flatten().collect();
+        let mode = if rules.shadow { " (shadow)" } else { "" };
+        one("outlierDetection", format!("{}, {} % at most{mode}", causes.join(", "), rules.max_share))
+    });
+    check.into_iter().chain(outlier).collect()
 }
 
 /// A value that is written nowhere is built in.

@@ -9,10 +9,12 @@ mod circuit;
 mod compact;
 mod edits;
 mod effective;
+mod limits;
 mod listener;
 mod places;
 mod redirected;
 mod sides;
+mod traffic;
 
 #[cfg(test)]
 mod tests;
@@ -216,6 +218,9 @@ pub struct Side {
 pub struct Endpoint {
     pub address: Address,
     pub weight: u32,
+    /// Why it is left out as long as others are not; only from a running proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
     /// What is going on there now; only from a running proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::balancing;
 use super::places::{self, place};
 use super::{Endpoint, Excluded, Side, Split, percent};
 use crate::decide::{Decision, Verdict};
 use crate::discovery;
 use crate::snapshot::{Action, Forward, Route, Snapshot, Subset, Target};
+use crate::wire::address::Address;
 
 /// Endpoints of one side that are shown, and as many of those that cannot be chosen.
 const SHOWN: usize = 100;
@@ -76,8 +78,9 @@ fn sides(
     chosen: Option<usize>,
     (path, original): (&str, Option<SocketAddr>),
 ) -> Vec<Side> {
-    let starts = std::iter::once(0).chain(forward.edges.iter().copied());
-    let sides = forward.targets.iter().zip(&forward.edges).zip(starts).enumerate();
+    let edges = forward.edges();
+    let starts = std::iter::once(0).chain(edges.iter().copied());
+    let sides = forward.targets.iter().zip(&*edges).zip(starts).enumerate();
     sides
         .map(|(index, ((target, end), start))| {
             let service = snapshot.services.get(target.service);
@@ -87,7 +90,9 @@ fn sides(
                 Some(service) => service.upstream.endpoints().borrow().clone(),
                 None => Arc::from([]),
             };
-            let (mut endpoints, mut excluded) = endpoints(&list, subset);
+            let why = |address: &Address| service.and_then(|service| service.upstream.why_unavailable(address));
+            let elsewhere = |endpoint: &discovery::Endpoint| balancing::excluded(&service?.balance, endpoint);
+            let (mut endpoints, mut excluded) = endpoints(&list, subset, why, elsewhere);
             let more_endpoints = endpoints.len().saturating_sub(SHOWN);
             let more_excluded = excluded.len().saturating_sub(SHOWN);
             endpoints.truncate(SHOWN);
@@ -110,12 +115,22 @@ fn sides(
         .collect()
 }
 
-fn endpoints(list: &[discovery::Endpoint], subset: Option<&Subset>) -> (Vec<Endpoint>, Vec<Excluded>) {
+fn endpoints(
+    list: &[discovery::Endpoint],
+    subset: Option<&Subset>,
+    why: impl Fn(&Address) -> Option<String>,
+    elsewhere: impl Fn(&discovery::Endpoint) -> Option<String>,
+) -> (Vec<Endpoint>, Vec<Excluded>) {
     let (mut can, mut cannot) = (Vec::new(), Vec::new());
     for endpoint in list {
-        match excluded(endpoint, subset) {
+        match excluded(endpoint, subset).or_else(|| elsewhere(endpoint)) {
             Some(why) => cannot.push(Excluded { address: endpoint.address.clone(), why }),
-            None => can.push(Endpoint { address: endpoint.address.clone(), weight: endpoint.weight, live: None }),
+            None => can.push(Endpoint {
+                address: endpoint.address.clone(),
+                weight: endpoint.weight,
+                unavailable: why(&endpoint.address),
+                live: None,
+            }),
         }
     }
     (can, cannot)

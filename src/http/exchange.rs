@@ -2,7 +2,6 @@
 //! This is the path of a request; what happens on the way is one call each.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -17,16 +16,21 @@ use hyper::body::Incoming;
 use rand::Rng;
 use tokio::sync::oneshot;
 
+use super::admission::{self, Admission};
 use super::circuit::{self, Gate};
+use super::compare;
+use super::fault;
+use super::mirror;
 use super::record::Record;
 use super::reply::{self, Asker};
 use super::retry::{self, BodyPlan, Sending, Sent};
+use super::terms;
 use super::tracked::{End, Lease, Tracked, Upstream};
 use super::upgrade::Tunnel;
 use crate::blast::Seen;
 use crate::body::{Origin, Replay, Source, Upload};
-use crate::config::schema::{Mode, Protocol};
-use crate::decide::{self, Decision, Understood, Verdict};
+use crate::config::schema::Mode;
+use crate::decide::{self, Understood, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::{Conn, grant};
@@ -37,10 +41,10 @@ use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target, Transpo
 use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::Want;
 use crate::upstream::h1::Freed;
-use crate::upstream::pool::{Limits, Load, Pool};
+use crate::upstream::pool::{Load, Pool};
 use crate::wire::head::{self, Outgoing};
 use crate::wire::hop::{self, Hop};
-use crate::wire::{forwarded, grpc, path, xfcc};
+use crate::wire::{forwarded, grpc, xfcc};
 use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
@@ -51,7 +55,7 @@ pub fn run(
     conn: Rc<Conn>,
     activity: Rc<Activity>,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Tracked>, Infallible>> {
+) -> impl Future<Output = Result<Response<Tracked>, fault::Reset>> {
     let is_grpc = grpc::is_call(request.method(), request.headers());
     let version = request.version();
     let begun = {
@@ -64,7 +68,7 @@ pub fn run(
             Ok(Begun::Sending(exchange, request)) => AssertUnwindSafe(exchange.finish(request)).catch_unwind().await,
             Err(panic) => Err(panic),
         };
-        let mut response = answered.unwrap_or_else(|_| survive(&conn.worker.counters, is_grpc));
+        let mut response = fault::given(answered.unwrap_or_else(|_| survive(&conn.worker.counters, is_grpc)))?;
         if version != Version::HTTP_2 && conn.is_closing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -83,6 +87,7 @@ fn survive(counters: &WorkerCounters, is_grpc: bool) -> Response<Tracked> {
 const READ_PAST: u64 = 4096;
 
 /// How far a request got at once.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Begun {
     Answered(Response<Tracked>),
     Sending(Exchange, Request<Upload>),
@@ -106,6 +111,7 @@ fn begin(conn: Rc<Conn>, activity: Rc<Activity>, request: Request<Incoming>) -> 
 struct Exchange(Box<End>);
 
 /// What the head decides.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Prepared {
     Answer(Response<Bytes>),
     Send(Request<Upload>),
@@ -142,12 +148,21 @@ impl Exchange {
             Decided::Answer(response) => return Ok(Prepared::Answer(response)),
             Decided::Forward(chosen) => chosen,
         };
+        // What is aborted on purpose takes nobody's place.
+        let aborted = self.0.record.drawn_fault.is_some_and(|fault| fault.abort.is_some());
+        let limited = view.snapshot.services.get(chosen.target.service).filter(|_| !aborted);
+        if let Some(service) = limited {
+            self.0.admission = Admission::begin(&mut self.0.record, (chosen.route, service), &parts.headers)?;
+        }
         match circuit::pass(&mut self.0.record, &view.snapshot, chosen.route, chosen.target, &parts) {
             Gate::Pass(target) => chosen.target = target,
             Gate::Answer(response) => return Ok(Prepared::Answer(response)),
         }
         let index = chosen.target.service;
         let service = view.snapshot.services.get(index).ok_or(Reason::NoEndpoint)?;
+        if !aborted {
+            self.0.admission.enter(&mut self.0.record, service)?;
+        }
         let pool = {
             let record = &self.0.record;
             let want = Want { key: chosen.key, ..Want::default() };
@@ -201,7 +216,6 @@ impl Exchange {
     /// What sending has to keep to.
     fn plan(&self, chosen: &Chosen<'_>, service: &Service, pool: Rc<Pool>) -> Upstream {
         let record = &self.0.record;
-        let workers = record.conn.worker.shared.workers.len().max(1);
         let bounds = chosen
             .route
             .timeout
@@ -213,16 +227,7 @@ impl Exchange {
             key: chosen.key,
             load: Some(Load::new(&pool)),
             pending: None,
-            limits: Limits {
-                max: (service.connections.max as usize).div_ceil(workers).max(1),
-                max_pending: service.connections.max_pending as usize,
-                max_requests: service.connections.max_requests,
-                idle_timeout: *service.connections.idle_timeout,
-                connect_timeout: service.connect_timeout,
-                preserve_case: record.preserve_case(),
-                // gRPC is HTTP/2 (its answers end in trailers).
-                http1_will_do: service.protocol == Protocol::Auto && !record.grpc,
-            },
+            limits: terms::limits(&record.conn.worker, service, record.preserve_case(), record.grpc),
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
             call_deadline: None,
@@ -280,7 +285,10 @@ impl Exchange {
         record.head = parts.headers.contains_key(UPGRADE).then(|| grant::Head::new(&facts));
         let Understood { authority, path, .. } = &understood;
         let (forward, target) = match (&decision.verdict, &decision.route.action) {
-            (Verdict::Forward { forward, target, .. }, _) => (*forward, *target),
+            (Verdict::Forward { forward, target, .. }, _) => {
+                record.drawn_fault = fault::draw(record, decision.route, &facts, rng);
+                (*forward, *target)
+            }
             (Verdict::Answer, Action::Redirect(redirect)) => {
                 record.reason = Reason::Redirect;
                 let location = reply::Asked {
@@ -304,7 +312,7 @@ impl Exchange {
             (Verdict::Answer, Action::Forward(_)) => return Err(Reason::NoEndpoint),
             (Verdict::Refuse(reason), _) => return Err(*reason),
         };
-        let new_path = edited_path(&decision, forward, path);
+        let new_path = reply::edited_path(&decision, forward, path);
         let hostless = authority.host.is_empty();
         let (index, route) = (decision.rule.route, decision.route);
         let hop = Hop::default();
@@ -353,7 +361,7 @@ impl Exchange {
         };
         let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
         let client = if original.is_some() { Version::HTTP_11 } else { parts.version };
-        let version = upstream_version(service.protocol, client, only_http1, pool);
+        let version = terms::upstream_version(service.protocol, client, only_http1, pool);
         if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. })
         {
             // The application at the other end may know no other.
@@ -372,7 +380,17 @@ impl Exchange {
     }
 
     /// From the request being sent to the head of the answer.
-    async fn finish(mut self, request: Request<Upload>) -> Response<Tracked> {
+    async fn finish(mut self, mut request: Request<Upload>) -> Response<Tracked> {
+        if self.0.record.drawn_fault.is_some()
+            && let Err(reason) = Box::pin(fault::act(&mut self.0)).await
+        {
+            return self.fail(reason);
+        }
+        if self.0.admission.waits()
+            && let Err(reason) = Box::pin(admission::wait(&mut self.0)).await
+        {
+            return self.fail(reason);
+        }
         let load = self.0.upstream.as_mut().and_then(|upstream| upstream.load.take());
         let Some(upstream) = self.0.upstream.as_ref() else { return self.fail(Reason::NoEndpoint) };
         let view = self.0.record.view.clone();
@@ -381,6 +399,7 @@ impl Exchange {
             return self.fail(Reason::NoEndpoint);
         };
         let Some(load) = load else { return self.fail(Reason::NoEndpoint) };
+        self.0.compared = mirror::send(&self.0.record, route, &mut request);
         let sent = clock::recent();
         let tried = {
             let replay = self.0.replay.take();
@@ -444,9 +463,10 @@ impl Exchange {
 
     /// An ordinary answer: what the exchange holds goes with its body.
     fn relay(&mut self, response: Response<Incoming>, route: &Route) -> Result<Answer, Reason> {
-        let record = &mut self.0.record;
         let (mut parts, body) = response.into_parts();
-        head::check_response(&mut parts, record.version)?;
+        head::check_response(&mut parts, self.0.record.version)?;
+        compare::begin(&mut self.0, &parts);
+        let record = &mut self.0.record;
         record.hear(&parts);
         record.circuit.answered(&mut parts);
         route.response_headers.apply(&mut parts.headers);
@@ -466,7 +486,7 @@ impl Exchange {
             false => upstream.and_then(|upstream| upstream.deadline),
         });
         record.status = parts.status.as_u16();
-        explain_in(record, &mut parts.headers);
+        record.mark(&mut parts.headers);
         Ok(Answer::Body(parts, body))
     }
 
@@ -491,7 +511,7 @@ impl Exchange {
         self.0.record.streams = true;
         self.0.record.producer = Producer::Application;
         self.0.record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-        explain_in(&self.0.record, &mut parts.headers);
+        self.0.record.mark(&mut parts.headers);
         Ok(Answer::Tunnel(Response::from_parts(parts, ()), socket))
     }
 
@@ -512,8 +532,11 @@ impl Exchange {
                 id: record.request_id.as_ref(),
                 received: record.received,
                 entry: record.denied.as_deref(),
+                instead: fault::told(record),
+                refusal: record.refusal.as_deref(),
             },
         );
+        let response = fault::or_reset(record, response);
         self.reply(response)
     }
 
@@ -522,6 +545,7 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         // Nothing more comes from there.
         self.0.upstream = None;
+        self.0.admission = Admission::default();
         let record = &mut self.0.record;
         if record.reason != Reason::None {
             record.producer = record.reason.producer();
@@ -543,17 +567,8 @@ impl Exchange {
             self.0.record.grpc_status = grpc::status(&parts.headers);
         }
         self.0.record.response_bytes = body.len() as u64;
-        explain_in(&self.0.record, &mut parts.headers);
+        self.0.record.mark(&mut parts.headers);
         Response::from_parts(parts, Tracked::new(Source::Full(body), self.0))
-    }
-}
-
-/// Appended, not set: a proxy behind us may have explained itself as well, to one that knows its token.
-fn explain_in(record: &Record, headers: &mut http::HeaderMap) {
-    if record.explain
-        && let Some(explanation) = record.explanation()
-    {
-        headers.append(explain::REQUEST_HEADER, explanation);
     }
 }
 
@@ -563,24 +578,6 @@ enum Answer {
     /// Not gRPC, where gRPC was asked for.
     Translated(Response<Bytes>),
     Tunnel(Response<()>, oneshot::Receiver<Freed>),
-}
-
-/// A path that is not the one that came, where the route rewrites it or it had dot segments.
-fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &path::Path<'_>) -> Option<String> {
-    match &forward.rewrite {
-        Some(rewrite) => Some(reply::rewritten(rewrite, decision, &path.text)),
-        None => path.resolved.then(|| path.text.clone().into_owned()),
-    }
-}
-
-/// `auto` is what the client speaks; in TLS, what the upstream would rather speak.
-fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, pool: &Pool) -> Version {
-    match protocol {
-        Protocol::Http2 => Version::HTTP_2,
-        Protocol::Auto if client == Version::HTTP_2 && pool.speaks_http2() => Version::HTTP_2,
-        Protocol::Auto if pool.is_secure() && !only_http1 && pool.speaks_http2() => Version::HTTP_2,
-        Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
-    }
 }
 
 fn is_event_stream(headers: &http::HeaderMap) -> bool {

@@ -40,6 +40,9 @@ pub fn hear(service: &Service, status: StatusCode, head: &HeaderMap) -> Heard {
 }
 
 pub fn learn(ended: &Ended<'_>) {
+    if let Some(limits) = &ended.service.limits {
+        limits.learn(ended.outcome.took, clock::recent());
+    }
     ended.pool.observe(&ended.outcome, clock::recent());
     if let Some(hedge) = &ended.route.hedge
         && matches!(ended.outcome.kind, Kind::Answered { .. })

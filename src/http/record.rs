@@ -9,10 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
+use super::admission::Refused;
 use super::circuit::Watch;
+use super::fault;
 use super::tries::Tries;
 use crate::body::Progress;
-use crate::decide::{Decision, Drawn, Refusal, Verdict};
+use crate::decide::{self, Decision, Refusal, Verdict};
 use crate::error::{Producer, Reason};
 use crate::explain;
 use crate::inbound::grant::{self, Grant};
@@ -20,6 +22,8 @@ use crate::inbound::{Busy, Conn};
 use crate::net::clock;
 use crate::policy::authz::Ruling;
 use crate::policy::balance::Why;
+use crate::policy::differ;
+use crate::policy::fault::Drawn;
 use crate::policy::guard::{Guard, Judgement};
 use crate::snapshot::Target;
 use crate::telemetry::access::Entry;
@@ -52,8 +56,16 @@ pub struct Record {
     pub reason: Reason,
     /// The entry of `authorization` that denied it.
     pub denied: Option<Arc<str>>,
+    /// Which limit refused it, and what its answer says of that.
+    pub refusal: Option<Box<Refused>>,
+    /// Limits in shadow mode that would have: the rule, the limit, and what there was instead.
+    pub would_limit: Vec<(Guard, u64, u64)>,
     /// Numbers of those in shadow mode that would have.
     would_deny: Vec<usize>,
+    /// Faults on purpose that it is to meet, if it comes so far.
+    pub drawn_fault: Option<Drawn>,
+    /// Those that it has met.
+    pub fault: Option<Drawn>,
     /// Of a request that may become a tunnel, which outlives the configuration.
     pub head: Option<Box<grant::Head>>,
     /// Who made the head of the answer.
@@ -104,7 +116,7 @@ pub struct Chosen {
     /// Which of its matches.
     pub rule: usize,
     pub target: Option<Target>,
-    pub drawn: Option<Drawn>,
+    pub drawn: Option<decide::Drawn>,
 }
 
 impl Chosen {
@@ -132,7 +144,11 @@ impl Record {
             status: Reason::ClientReset.status().as_u16(),
             reason: Reason::ClientReset,
             denied: None,
+            refusal: None,
+            would_limit: Vec::new(),
             would_deny: Vec::new(),
+            drawn_fault: None,
+            fault: None,
             head: None,
             producer: Producer::Proxy,
             peer_reason: None,
@@ -224,6 +240,15 @@ impl Record {
         }
     }
 
+    /// What every answer says of the exchange: faults on purpose, and why it went where it went to whoever asked. Appended,
+    /// not set: a proxy behind us may have explained itself as well, to one that knows its token.
+    pub fn mark(&self, headers: &mut http::HeaderMap) {
+        fault::mark(self, headers);
+        if let Some(explanation) = self.explain.then(|| self.explanation()).flatten() {
+            headers.append(explain::REQUEST_HEADER, explanation);
+        }
+    }
+
     /// For the answer to a client that asked; what is known by now.
     pub fn explanation(&self) -> Option<HeaderValue> {
         let snapshot = &self.view.snapshot;
@@ -290,9 +315,15 @@ impl Record {
         let entries = &self.view.snapshot.authorization;
         let denied = self.would_deny.iter().filter_map(|number| entries.get(*number));
         let denied = denied.map(|entry| Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: &entry.name });
+        let limits = self.would_limit.iter().map(|(guard, limit, actual)| Would {
+            guard: *guard,
+            limit: *limit,
+            actual: *actual,
+            entry: "",
+        });
         let broken = self.circuit.would.as_deref();
         let broken = broken.map(|entry| Would { guard: Guard::CircuitBreaker, limit: 0, actual: 0, entry });
-        body.into_iter().chain(time).chain(denied).chain(broken)
+        body.into_iter().chain(time).chain(denied).chain(limits).chain(broken)
     }
 
     /// `counted`: it broke another rule of the same kind.
@@ -315,6 +346,17 @@ impl Record {
             peer: self.conn.peer.clone(),
             identity: self.conn.identity().cloned(),
         });
+    }
+
+    /// What is told of a request that stands for others.
+    pub fn example(&self) -> differ::Example {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(..256).unwrap_or(bytes)).into_owned();
+        differ::Example {
+            id: self.request_id.as_ref().map(|id| text(id.as_bytes())).unwrap_or_default(),
+            method: text(self.method.as_str().as_bytes()),
+            path: text(self.uri.path().as_bytes()),
+            ..differ::Example::default()
+        }
     }
 
     /// Which match of its route won; none where it has none.
@@ -425,6 +467,7 @@ impl Record {
             .filter_map(|(index, value)| Some((snapshot.attributes.get(*index)?, value)))
             .map(|(known, value)| (&*known.name, known.shown(value).as_bytes()))
             .collect();
+        let fault = self.fault.map(|fault| fault::Shown(fault).to_string()).unwrap_or_default();
         self.conn.worker.shared.access.write(&Entry {
             time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             listener: &labels.listener,
@@ -442,6 +485,7 @@ impl Record {
             authorization: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
             peer_reason: self.peer_reason.as_deref().unwrap_or_default(),
+            fault: &fault,
             duration,
             upstream_duration: self.upstream,
             request_bytes: self.upload.bytes.get(),

@@ -7,12 +7,14 @@ use http::header::{CONTENT_TYPE, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, response};
 use serde::Serialize;
 
+use super::admission::Refused;
 use crate::decide::Decision;
 use crate::error::Reason;
-use crate::snapshot::{Redirect, Rewrite};
+use crate::snapshot::{Forward, Redirect, Rewrite};
 use crate::wire::accept::{self, Form};
 use crate::wire::forwarded::REQUEST_ID;
 use crate::wire::grpc;
+use crate::wire::path::Path;
 use crate::wire::proxy_status::{self, PROXY_STATUS};
 
 pub const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -30,38 +32,51 @@ pub struct Asker<'a> {
     pub received: Option<StatusCode>,
     /// The entry of `authorization` that denies.
     pub entry: Option<&'a str>,
+    /// Status and gRPC code, where they are not those of the reason.
+    pub instead: (Option<StatusCode>, Option<u8>),
+    /// The limit that refuses.
+    pub refusal: Option<&'a Refused>,
 }
 
 impl Asker<'_> {
     /// What happened, in a sentence.
     fn sentence(&self, reason: Reason) -> Cow<'static, str> {
-        match self.entry {
+        match self.entry.or(self.limit()) {
             Some(entry) => format!("{} ({entry})", reason.sentence()).into(),
             None => reason.sentence().into(),
         }
+    }
+
+    fn status(&self, reason: Reason) -> StatusCode {
+        self.instead.0.unwrap_or(reason.status())
+    }
+
+    fn limit(&self) -> Option<&str> {
+        self.refusal.map(|refusal| refusal.limit.as_str())
     }
 }
 
 /// The answer to a request that ended for `reason`.
 pub fn error(reason: Reason, asker: &Asker<'_>) -> Response<Bytes> {
     let mut response = if asker.grpc {
-        grpc::trailers_only(reason.grpc(), &asker.sentence(reason)).map(|()| Bytes::new())
+        let code = asker.instead.1.unwrap_or(reason.grpc());
+        grpc::trailers_only(code, &asker.sentence(reason)).map(|()| Bytes::new())
     } else {
         let form = asker.accept.map_or(Form::Text, |accept| accept::form(accept.as_bytes()));
         let (kind, body) = told(reason, asker, form);
         let mut response = Response::new(body);
-        *response.status_mut() = reason.status();
+        *response.status_mut() = asker.status(reason);
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         response
     };
-    match asker.entry {
-        Some(entry) => {
-            let details = format!("{} by authorization {entry}", reason.code());
-            sign(response.headers_mut(), reason, &details, asker.received);
-        }
-        None => sign(response.headers_mut(), reason, reason.code(), asker.received),
-    }
+    let details: Cow<'_, str> = match (asker.entry, asker.limit()) {
+        (Some(entry), _) => format!("{} by authorization {entry}", reason.code()).into(),
+        (None, Some(limit)) => format!("{} by {limit}", reason.code()).into(),
+        (None, None) => reason.code().into(),
+    };
+    sign(response.headers_mut(), reason, &details, asker.received);
+    asker.refusal.into_iter().for_each(|refusal| refusal.tell(response.headers_mut()));
     if let Some(id) = asker.id {
         response.headers_mut().insert(REQUEST_ID, id.clone());
     }
@@ -85,6 +100,8 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     authorization: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
 }
 
@@ -100,13 +117,16 @@ struct Problem<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     authorization: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
 }
 
 /// One sentence, in the form that is wanted, and the name of that form.
 fn told(reason: Reason, asker: &Asker<'_>, form: Form) -> (HeaderValue, Bytes) {
-    let status = reason.status();
+    let status = asker.status(reason);
     let (code, sentence, hint, authorization) = (reason.code(), asker.sentence(reason), reason.hint(), asker.entry);
+    let limit = asker.limit();
     let request_id = asker.id.and_then(|id| id.to_str().ok());
     let (kind, json) = match form {
         Form::Text => {
@@ -118,13 +138,13 @@ fn told(reason: Reason, asker: &Asker<'_>, form: Form) -> (HeaderValue, Bytes) {
         }
         Form::Json => {
             let (status, message) = (status.as_u16(), &*sentence);
-            let json = Json { status, reason: code, message, hint, authorization, request_id };
+            let json = Json { status, reason: code, message, hint, authorization, limit, request_id };
             ("application/json", serde_json::to_vec(&json))
         }
         Form::Problem => {
             let title = status.canonical_reason().unwrap_or_default();
             let (status, detail) = (status.as_u16(), &*sentence);
-            let json = Problem { title, status, detail, reason: code, hint, authorization, request_id };
+            let json = Problem { title, status, detail, reason: code, hint, authorization, limit, request_id };
             ("application/problem+json", serde_json::to_vec(&json))
         }
     };
@@ -215,6 +235,14 @@ pub fn redirect(redirect: &Redirect, path: Option<String>, asked: &Asked<'_>) ->
     }
     sign(response.headers_mut(), Reason::Redirect, Reason::Redirect.code(), None);
     response
+}
+
+/// A path that is not the one that came, where the route rewrites it or it had dot segments.
+pub fn edited_path(decision: &Decision<'_>, forward: &Forward, path: &Path<'_>) -> Option<String> {
+    match &forward.rewrite {
+        Some(rewrite) => Some(rewritten(rewrite, decision, &path.text)),
+        None => path.resolved.then(|| path.text.clone().into_owned()),
+    }
 }
 
 /// A path after the route's edit.

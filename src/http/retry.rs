@@ -31,6 +31,7 @@ use crate::snapshot::circuit::Heard;
 use crate::snapshot::{Hedge, Route, Service};
 use crate::telemetry::recent;
 use crate::upstream::Want;
+use crate::upstream::gate::RetryPermit;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::grpc;
 
@@ -93,6 +94,8 @@ pub async fn run(sending: &Sending<'_>, load: Load, request: &mut Place) -> Resu
 async fn again_and_again(sending: &Sending<'_>, mut load: Load, request: &mut Place) -> Result<Sent, Reason> {
     let policy = sending.route.retry.as_deref();
     sending.service.budget.request(clock::recent());
+    // Its place among the retries of the service, while it is tried again.
+    let mut _place = None;
     for done in 0.. {
         sending.number.set(sending.number.get() + u32::from(done > 0));
         sending.stamp(request);
@@ -102,7 +105,7 @@ async fn again_and_again(sending: &Sending<'_>, mut load: Load, request: &mut Pl
         };
         let Some(policy) = policy else { return tried.end() };
         let wait;
-        (wait, load) = match sending.next(policy, &tried, request.is_some(), done) {
+        (wait, load, _place) = match sending.next(policy, &tried, request.is_some(), done) {
             Ok(again) => again,
             Err(why) => {
                 sending.not_again(why, &tried.outcome);
@@ -128,7 +131,13 @@ impl Tried {
 
 impl Sending<'_> {
     /// The wait before the next try, and the endpoint that it goes to.
-    fn next(&self, policy: &Policy, tried: &Tried, unsent: bool, done: u32) -> Result<(Duration, Load), NotAgain> {
+    fn next(
+        &self,
+        policy: &Policy,
+        tried: &Tried,
+        unsent: bool,
+        done: u32,
+    ) -> Result<(Duration, Load, Option<RetryPermit>), NotAgain> {
         let now = clock::tick();
         let at = Situation {
             done,
@@ -140,11 +149,13 @@ impl Sending<'_> {
         };
         let wait = policy.again(&tried.outcome, at, &mut *self.record.conn.worker.rng.borrow_mut())?;
         let load = self.another().ok_or(NotAgain::NoEndpoint)?;
+        let limits = self.service.limits.as_ref();
+        let place = limits.map(|limits| limits.try_retry()).transpose().map_err(|_| NotAgain::Limit)?.flatten();
         if !self.service.budget.retry(policy.share, now) {
             return Err(NotAgain::Budget);
         }
         self.record.conn.worker.counters.upstream_retries.inc();
-        Ok((wait, load))
+        Ok((wait, load, place))
     }
 
     /// An endpoint, if possible one that was not tried yet.

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::Sleep;
 
-use super::{exchange, reply, upgrade};
+use super::{exchange, fault, reply, upgrade};
 use crate::config::schema;
 use crate::error::Reason;
 use crate::inbound::Conn;
@@ -201,7 +201,12 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
             }
             End::Closed(Reason::None)
         }
-        Some(Err(error)) => End::Closed(closed(conn, &error)),
+        Some(Err(error)) => {
+            if std::error::Error::source(&error).is_some_and(|source| source.is::<fault::Reset>()) {
+                connection.into_parts().io.into_parts(Bytes::new()).0.break_off();
+            }
+            End::Closed(closed(conn, &error))
+        }
     }
 }
 

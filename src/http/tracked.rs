@@ -8,12 +8,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
+use super::admission::Admission;
+use super::compare::Pair;
+use super::fault::Slowed;
 use super::outcome::{self, Ended, Pending};
 use super::record::Record;
 use super::retry::BodyPlan;
-use crate::body::{Error, Replay, Source};
+use crate::body::{Error, Replay, Source, Tee};
 use crate::error::Reason;
 use crate::net::clock;
 use crate::net::io::Activity;
@@ -38,6 +41,14 @@ pub struct End {
     /// The request's body, where it is kept.
     pub replay: Option<Rc<Replay>>,
     pub lease: Lease,
+    /// Its body is slowed on purpose.
+    pub slowed: Option<Box<Slowed>>,
+    /// Its answer is to be compared with those of copies.
+    pub compared: Vec<Rc<Pair>>,
+    /// Keeps its body for that.
+    pub watched: Option<Box<Tee>>,
+    /// Its place at the service.
+    pub admission: Admission,
 }
 
 /// Where a request is sent, and what that has to keep to.
@@ -81,11 +92,25 @@ impl Tracked {
         Self { source, end: Some(end) }
     }
 
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.end.as_mut().and_then(|end| end.slowed.as_mut()) {
+            Some(slowed) => slowed.poll_frame(&mut self.source, cx),
+            None => Pin::new(&mut self.source).poll_frame(cx),
+        }
+    }
+
+    /// Nothing more is to come.
+    fn is_over(&self) -> bool {
+        let slowed = self.end.as_ref().and_then(|end| end.slowed.as_ref());
+        self.source.is_end_stream() && slowed.is_none_or(|slowed| slowed.is_empty())
+    }
+
     fn frame(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
         let Some(end) = &mut self.end else { return frame };
         end.activity.moved.set(clock::recent());
         if let Some(data) = frame.data_ref().filter(|_| end.upstream.is_some()) {
             end.record.response_bytes += data.len() as u64;
+            end.watched.iter_mut().for_each(|tee| tee.data(data));
             end.record.circuit.data(data);
         } else if let Some(trailers) = frame.trailers_mut() {
             head::clean_trailers(trailers);
@@ -127,7 +152,9 @@ impl Tracked {
 impl End {
     /// Nothing is held yet. One allocation for the whole exchange: it goes from hand to hand as a pointer.
     pub fn new(record: Record, activity: Rc<Activity>) -> Box<Self> {
-        Box::new(Self { record, activity, upstream: None, replay: None, lease: Lease::None })
+        let (compared, lease, admission) = (Vec::new(), Lease::None, Admission::default());
+        let (upstream, replay, slowed, watched) = (None, None, None, None);
+        Box::new(Self { record, activity, upstream, replay, lease, slowed, compared, watched, admission })
     }
 
     /// What came of a gRPC call is known now.
@@ -151,6 +178,7 @@ impl End {
     /// The whole answer has been handed on.
     fn complete(mut self) {
         self.came(|pending, grpc| Kind::Answered { status: pending.status, grpc });
+        self.watched.iter_mut().for_each(|tee| tee.whole());
         self.record.circuit.complete();
         if !self.record.upload.ended.get() {
             self.record.upload.stop();
@@ -169,7 +197,7 @@ impl http_body::Body for Tracked {
         if let Some(reason) = self.overdue() {
             return Poll::Ready(self.cut(reason).map(Ok));
         }
-        Poll::Ready(match std::task::ready!(Pin::new(&mut self.source).poll_frame(cx)) {
+        Poll::Ready(match std::task::ready!(self.poll_source(cx)) {
             Some(Ok(frame)) => Some(Ok(self.frame(frame))),
             Some(Err(error)) => Some(self.broken(error)),
             None => {
@@ -182,7 +210,7 @@ impl http_body::Body for Tracked {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end_stream()
+        self.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -192,8 +220,9 @@ impl http_body::Body for Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
+        let over = self.is_over();
         let Some(mut end) = self.end.take() else { return };
-        if http_body::Body::is_end_stream(&self.source) {
+        if over {
             return end.complete();
         }
         if end.upstream.is_some() {

@@ -351,7 +351,7 @@ impl Slot {
                     self.0.fetch_add(one, Relaxed);
                     return;
                 }
-                true => (round << (2 * COUNT_BITS) | (calls / 2) << COUNT_BITS | failures / 2) + one,
+                true => ((round << (2 * COUNT_BITS)) | ((calls / 2) << COUNT_BITS) | (failures / 2)) + one,
                 false => (round << (2 * COUNT_BITS)) + one,
             };
             match self.0.compare_exchange_weak(known, next, Relaxed, Relaxed) {

@@ -7,6 +7,9 @@ pub enum Guard {
     MaxBody,
     Timeout,
     Authorization,
+    RateLimit,
+    Limits,
+    Memory,
     CircuitBreaker,
 }
 
@@ -27,13 +30,24 @@ pub enum Judgement {
 }
 
 impl Guard {
-    pub const ALL: [Self; 4] = [Self::MaxBody, Self::Timeout, Self::Authorization, Self::CircuitBreaker];
+    pub const ALL: [Self; 7] = [
+        Self::MaxBody,
+        Self::Timeout,
+        Self::Authorization,
+        Self::RateLimit,
+        Self::Limits,
+        Self::Memory,
+        Self::CircuitBreaker,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::MaxBody => "max_body",
             Self::Timeout => "timeout",
             Self::Authorization => "authorization",
+            Self::RateLimit => "rate_limit",
+            Self::Limits => "limits",
+            Self::Memory => "memory",
             Self::CircuitBreaker => "circuit_breaker",
         }
     }
@@ -44,7 +58,10 @@ impl Guard {
     pub fn shown(self, value: u64) -> Option<String> {
         match self {
             Self::MaxBody => Some(format!("{value} bytes")),
-            Self::Timeout => Some(format!("{} ms", value as f64 / 1e3)),
+            // Of a rate limit: how long a request would have had to wait, and how long it may.
+            Self::Timeout | Self::RateLimit => Some(format!("{} ms", value as f64 / 1e3)),
+            Self::Limits => Some(format!("{value} requests")),
+            Self::Memory => Some(format!("{value} %")),
             Self::Authorization | Self::CircuitBreaker => None,
         }
     }

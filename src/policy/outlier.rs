@@ -124,6 +124,10 @@ impl Record {
             return false;
         }
         let failed = rules.is_failure(outcome);
+        if !failed && !matches!(outcome.kind, Kind::Answered { .. }) {
+            // It never came to an answer, and that was not the endpoint's doing.
+            return false;
+        }
         if rules.success_rate.is_some() {
             self.requests.fetch_add(1, Relaxed);
             if failed {
@@ -132,7 +136,7 @@ impl Record {
         }
         // What fails fast is not fast.
         let timed_out = matches!(outcome.kind, Kind::Failed(Reason::RequestTimeout | Reason::TryTimeout));
-        if rules.latency.is_some() && (timed_out || !failed && matches!(outcome.kind, Kind::Answered { .. })) {
+        if rules.latency.is_some() && (timed_out || !failed) {
             self.timed.fetch_add(1, Relaxed);
             self.micros.fetch_add(u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         }

@@ -115,10 +115,10 @@ impl Stale {
         let values = |name: &HeaderName| asked.headers.get_all(name).iter().cloned().collect();
         let vary: Vec<(HeaderName, Vec<HeaderValue>)> =
             names.into_iter().map(|name| (name.clone(), values(&name))).collect();
-        let key = Box::new(asked.key().map(Box::from));
+        let key: Box<[Box<str>; 4]> = Box::new(asked.key().map(Box::from));
         let lines =
             |headers: &HeaderMap| headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
-        let own = key.iter().map(|text: &Box<str>| text.len()).sum::<usize>()
+        let own = key.iter().map(|text| text.len()).sum::<usize>()
             + vary.iter().flat_map(|(_, v)| v).map(HeaderValue::len).sum::<usize>();
         let bytes = own + lines(&answer.headers) + answer.body.len();
         if bytes > BYTES_MAX / 8 {

@@ -3,8 +3,10 @@
 mod balancing;
 mod circuit;
 mod health;
+mod limits;
 mod originals;
 mod retries;
+mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,17 +39,30 @@ use crate::wire::trace::Formats;
 pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>) -> Snapshot {
     let root = config.root();
     let attributes = root.attributes.iter().map(|(name, attribute)| compile_attribute(name, attribute)).collect();
-    let mut services: Vec<Service> =
-        root.services.iter().map(|(name, service)| compile_service(name, service, root, previous)).collect();
+    let mut services: Vec<Service> = root
+        .services
+        .iter()
+        .map(|(name, service)| compile_service(name, service, root, (generation, previous)))
+        .collect();
     for (name, mode) in [(APPLICATION, schema::Mode::Inbound), (PASSTHROUGH, schema::Mode::Outbound)] {
         services.extend(has(root, mode).then(|| original(name, root)));
     }
     let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
     let mut sides = Vec::new();
+    let before = previous.map_or(&[][..], |snapshot| &snapshot.routes);
+    let before: HashMap<&str, &Route> = before.iter().map(|route| (&*route.name, route)).collect();
     for route in &root.routes {
-        let known = previous.and_then(|snapshot| snapshot.routes.iter().find(|known| *known.name == *route.name));
-        routes.push(compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides));
+        let known = before.get(route.name.as_str()).copied();
+        let rate_limits = limits::rate_limits(
+            route.rate_limit.as_ref(),
+            ("route", &route.name),
+            &root.attributes,
+            generation,
+            known.map_or(&[], |known| &known.rate_limits),
+        );
+        let compiled = compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides);
+        routes.push(Route { rate_limits, ..compiled });
     }
     compile_route_circuits(root, previous, &mut routes);
     let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
@@ -155,7 +170,12 @@ fn compile_attribute(name: &str, attribute: &schema::Attribute) -> Attribute {
     }
 }
 
-fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, previous: Option<&Snapshot>) -> Service {
+fn compile_service(
+    name: &str,
+    service: &schema::Service,
+    root: &schema::Root,
+    (generation, previous): (u64, Option<&Snapshot>),
+) -> Service {
     let spec = Spec::new(service);
     let known = previous.and_then(|snapshot| snapshot.services.iter().find(|known| *known.name == *name));
     let upstream = match known {
@@ -177,6 +197,15 @@ fn compile_service(name: &str, service: &schema::Service, root: &schema::Root, p
         subsets: service.subsets.iter().map(subset).collect(),
         connect_timeout: *root.defaults.connect_timeout,
         budget: retries::budget(known),
+        limits: limits::service_limits(service.limits.as_ref(), known.and_then(|known| known.limits.as_deref())),
+        rate_limits: limits::rate_limits(
+            service.rate_limit.as_ref(),
+            ("service", name),
+            &root.attributes,
+            generation,
+            known.map_or(&[], |known| &known.rate_limits),
+        ),
+        criticality: limits::criticality(service.limits.as_ref(), &root.attributes),
         transport: compile_transport(name, service),
         original: false,
         beside: has(root, schema::Mode::Inbound),
@@ -216,7 +245,7 @@ fn compile_route(
     sides: &mut Vec<SideLabels>,
 ) -> Route {
     let name: Arc<str> = route.name.as_str().into();
-    let action = compile_action(route, names);
+    let action = compile_action(route, names, known);
     let first_side = push_sides(&name, &action, names, sides);
     Route {
         index,
@@ -230,9 +259,12 @@ fn compile_route(
         stream_idle: *defaults.stream_idle_timeout,
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),
+        rate_limits: Box::default(),
         circuit: None,
         request_headers: compile_edits(&route.request_headers),
         response_headers: compile_edits(&route.response_headers),
+        fault: route.fault.as_ref().map(|fault| traffic::fault(fault, names).into()),
+        mirrors: traffic::mirrors(&route.mirror, names),
     }
 }
 
@@ -275,7 +307,7 @@ fn push_sides(name: &Arc<str>, action: &Action, names: &Names<'_>, sides: &mut V
     first
 }
 
-fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
+fn compile_action(route: &schema::Route, names: &Names<'_>, known: Option<&Route>) -> Action {
     if let Some(respond) = &route.respond {
         let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
         return Action::Respond(status, respond.body.clone().into());
@@ -289,7 +321,8 @@ fn compile_action(route: &schema::Route, names: &Names<'_>) -> Action {
         one.into_iter().chain(split).filter_map(|(to, weight)| Some((names.target(to)?, weight))).collect();
     let host = route.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_deref());
     Action::Forward(Forward {
-        edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        written_edges: split::edges(all.iter().map(|(_, weight)| *weight)).unwrap_or_default(),
+        canary: traffic::canary(route, names, &all, known),
         targets: all.into_iter().map(|(target, _)| target).collect(),
         sticky: route.sticky.as_ref().and_then(|sticky| compile_sticky(sticky, names)),
         rewrite: route.rewrite.as_ref().and_then(|edit| rewrite(edit.path.as_deref(), edit.prefix.as_deref())),
@@ -356,7 +389,8 @@ fn compile_implicit(
         let Some(name) = names.list.get(service).map(|service| service.name.clone()) else { continue };
         let action = Action::Forward(Forward {
             targets: vec![Target { service, subset: None }],
-            edges: vec![split::BUCKETS],
+            written_edges: vec![split::BUCKETS],
+            canary: None,
             sticky: None,
             rewrite: None,
             rewrite_host: None,
@@ -383,9 +417,12 @@ fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root
         stream_idle: *root.defaults.stream_idle_timeout,
         tcp_pauses: (&root.defaults).into(),
         max_body: None,
+        rate_limits: Box::default(),
         circuit: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        fault: None,
+        mirrors: Vec::new(),
     }
 }
 
@@ -407,6 +444,9 @@ fn original(name: &str, root: &schema::Root) -> Service {
         subsets: Vec::new(),
         connect_timeout: *root.defaults.connect_timeout,
         budget: retries::budget(None),
+        limits: None,
+        rate_limits: Box::default(),
+        criticality: Key::Header(super::CRITICALITY),
         transport: Transport::Plain,
         proxy_protocol: None,
         original: true,

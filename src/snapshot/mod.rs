@@ -9,9 +9,11 @@ pub mod circuit;
 mod compile;
 pub mod hash_key;
 pub mod hosts;
+pub mod limits;
 pub mod matcher;
 pub mod redirected;
 pub mod route;
+pub mod traffic;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -37,6 +39,9 @@ use crate::wire::trace::Formats;
 
 pub use compile::{compile, implied_rules, rules, tcp_routes};
 pub use upstream::Upstream;
+
+/// Where a request says how much it matters, unless the configuration names something else.
+pub const CRITICALITY: HeaderName = HeaderName::from_static("x-outrigger-criticality");
 
 #[derive(Debug)]
 pub struct Snapshot {
@@ -69,6 +74,11 @@ pub struct Service {
     pub connect_timeout: Duration,
     /// Of the retries to it; it outlives the snapshot.
     pub budget: Arc<Budget>,
+    /// None where nothing is limited.
+    pub limits: Option<Box<limits::ServiceLimits>>,
+    pub rate_limits: Box<[limits::RateLimit]>,
+    /// What says how much a request matters.
+    pub criticality: matcher::Key,
     pub transport: Transport,
     /// It has no endpoints of its own: whatever comes for it goes where it was going.
     pub original: bool,
@@ -125,9 +135,12 @@ pub struct Route {
     pub stream_idle: Duration,
     pub tcp_pauses: Pauses,
     pub max_body: Option<Bound<u64>>,
+    pub rate_limits: Box<[limits::RateLimit]>,
     pub circuit: Option<Box<circuit::Circuit>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    pub fault: Option<Box<traffic::Fault>>,
+    pub mirrors: Vec<traffic::Mirror>,
 }
 
 /// When a second try is begun at the side of the first.
@@ -155,8 +168,10 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Forward {
     pub targets: Vec<Target>,
-    /// Ends of the targets on the line of buckets.
-    pub edges: Vec<u32>,
+    /// Ends of the targets on the line of buckets, by their written weights; see `edges`.
+    pub written_edges: Vec<u32>,
+    /// Moves the edges.
+    pub canary: Option<Arc<traffic::Steered>>,
     pub sticky: Option<matcher::Key>,
     pub rewrite: Option<Rewrite>,
     pub rewrite_host: Option<HeaderValue>,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::sync::futures::Notified;
@@ -16,6 +16,9 @@ use crate::policy::standing::{Checked, Standing};
 use crate::telemetry::endpoints::Counters;
 use crate::telemetry::rfc3339::Rfc3339;
 use crate::wire::address::Address;
+
+/// Where too many endpoints are out, all of them are counted again no sooner than this.
+const HELD: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Upstream {
@@ -29,6 +32,8 @@ pub struct Upstream {
 struct Learned {
     standings: Mutex<HashMap<Address, Arc<Standing>>>,
     ejections: Mutex<Ejections<Address>>,
+    /// When an ejection was last not made.
+    held: Mutex<Option<Instant>>,
     /// Somebody was ejected.
     ejected: Notify,
     /// Counts the changes of standings, so that workers notice them.
@@ -132,7 +137,7 @@ impl Upstream {
         levels.unhealthy.set(unhealthy);
         levels.ejected.set(ejected);
         levels.available.set(available);
-        levels.looked_for.set(i64::from(!matches!(self.spec, Spec::Fixed(_))));
+        levels.looked_for.set(i64::from(self.subscription.is_looking()));
         let level = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let status = self.subscription.status.borrow();
         levels.age_seconds.set(level(status.age(now).as_secs()));
@@ -146,6 +151,10 @@ impl Upstream {
         self.learned.standings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.learned.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ejections(&self) -> MutexGuard<'_, Ejections<Address>> {
         self.learned.ejections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,6 +163,9 @@ impl Upstream {
 /// Outlier detection. A standing is changed under the lock of the ejections, so that it is what they say.
 impl Upstream {
     pub fn eject(&self, service: &str, address: &Address, rules: &Rules, cause: Cause, now: Instant) {
+        if self.held().is_some_and(|held| now.saturating_duration_since(held) < HELD) {
+            return self.learned.counters.ejections_held.inc();
+        }
         let endpoints = self.endpoints().borrow().clone();
         let mut ejections = self.ejections();
         let standings = self.standings();
@@ -166,7 +178,8 @@ impl Upstream {
             Verdict::Already => {}
             Verdict::Held => {
                 counters.ejections_held.inc();
-                tracing::info!(service, %address, cause = cause.name(), "not ejected: too many endpoints are");
+                *self.held() = Some(now);
+                tracing::debug!(service, %address, cause = cause.name(), "not ejected: too many endpoints are");
             }
             Verdict::Out(lasts) => {
                 counters.ejection(cause, rules.shadow).inc();
@@ -195,6 +208,9 @@ impl Upstream {
     pub fn release(&self, service: &str, now: Instant) {
         let mut ejections = self.ejections();
         let over = ejections.release(now);
+        if !over.is_empty() {
+            *self.held() = None;
+        }
         self.let_back(service, &over);
     }
 
@@ -219,6 +235,7 @@ impl Upstream {
 
     /// What ejections mean may have changed: under other rules, or under none.
     pub fn apply(&self, service: &str, rules: Option<&Rules>) {
+        *self.held() = None;
         let mut ejections = self.ejections();
         let Some(rules) = rules else {
             let out = ejections.clear();
@@ -261,6 +278,17 @@ impl Upstream {
         }
     }
 
+    /// For `explain`.
+    pub fn why_unavailable(&self, address: &Address) -> Option<String> {
+        let standing = self.standings().get(address)?.clone();
+        if standing.is_ejected() {
+            let cause = self.ejections().get(address).map_or("", |ejection| ejection.cause.name());
+            return Some(format!("ejected ({cause}), unless too few are left"));
+        }
+        let error = standing.checked().error.clone().unwrap_or_default();
+        standing.is_unhealthy().then(|| format!("unhealthy ({error}), unless too few are healthy"))
+    }
+
     /// For `/clusters`.
     pub fn ejection(&self, address: &Address) -> Value {
         let Some(ejection) = self.ejections().get(address).filter(|ejection| ejection.out) else { return Value::Null };
@@ -279,9 +307,11 @@ impl Upstream {
             if let Some(standing) = standings.get(address) {
                 // It begins anew, by what it does from now on.
                 standing.record.forget();
+                if standing.is_ejected() {
+                    tracing::info!(service, %address, "endpoint is back");
+                }
                 standing.set_ejected(false);
             }
-            tracing::info!(service, %address, "endpoint is back");
         }
         if !out.is_empty() {
             self.standings_changed();

@@ -1,5 +1,7 @@
 //! Metrics as text: sums the blocks of all workers and names every family. The only module that knows the names.
 
+mod on_purpose;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -87,6 +89,8 @@ impl Collector for Scrape {
         self.detection(out)?;
         self.connections(out)?;
         self.upstream(out)?;
+        on_purpose::encode(&self.0, out)?;
+        self.limits(out)?;
         endpoints::expose(out, &self.0.services.all())?;
         self.own(out, sums.len())?;
         usage(out)
@@ -217,6 +221,8 @@ impl Scrape {
         let seen = |worker: &WorkerCounters| worker.upstream_not_again.seen().map(|(why, n)| (why.code(), n)).collect();
         kinds(out, each, "upstream_not_retried", help, "reason", seen)?;
         count(out, each, "upstream_hedges", "Tries begun at the side of another", |w| &w.upstream_hedges)?;
+        let help = "Requests that waited for their turn (`rateLimit`) or for a place at their service (`limits`)";
+        count(out, each, "requests_delayed", help, |w| &w.requests_delayed)?;
         level(out, each, "pool_pending", "Requests that wait for a connection", |w| &w.pool_pending)?;
         let help = "Whether so few endpoints of a service are available that it is not looked at which";
         let mut panics = out.encode_descriptor("outrigger_load_balancer_panic", help, None, MetricType::Gauge)?;
@@ -226,6 +232,30 @@ impl Scrape {
         }
         let help = "Highest share of the source ports that connections to one address use";
         gauge(out, "outrigger_source_ports_used_ratio", help, self.0.process.source_ports())
+    }
+
+    fn limits(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let all = self.0.limits.all();
+        let help = "Requests that a service with `limits` has at a time, over all workers";
+        let mut family = out.encode_descriptor("outrigger_service_in_flight", help, None, MetricType::Gauge)?;
+        for (service, limits) in &all {
+            family.encode_family(&[("service", &**service)])?.encode_gauge(&limits.in_flight.get())?;
+        }
+        let help = "Requests that wait for a place at a service with `limits`";
+        let mut family = out.encode_descriptor("outrigger_service_pending", help, None, MetricType::Gauge)?;
+        for (service, limits) in &all {
+            family.encode_family(&[("service", &**service)])?.encode_gauge(&limits.pending.get())?;
+        }
+        let help = "Requests that a service may have at a time: as written, and as learned from its latency";
+        let mut family = out.encode_descriptor("outrigger_service_limit", help, None, MetricType::Gauge)?;
+        for (service, limits) in &all {
+            for (kind, limit) in [("written", limits.written.get()), ("adaptive", limits.adaptive.get())] {
+                if limit > 0 {
+                    family.encode_family(&[("service", &**service), ("kind", kind)])?.encode_gauge(&limit)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn certificates(&self, out: &mut DescriptorEncoder) -> fmt::Result {

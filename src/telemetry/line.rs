@@ -35,6 +35,7 @@ pub fn json(out: &mut Vec<u8>, entry: &Entry<'_>, workload: &Workload) {
     object.text("authorization", entry.authorization.as_bytes());
     object.text("producer", entry.producer.name().as_bytes());
     object.text("peer_reason", entry.peer_reason.as_bytes());
+    object.text("fault", entry.fault.as_bytes());
     object.raw("duration_ms", Millis(entry.duration));
     if let Some(duration) = entry.upstream_duration {
         object.raw("upstream_duration_ms", Millis(duration));
@@ -108,6 +109,10 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     if !entry.peer_reason.is_empty() {
         out.extend_from_slice(b" peer=");
         escape(out, entry.peer_reason.as_bytes(), Style::Word);
+    }
+    if !entry.fault.is_empty() {
+        out.extend_from_slice(b" fault=");
+        escape(out, entry.fault.as_bytes(), Style::Word);
     }
     for (name, value) in entry.attributes {
         put(out, format_args!(" {name}="));

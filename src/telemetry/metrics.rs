@@ -9,13 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use super::block::{Block, GrpcSide, Method};
+use super::canaries::Canary;
 use super::circuits::Circuits;
 pub use super::counter::{Counter, Gauge, PerFailure, PerReason, PerWhy, Shared};
 use super::denials::{self, Denials};
 use super::detection::{self, Detection};
 use super::endpoints::Services;
 use super::expose;
+use super::faults::Faults;
 use super::histogram::{DURATION, SIZE};
+use super::limits::Limits;
+use super::mirrored::{self, Mirrored};
 use super::peers::Connections;
 use super::registry::Registry;
 use crate::policy::guard::Guard;
@@ -59,6 +63,14 @@ pub struct Metrics {
     pub connections: Registry<Arc<str>, Connections>,
     /// By listener and worker.
     pub detection: Registry<detection::Series, Detection>,
+    /// By route.
+    pub faults: Registry<Arc<str>, Faults>,
+    /// By route and target.
+    pub mirrors: Registry<mirrored::Series, Mirrored>,
+    /// By route.
+    pub canaries: Registry<Arc<str>, Canary>,
+    /// By service.
+    pub limits: Registry<Arc<str>, Limits>,
     /// The endpoints of services.
     pub services: Services,
     /// Workers that do not look at the standing of the endpoints of a service, since too few are available.
@@ -116,6 +128,8 @@ pub struct WorkerCounters {
     pub upstream_reused: Counter,
     /// Unsent or stale requests that were sent again for free.
     pub upstream_redo: Counter,
+    /// Requests that waited for their turn or for a place at their service.
+    pub requests_delayed: Counter,
     /// Tries after the first, as the retries of routes say.
     pub upstream_retries: Counter,
     /// Requests that failed and were not tried again, though their route has retries.
@@ -181,6 +195,10 @@ impl Metrics {
             circuits: Circuits::default(),
             connections: Registry::default(),
             detection: Registry::default(),
+            faults: Registry::default(),
+            mirrors: Registry::default(),
+            canaries: Registry::default(),
+            limits: Registry::default(),
             services: Services::default(),
             panics: Registry::default(),
             workers: std::iter::repeat_with(Arc::default).take(workers.max(1)).collect(),

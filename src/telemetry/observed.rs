@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::block::{Block, GrpcSide, Method};
 use super::histogram::{DURATION, Totals};
-use super::metrics::Metrics;
+use super::metrics::{Labels, Metrics};
 use crate::error::Reason;
 use crate::policy::probation::{Observations, Observed};
 
@@ -37,6 +37,24 @@ impl Metrics {
             all.add(listener, route, &observed(block, !route.is_empty()));
         }
         all
+    }
+}
+
+impl Metrics {
+    /// The same by side, of those that are wanted.
+    pub fn observe_sides(&self, wanted: &dyn Fn(&Labels) -> bool) -> Vec<(Labels, Observed)> {
+        let blocks: Vec<(Labels, Vec<Arc<Block>>)> = {
+            let series = self.series();
+            let wanted = series.iter().filter(|(labels, _)| wanted(labels));
+            wanted.map(|(labels, one)| (labels.clone(), one.blocks.iter().flatten().cloned().collect())).collect()
+        };
+        let sum = |blocks: &[Arc<Block>]| {
+            blocks.iter().fold(Observed::default(), |mut sum, block| {
+                sum.add(&observed(block, true));
+                sum
+            })
+        };
+        blocks.iter().map(|(labels, blocks)| (labels.clone(), sum(blocks))).collect()
     }
 }
 
@@ -81,7 +99,9 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         // have the reload that does so taken back.
         Reason::DirectResponse
         | Reason::Redirect
+        | Reason::FaultInjected
         | Reason::Denied
+        | Reason::RateLimited
         | Reason::NotRedirected
         | Reason::UnknownDestination
         | Reason::Undetected => Outcome::Fine,
@@ -94,6 +114,9 @@ fn outcome(status: u16, reason: Reason, routed: bool) -> Outcome {
         // The service was not asked, because it failed.
         | Reason::Fallback
         | Reason::Overflow
+        | Reason::Limit
+        | Reason::Overloaded
+        | Reason::Shed
         | Reason::ConnectFailed
         | Reason::ConnectTimeout
         | Reason::UpstreamReset
@@ -117,7 +140,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::telemetry::metrics::{Direction, Labels};
+    use crate::telemetry::metrics::Direction;
 
     fn labels(route: &str, service: &str) -> Labels {
         let [listener, route, service, subset] = ["edge", route, service, ""].map(Arc::from);

@@ -57,6 +57,29 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     (Rfc3339(moment).to_string() == text).then_some(moment)
 }
 
+/// Reads a moment as people write it: with or without a fraction of a second, in UTC or with an offset.
+pub fn read(text: &str) -> Option<SystemTime> {
+    let (local, ahead) = match text.strip_suffix(['Z', 'z']) {
+        Some(local) => (local, 0),
+        None => {
+            let (local, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
+            let sign =
+                if let Some(zone) = zone.strip_prefix('+') { (zone, 60) } else { (zone.strip_prefix('-')?, -60) };
+            let (hours, minutes) = sign.0.split_once(':')?;
+            let two = |digits: &str| digits.parse::<i64>().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+            (local, sign.1 * (two(hours).filter(|h| *h < 24)? * 60 + two(minutes).filter(|m| *m < 60)?))
+        }
+    };
+    let (whole, fraction) = local.split_once('.').unwrap_or((local, "0"));
+    if !(1..=9).contains(&fraction.len()) || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let millis: String = fraction.chars().chain("00".chars()).take(3).collect();
+    let moment = parse(&format!("{}.{millis}Z", whole.replacen(['t', ' '], "T", 1)))?;
+    let offset = Duration::from_secs(ahead.unsigned_abs());
+    if ahead < 0 { moment.checked_add(offset) } else { moment.checked_sub(offset) }
+}
+
 fn numbers<'a>(mut parts: impl Iterator<Item = &'a str>) -> Option<[u64; 3]> {
     let mut next = || parts.next()?.parse::<u64>().ok().filter(|number| *number < 1 << 40);
     Some([next()?, next()?, next()?])
@@ -98,6 +121,21 @@ mod tests {
         }
         let late = UNIX_EPOCH + Duration::from_secs(1 << 44);
         assert_eq!(parse(&Rfc3339(late).to_string()), Some(late));
+    }
+
+    #[test]
+    fn people_write_moments_in_several_ways() {
+        let wanted = parse("2027-01-01T00:00:00.000Z");
+        for text in ["2027-01-01T00:00:00Z", "2027-01-01t00:00:00.0z", "2027-01-01T01:30:00.000000+01:30"] {
+            assert_eq!(read(text), wanted, "{text}");
+        }
+        assert_eq!(read("2026-12-31T19:00:00-05:00"), wanted);
+        assert_eq!(read("2027-01-01T00:00:00.25Z"), wanted.map(|moment| moment + Duration::from_millis(250)));
+        for text in
+            ["", "2027-01-01", "2027-01-01T00:00:00", "2027-01-01T00:00:00.Z", "2027-13-01T00:00:00Z", "é+01:00"]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::policy::hash::hash;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::wire::address::Address;
 
-/// How long an endpoint that could not be connected to is left alone: twice as long each time, up to a bound.
+/// How long nothing is tried at an endpoint that could not be connected to: twice as long each time, up to a bound.
 const UNREACHED: Duration = Duration::from_secs(1);
 const UNREACHED_MAX: Duration = Duration::from_secs(16);
 
@@ -18,7 +18,7 @@ pub struct Meter {
     /// The hash of the address.
     pub id: u64,
     ewma: Cell<Ewma>,
-    /// Connects that have failed since the last that did not, and until when it is left alone.
+    /// Connects that have failed since the last that did not, and when the next is due.
     unreached: Cell<(u32, Option<Instant>)>,
     /// When it came, or came back; `None` where it was there before us.
     since: Cell<Option<Instant>>,
@@ -58,33 +58,33 @@ impl Meter {
     /// Hears of a connect.
     pub fn connected(&self, reached: bool, now: Instant) {
         let (failures, until) = self.unreached.get();
-        if reached && failures == 0 {
+        if reached && until.is_none() {
             return;
         }
-        let next = match reached {
+        self.unreached.set(match reached {
             true => (0, None),
             false => {
                 let pause = UNREACHED.saturating_mul(1 << failures.min(10)).min(UNREACHED_MAX);
                 (failures.saturating_add(1), Some(now + pause))
             }
-        };
-        self.unreached.set(next);
-        if until.is_some() != next.1.is_some() {
-            self.change();
+        });
+        if until.is_none() || reached {
+            self.changes.set(self.changes.get() + 1);
         }
     }
 
-    /// Lets an endpoint that could not be reached be asked again when it is time. Called about twice a second.
-    pub fn sweep(&self, now: Instant) {
+    /// Whether it is time to connect once more to an endpoint that could not be reached. Said once.
+    pub fn is_due(&self, now: Instant) -> bool {
         let (failures, until) = self.unreached.get();
-        if until.is_some_and(|until| until <= now) {
-            self.unreached.set((failures, None));
-            self.change();
+        let due = until.is_some_and(|until| until <= now);
+        if due {
+            self.unreached.set((failures, Some(now + UNREACHED_MAX)));
         }
+        due
     }
 
-    pub fn is_reachable(&self, now: Instant) -> bool {
-        self.unreached.get().1.is_none_or(|until| until <= now)
+    pub fn is_reachable(&self) -> bool {
+        self.unreached.get().1.is_none()
     }
 
     /// In seconds; 0 where nothing is known.
@@ -117,10 +117,6 @@ impl Meter {
     pub fn why(&self) -> Why {
         self.why.get()
     }
-
-    fn change(&self) {
-        self.changes.set(self.changes.get() + 1);
-    }
 }
 
 #[cfg(test)]
@@ -128,26 +124,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_cannot_be_reached_is_left_alone_for_a_while() {
+    fn who_cannot_be_reached_is_asked_after_pauses() {
         let (changes, start) = (Rc::new(Cell::new(0)), Instant::now());
         let meter = Meter::new(&"10.0.0.1:80".parse().unwrap(), None, changes.clone());
         let after = |millis| start + Duration::from_millis(millis);
         meter.connected(true, start);
-        assert!(meter.is_reachable(start) && changes.get() == 0);
+        assert!(meter.is_reachable() && changes.get() == 0);
         meter.connected(false, start);
-        assert!(!meter.is_reachable(after(999)) && changes.get() == 1);
-        meter.sweep(after(999));
+        assert!(!meter.is_reachable() && !meter.is_due(after(999)) && changes.get() == 1);
+        assert!(meter.is_due(after(1000)) && !meter.is_due(after(1001)), "once");
+        meter.connected(false, after(1100));
+        assert!(!meter.is_due(after(3099)) && meter.is_due(after(3100)), "twice as long");
+        (0..50).for_each(|_| meter.connected(false, after(4000)));
+        assert!(!meter.is_due(after(19_999)) && meter.is_due(after(20_000)));
         assert_eq!(changes.get(), 1);
-        assert!(meter.is_reachable(after(1000)));
-        meter.sweep(after(1000));
-        assert_eq!(changes.get(), 2);
-        meter.connected(false, after(1000));
-        assert!(!meter.is_reachable(after(2999)) && meter.is_reachable(after(3000)));
-        (0..50).for_each(|_| meter.connected(false, after(3000)));
-        assert!(meter.is_reachable(after(19_000)) && !meter.is_reachable(after(18_999)));
-        meter.connected(true, after(3000));
-        assert!(meter.is_reachable(after(3000)));
-        assert_eq!(changes.get(), 4);
+        meter.connected(true, after(20_000));
+        assert!(meter.is_reachable() && !meter.is_due(after(90_000)) && changes.get() == 2);
     }
 
     #[test]

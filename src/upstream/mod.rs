@@ -1,6 +1,7 @@
 //! Services as one worker sees them: which endpoints it may choose, and its own connections to each.
 //! Nothing here is shared with another worker.
 
+pub mod gate;
 pub mod h1;
 pub mod h2;
 mod known;

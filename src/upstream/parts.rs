@@ -52,9 +52,14 @@ impl Part {
             return Some(picked);
         }
         // Perhaps all of them have changed in the pause.
-        let behind = self.seen.is_some_and(|(changes, _)| changes != scene.changes);
+        let fresh = self
+            .seen
+            .is_some_and(|(changes, at)| changes == scene.changes && scene.now.saturating_duration_since(at) < PAUSE);
+        if fresh {
+            return None;
+        }
         self.refresh(scene);
-        if behind || self.set.panics() { pick(&self.set, rng) } else { None }
+        pick(&self.set, rng)
     }
 
     /// Takes in what has changed.
@@ -95,7 +100,7 @@ impl Part {
 
 impl Live for Scene<'_> {
     fn is_available(&self, slot: u32) -> bool {
-        self.known.pool(slot).is_some_and(|pool| pool.is_available(self.now))
+        self.known.pool(slot).is_some_and(|pool| pool.is_available())
     }
 
     fn was_tried(&self, slot: u32) -> bool {

@@ -125,8 +125,8 @@ impl Pool {
     }
 
     /// It may be chosen.
-    pub fn is_available(&self, now: Instant) -> bool {
-        self.standing.is_available() && self.meter.is_reachable(now)
+    pub fn is_available(&self) -> bool {
+        self.standing.is_available() && self.meter.is_reachable()
     }
 
     /// What the last pick of it went by.
@@ -173,7 +173,6 @@ impl Pool {
 
     /// Closes what was unused for too long. Called about once a second.
     pub fn sweep(&self, now: Instant) {
-        self.meter.sweep(now);
         let over = |idle: &mut h1::Idle| idle.is_closed() || now >= idle.expires;
         self.idle.borrow_mut().extract_if(.., over).for_each(h1::Idle::discard);
         self.shared.borrow_mut().retain(|shared| shared.keep(now, self.trusted_idle(shared.idle_timeout)));

@@ -23,6 +23,9 @@ use crate::snapshot::Transport;
 use crate::wire::address::Address;
 use crate::worker::Worker;
 
+/// Longest that it takes to see whether an endpoint can be connected to again.
+const REACH: Duration = Duration::from_secs(1);
+
 /// A connection, ready for its codec.
 pub struct Dialled {
     pub stream: Stream,
@@ -74,6 +77,12 @@ pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening
         port,
     });
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
+}
+
+/// Connects for nothing but to see whether it can be done.
+pub async fn reach(pool: &Pool) {
+    // Its meter hears of it.
+    let _ = connect(pool, REACH, (Alpn::Tcp, &[])).await;
 }
 
 async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {

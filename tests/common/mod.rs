@@ -6,6 +6,7 @@
 
 pub mod conn;
 pub mod dns;
+pub mod example;
 pub mod grpc;
 pub mod h2peer;
 pub mod h2raw;

@@ -23,6 +23,9 @@ impl Provider for Fixed {
     fn clusters(&self) -> Value {
         json!({ "app": {} })
     }
+    fn limits(&self) -> Value {
+        Value::Null
+    }
     fn drain(&self) {
         self.drains.fetch_add(1, Relaxed);
     }

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::net::Ipv6Addr;
 
+use serde_json::Value;
+
 use crate::cli::paint::{Paint, Painted, harmless};
 use crate::explain::{Authorization, Candidate, Explanation, More, Outcome, Policy, Says, Side, Standing};
 
@@ -200,7 +202,11 @@ impl Page {
                 )
             });
             let weight = if endpoint.weight == 1 { String::new() } else { format!(" weight {}", endpoint.weight) };
-            self.line("", &format!("  + {}{weight}{}", endpoint.address, live.unwrap_or_default()), None);
+            let address = &endpoint.address;
+            match &endpoint.unavailable {
+                None => self.line("", &format!("  + {address}{weight}{}", live.unwrap_or_default()), None),
+                Some(why) => self.painted("", Paint::red, &format!("  - {address}{weight}: {why}"), None),
+            }
         }
         self.left_out(side.more_endpoints, "");
         for excluded in &side.excluded {
@@ -236,7 +242,10 @@ fn share(side: &Side) -> String {
 /// Where the endpoints were to come from, what became of it, and what helps.
 fn why_none(side: &Side) -> String {
     let source = &side.discovery["source"];
-    let dns = source["dns"]["name"].as_str().map(|name| format!("the name {name}:{}", source["dns"]["port"]));
+    let dns = source["dns"]["name"].as_str().map(|name| match &source["dns"]["port"] {
+        Value::Null => format!("the name {name}"),
+        port => format!("the name {name}:{port}"),
+    });
     let file = source["file"].as_str().map(|path| format!("the file {path}"));
     let source = dns.or(file).unwrap_or_else(|| "the list of the configuration".to_owned());
     match (side.discovery["lastError"].as_str(), side.excluded.as_slice()) {

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value as Json;
 
 use super::normal;
-use crate::config::schema::{Endpoints, HashKey, LbPolicy, Listener, Protocol, Root, Route, Service, Sticky};
+use crate::config::schema::{
+    Endpoints, HashKey, LbPolicy, LimitKey, Listener, Protocol, RateLimits, Root, Route, Service, Sticky,
+};
 use crate::config::validate::has_labels;
 use crate::config::{Config, ResolvedEndpoint, resolve};
 
@@ -168,7 +170,11 @@ fn attributes(route: &Route) -> impl Iterator<Item = &str> {
         Some(Sticky::Attribute(name)) => Some(name.as_str()),
         _ => None,
     };
-    route.matches.iter().flat_map(|one| one.attributes.keys().map(String::as_str)).chain(sticky)
+    let limited = route.rate_limit.iter().flat_map(RateLimits::all).filter_map(|limit| match &limit.per {
+        Some(LimitKey::Attribute(name)) => Some(name.as_str()),
+        _ => None,
+    });
+    route.matches.iter().flat_map(|one| one.attributes.keys().map(String::as_str)).chain(sticky).chain(limited)
 }
 
 fn service<'a>(root: &'a Root, to: &'a str) -> Option<(&'a Service, Option<&'a str>)> {

@@ -28,6 +28,8 @@ pub fn blocks(root: &Root) -> [(&'static str, Json); 8] {
         services: _,
         listeners: _,
         routes: _,
+        // They have become keys of their services.
+        policies: _,
         authorization: _,
         telemetry,
     } = root;

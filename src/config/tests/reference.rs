@@ -13,7 +13,11 @@ fn key_paths(schema: &Json, path: &str, found: &mut Vec<String>) {
     if let Some(name) = schema["$ref"].as_str() {
         key_paths(&json_schema()["$defs"][name.trim_start_matches("#/$defs/")], path, found);
     }
-    for alternative in ["oneOf", "anyOf"].iter().filter_map(|key| schema[*key].as_array()).flatten() {
+    let alternatives: Vec<&Json> =
+        ["oneOf", "anyOf"].iter().filter_map(|key| schema[*key].as_array()).flatten().collect();
+    // A list of what may stand alone has no keys of its own.
+    let alone = |item: &Json| !item.is_null() && alternatives.contains(&item);
+    for alternative in alternatives.iter().filter(|alternative| !alone(&alternative["items"])) {
         key_paths(alternative, path, found);
     }
     if schema["items"].is_object() {

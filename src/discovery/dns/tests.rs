@@ -25,11 +25,13 @@ enum Data {
     Service(u16, u16, u16, &'static str),
 }
 
+type Records = HashMap<(String, u16), Vec<Data>>;
+
 /// What a server answers by name (in lower case, with a dot at the end) and type; no entry is SERVFAIL, an empty one no
 /// such name. `asked` counts the questions.
 #[derive(Clone, Default)]
 struct Zone {
-    records: Arc<Mutex<HashMap<(String, u16), Vec<Data>>>>,
+    records: Arc<Mutex<Records>>,
     asked: Arc<AtomicUsize>,
 }
 

@@ -35,6 +35,7 @@ const HOLD_MUTUAL: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_millis(5);
 
 /// Who has spoken first.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub enum Spoke {
     Client,
     Server(Raced),

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 const DECAY: Duration = Duration::from_secs(10);
 /// What a failure counts as at least. One that fails at once must not look fast.
 const FAILED: Duration = Duration::from_secs(1);
+/// And at most, in seconds, however many there are: what fails without end must be asked again within minutes.
+const WORST: f64 = 60.0;
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ewma {
@@ -19,7 +21,7 @@ impl Ewma {
         let known = self.seen.map_or(0.0, |(cost, _)| cost);
         let decayed = self.decayed(now);
         let took = match failed {
-            true => took.max(FAILED).as_secs_f64().max(2.0 * decayed),
+            true => took.max(FAILED).as_secs_f64().max((2.0 * decayed).min(WORST)),
             false => took.as_secs_f64(),
         };
         let cost = if took >= known { took } else { took + (known - took) * self.share(now) };
@@ -34,7 +36,7 @@ impl Ewma {
 
     /// For reports.
     pub fn shown(&self, now: Instant) -> Option<Duration> {
-        self.seen.map(|_| Duration::from_secs_f64(self.decayed(now)))
+        self.seen.and_then(|_| Duration::try_from_secs_f64(self.decayed(now)).ok())
     }
 
     /// What is left by now of the weight of what was seen.
@@ -80,6 +82,15 @@ mod tests {
         ewma.observe(5000 * MS, false, now);
         ewma.observe(MS, true, now);
         assert_eq!(ewma.shown(now), Some(10_000 * MS), "and slower than whoever takes long");
+    }
+
+    #[test]
+    fn failures_without_end_are_bounded() {
+        let now = Instant::now();
+        let mut ewma = Ewma::default();
+        (0..10_000).for_each(|_| ewma.observe(MS, true, now));
+        assert_eq!(ewma.shown(now), Some(Duration::from_secs(60)));
+        assert!(ewma.decayed(now + 10 * DECAY) < 0.01, "and forgotten");
     }
 
     #[test]

@@ -176,6 +176,9 @@ fn a_ring_is_even_and_moves_little() {
     assert!((0.4..0.6).contains(&(count(&weighted, 0) as f64 / 20_000.0)));
 }
 
+/// Weight, priority, place, unavailable, tried, in flight.
+type Slot = (u32, u32, usize, bool, bool, u64);
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -223,7 +226,7 @@ proptest! {
             region: place(*at),
             ..member(slot, *weight)
         }).collect();
-        let flagged = |flag: fn(&(u32, u32, usize, bool, bool, u64)) -> bool| -> Vec<u32> {
+        let flagged = |flag: fn(&Slot) -> bool| -> Vec<u32> {
             (0..).zip(&list).filter(|(_, one)| flag(one)).map(|(slot, _)| slot).collect()
         };
         let live = Said {

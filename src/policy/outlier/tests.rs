@@ -45,9 +45,9 @@ fn failures_in_a_row_cross_the_line_once_each_time() {
     assert_eq!(crossings(&rules(), &[bad, bad, bad, bad, good, bad, bad, bad, bad]), [0usize; 0]);
     let connect = ended(Kind::Failed(Reason::ConnectFailed));
     assert_eq!(crossings(&rules(), &[bad, connect, ended(Kind::Refused), connect, bad]), [4]);
-    // Who gives up says nothing of the endpoint, neither good nor bad.
-    let dropped = ended(Kind::Dropped);
-    assert_eq!(crossings(&rules(), &[bad, bad, dropped, bad, bad, dropped, bad]), [6]);
+    // Who gives up says nothing of the endpoint, neither good nor bad; nor does what never came to it.
+    let (dropped, full) = (ended(Kind::Dropped), ended(Kind::Failed(Reason::Overflow)));
+    assert_eq!(crossings(&rules(), &[bad, bad, dropped, bad, full, bad, dropped, bad]), [7]);
     let off = Rules { consecutive: None, ..rules() };
     assert_eq!(crossings(&off, &[bad; 12]), [0usize; 0]);
 }

@@ -191,6 +191,11 @@ impl Observed {
         None
     }
 
+    /// The 99th percentile, to be shown.
+    pub fn p99_estimate(&self) -> Option<Duration> {
+        (self.timed() > 0).then(|| self.p99().map(|nanos| Duration::from_nanos(nanos as u64)))?
+    }
+
     /// Nanoseconds.
     fn mean(&self) -> f64 {
         self.nanos as f64 / self.timed().max(1) as f64

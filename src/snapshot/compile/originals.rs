@@ -33,7 +33,8 @@ pub fn compile_originals(
         let name: Arc<str> = name.into();
         let action = Action::Forward(Forward {
             targets: vec![target],
-            edges: vec![split::BUCKETS],
+            written_edges: vec![split::BUCKETS],
+            canary: None,
             sticky: None,
             rewrite: None,
             rewrite_host: None,

@@ -30,6 +30,7 @@ fn entry() -> Entry<'static> {
         authorization: "",
         producer: Producer::Application,
         peer_reason: "",
+        fault: "",
         duration: Duration::from_micros(12_034),
         upstream_duration: Some(Duration::from_millis(11)),
         request_bytes: 0,

@@ -97,7 +97,9 @@ fn phases(phases: &Phases) -> Value {
 fn would(would: &Would<'_>) -> Value {
     let (unit, amount): (_, fn(u64) -> Value) = match would.guard {
         Guard::MaxBody => ("bytes", Value::from),
-        Guard::Timeout => ("ms", |micros| millis(Micros(micros))),
+        Guard::Timeout | Guard::RateLimit => ("ms", |micros| millis(Micros(micros))),
+        Guard::Limits => ("requests", Value::from),
+        Guard::Memory => ("percent", Value::from),
         Guard::Authorization | Guard::CircuitBreaker => {
             return json!({ "rule": would.guard.name(), "entry": would.entry });
         }

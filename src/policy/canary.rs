@@ -1,0 +1,249 @@
+//! A canary that moves by itself: when it takes its next step, and when it is over.
+//!
+//! What the side under test and the other sides counted comes in, a transition comes out. The judge is that of
+//! probation: the others are "before", the side is "after". It is asked about the step by itself and about the whole
+//! run, lest a step be too short to show what the run shows, or a long run hide what began with this step.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::probation::{Bounds, Observed, Regression, Verdict, judge_among};
+use super::split;
+
+/// What is written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Percent, rising.
+    pub steps: Vec<f64>,
+    pub every: Duration,
+    pub bounds: Bounds,
+    pub min_requests: u64,
+}
+
+/// What was counted, over the life of the process: by the side, and by the others together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub side: Observed,
+    pub others: Observed,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    Running,
+    /// All steps are taken, and nothing is judged any more.
+    Done,
+    /// The side has no traffic, until the configuration has another canary.
+    Aborted(Why),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Why {
+    Worse(Regression),
+    Operator,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Take the next step now.
+    Step,
+    /// All traffic to the side.
+    Promote,
+    Abort,
+}
+
+/// What has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    Step,
+    Done,
+    Promoted,
+    Aborted,
+}
+
+/// What keeps it from the next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    ForTime,
+    ForRequests,
+}
+
+#[derive(Debug, Clone)]
+pub struct Canary {
+    pub phase: Phase,
+    /// Index of the step.
+    pub step: usize,
+    /// When it was taken.
+    pub since: Instant,
+    promoted: bool,
+    /// As the counters stood when it began, and when the step was taken.
+    at_start: Option<Counts>,
+    at_step: Option<Counts>,
+}
+
+impl Canary {
+    pub fn new(now: Instant) -> Self {
+        Self { phase: Phase::Running, step: 0, since: now, promoted: false, at_start: None, at_step: None }
+    }
+
+    /// Percent of the traffic that the side has.
+    pub fn share(&self, plan: &Plan) -> f64 {
+        match self.phase {
+            Phase::Aborted(_) => 0.0,
+            _ if self.promoted => 100.0,
+            Phase::Running | Phase::Done => plan.steps.get(self.step).or(plan.steps.last()).copied().unwrap_or(0.0),
+        }
+    }
+
+    /// What was counted since the step was taken.
+    pub fn on_step(&self, counts: &Counts) -> Counts {
+        self.at_step.map_or_else(Counts::default, |then| counts.since(&then))
+    }
+
+    /// What was counted since it began.
+    pub fn in_all(&self, counts: &Counts) -> Counts {
+        self.at_start.map_or_else(Counts::default, |then| counts.since(&then))
+    }
+
+    pub fn waits(&self, plan: &Plan, counts: &Counts, now: Instant) -> Option<Waits> {
+        let Counts { side, others } = self.on_step(counts);
+        // At the top nobody else has any.
+        let compared = self.share(plan) >= 100.0 || others.requests >= plan.min_requests;
+        match () {
+            () if self.phase != Phase::Running => None,
+            () if now.saturating_duration_since(self.since) < plan.every => Some(Waits::ForTime),
+            () if side.requests < plan.min_requests || !compared => Some(Waits::ForRequests),
+            () => None,
+        }
+    }
+
+    /// To be called often: judges, and moves on. `among`: canaries that are judged at the same time.
+    pub fn tick(&mut self, plan: &Plan, counts: &Counts, among: usize, now: Instant) -> Option<Transition> {
+        if self.phase != Phase::Running {
+            return None;
+        }
+        if self.at_start.is_none() {
+            // Counters had gone on before it began.
+            (self.at_start, self.at_step) = (Some(*counts), Some(*counts));
+            return None;
+        }
+        if let Some(regression) = self.regression(plan, counts, among) {
+            self.phase = Phase::Aborted(Why::Worse(regression));
+            return Some(Transition::Aborted);
+        }
+        if self.waits(plan, counts, now).is_some() {
+            return None;
+        }
+        Some(self.next(plan, counts, now))
+    }
+
+    /// Does what an operator says; an error is why not.
+    pub fn obey(&mut self, order: Order, plan: &Plan, counts: &Counts, now: Instant) -> Result<Transition, String> {
+        match (&self.phase, order) {
+            (Phase::Aborted(_), Order::Abort) => return Err("it is aborted already".to_owned()),
+            (Phase::Aborted(why), _) => {
+                return Err(format!("it was aborted ({why}): change `canary` of the route to begin again"));
+            }
+            (Phase::Done, Order::Step) => return Err("its last step is taken".to_owned()),
+            (_, Order::Promote) if self.promoted => return Err("it is promoted already".to_owned()),
+            _ => {}
+        }
+        Ok(match order {
+            Order::Step => self.next(plan, counts, now),
+            Order::Promote => {
+                (self.phase, self.promoted, self.since) = (Phase::Done, true, now);
+                Transition::Promoted
+            }
+            Order::Abort => {
+                (self.phase, self.promoted, self.since) = (Phase::Aborted(Why::Operator), false, now);
+                Transition::Aborted
+            }
+        })
+    }
+
+    fn next(&mut self, plan: &Plan, counts: &Counts, now: Instant) -> Transition {
+        self.since = now;
+        if self.step + 1 >= plan.steps.len() {
+            self.phase = Phase::Done;
+            return Transition::Done;
+        }
+        self.step += 1;
+        self.at_step = Some(*counts);
+        Transition::Step
+    }
+
+    fn regression(&self, plan: &Plan, counts: &Counts, among: usize) -> Option<Regression> {
+        let (step, all) = (self.on_step(counts), self.in_all(counts));
+        // Where the side has all the traffic, the others are measured by what they did before.
+        let others = if step.others.requests < plan.min_requests { all.others } else { step.others };
+        let cases = [(others, step.side), (all.others, all.side)];
+        cases.into_iter().filter(|(_, side)| side.requests >= plan.min_requests).find_map(|(others, side)| {
+            match judge_among(&others, &side, plan.bounds, 2 * among) {
+                Verdict::Regression(regression) => Some(regression),
+                Verdict::TooFew | Verdict::Fine => None,
+            }
+        })
+    }
+}
+
+impl Counts {
+    fn since(&self, then: &Self) -> Self {
+        Self { side: self.side.since(&then.side), others: self.others.since(&then.others) }
+    }
+}
+
+/// The line of a split on which side `of` has `percent`, and the others share the rest by their weights. Raising the
+/// percent moves nobody off the side.
+pub fn edges(weights: &[f64], of: usize, percent: f64) -> Vec<u32> {
+    let others: f64 = weights.iter().enumerate().filter(|(index, _)| *index != of).map(|(_, weight)| weight).sum();
+    let share = |(index, weight): (usize, &f64)| match index == of {
+        true => percent,
+        false if others > 0.0 => (100.0 - percent) * weight / others,
+        false => 0.0,
+    };
+    split::edges(weights.iter().enumerate().map(share)).unwrap_or_default()
+}
+
+impl Order {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Promote => "promote",
+            Self::Abort => "abort",
+        }
+    }
+}
+
+impl Transition {
+    pub const ALL: [Self; 4] = [Self::Step, Self::Done, Self::Promoted, Self::Aborted];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Done => "done",
+            Self::Promoted => "promoted",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl Phase {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Aborted(_) => "aborted",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Worse(regression) => write!(f, "compared with the other sides, {regression}"),
+            Self::Operator => f.write_str("by an operator"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

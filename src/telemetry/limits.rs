@@ -1,0 +1,12 @@
+//! What services have at a time, beside their limits. Written by one worker, twice a second.
+
+use super::counter::Gauge;
+
+#[derive(Debug, Default)]
+pub struct Limits {
+    pub in_flight: Gauge,
+    pub pending: Gauge,
+    /// 0 is none.
+    pub written: Gauge,
+    pub adaptive: Gauge,
+}
