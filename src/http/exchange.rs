@@ -21,6 +21,7 @@ use super::circuit::{self, Gate};
 use super::compare;
 use super::fault;
 use super::mirror;
+use super::outgoing::{Chosen, outgoing};
 use super::record::Record;
 use super::reply::{self, Asker};
 use super::retry::{self, BodyPlan, Sending, Sent};
@@ -37,14 +38,14 @@ use crate::inbound::{Conn, grant};
 use crate::net::clock;
 use crate::net::io::Activity;
 use crate::policy::split;
-use crate::snapshot::{Action, Forward, Route, Service, Snapshot, Target, Transport};
+use crate::snapshot::{Action, Route, Service, Snapshot};
 use crate::telemetry::metrics::WorkerCounters;
 use crate::upstream::Want;
 use crate::upstream::h1::Freed;
 use crate::upstream::pool::{Load, Pool};
-use crate::wire::head::{self, Outgoing};
+use crate::wire::head;
 use crate::wire::hop::{self, Hop};
-use crate::wire::{forwarded, grpc, xfcc};
+use crate::wire::{forwarded, grpc};
 use crate::worker::Worker;
 
 /// Answers a request, whatever happens. A panic is this request's alone.
@@ -123,21 +124,6 @@ enum Decided<'s> {
     Forward(Chosen<'s>),
 }
 
-/// What deciding leaves for sending, apart from the head itself.
-struct Chosen<'s> {
-    index: usize,
-    route: &'s Route,
-    forward: &'s Forward,
-    target: Target,
-    /// What an endpoint is chosen by, where the service hashes.
-    key: Option<u64>,
-    /// The path to send instead of the one that came.
-    path: Option<String>,
-    hop: Hop,
-    /// The client named no host (HTTP/1.0).
-    hostless: bool,
-}
-
 impl Exchange {
     fn prepare(&mut self, mut parts: request::Parts, body: Incoming) -> Result<Prepared, Reason> {
         let view = self.0.record.view.clone();
@@ -175,7 +161,7 @@ impl Exchange {
         self.check_body(&body, &chosen)?;
         let tried_before = parts.headers.contains_key(retry::ATTEMPT);
         let asked = parts.headers.get(retry::TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
-        let request = self.outgoing(parts, &chosen, service, &pool)?;
+        let request = outgoing(&self.0.record, parts, &chosen, service, &pool)?;
         let mut plan = self.plan(&chosen, service, pool);
         plan.tried_before = tried_before;
         if let Some(asked) = asked.map(Duration::from_millis) {
@@ -328,57 +314,6 @@ impl Exchange {
             return Err(Reason::BadRequest);
         }
         Ok(())
-    }
-
-    /// The request as the upstream gets it.
-    fn outgoing(
-        &mut self,
-        mut parts: request::Parts,
-        chosen: &Chosen<'_>,
-        service: &Service,
-        pool: &Pool,
-    ) -> Result<request::Parts, Reason> {
-        let record = &mut self.0.record;
-        // What goes out of the application begins there.
-        if record.conn.socket.mode != Mode::Outbound {
-            forwarded::append(&mut parts, record.conn.peer.ip(), record.conn.tls.get().is_some());
-        }
-        forwarded::count_hop(&mut parts.headers)?;
-        let original = parts.headers.remove(forwarded::ORIGINAL_VERSION).filter(|_| service.original);
-        xfcc::apply(&mut parts.headers, record.conn.forwarded_certificate());
-        for (index, value) in &record.attributes {
-            let attribute = record.view.snapshot.attributes.get(*index);
-            if let (Some(name), Ok(value)) =
-                (attribute.and_then(|known| known.forward.as_ref()), HeaderValue::from_bytes(value.as_bytes()))
-            {
-                parts.headers.insert(name, value);
-            }
-        }
-        if let Some(path) = &chosen.path {
-            head::set_path(&mut parts.uri, path)?;
-        }
-        let fallback = match chosen.hostless {
-            true => HeaderValue::try_from(pool.address.to_string()).map_err(|_| Reason::BadRequest)?,
-            false => HeaderValue::from_static(""),
-        };
-        let only_http1 = chosen.hop.upgrade.is_some() || record.preserve_case();
-        let client = if original.is_some() { Version::HTTP_11 } else { parts.version };
-        let version = terms::upstream_version(service.protocol, client, only_http1, pool);
-        if version == Version::HTTP_2 && client != Version::HTTP_2 && matches!(pool.transport, Transport::Mutual { .. })
-        {
-            // The application at the other end may know no other.
-            parts.headers.insert(forwarded::ORIGINAL_VERSION, HeaderValue::from_static("1.1"));
-        }
-        if chosen.hop.upgrade.is_some() && version == Version::HTTP_2 {
-            return Err(Reason::Unsupported);
-        }
-        let host = chosen.forward.rewrite_host.as_ref();
-        head::outgoing(
-            &mut parts,
-            Outgoing { version, host, fallback: &fallback, hop: &chosen.hop, secure: pool.is_secure() },
-        )?;
-        chosen.route.request_headers.apply(&mut parts.headers);
-        Ok(parts)
     }
 
     /// From the request being sent to the head of the answer.

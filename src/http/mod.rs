@@ -9,6 +9,7 @@ pub mod exchange;
 mod fault;
 mod mirror;
 pub mod outcome;
+mod outgoing;
 mod record;
 pub mod reply;
 mod retry;
