@@ -133,7 +133,7 @@ routes: [{{ name: all, to: app }}]
             ("", "regions: [us]", "", "regions", "goes by regions"),
             ("region: eu", "policy: geoHashedRing, hashKey: { cookie: u }, regions: [us, us]", "", "regions[1]", "us"),
             ("region: eu", "policy: geoHashedRing, hashKey: { cookie: u }, regions: [eu]", "", "regions[0]", "our own"),
-            ("", "panicThreshold: 101", "", "panicThreshold", "100"),
+            ("", "panicThreshold: 101", "", "panicThreshold", "out of range"),
         ] {
             let told = problem(workload, balancer, service).unwrap_or_default();
             let path = format!("services.app.loadBalancer.{path}: ");
