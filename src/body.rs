@@ -123,6 +123,7 @@ impl Origin {
 pub struct Upload {
     origin: Origin,
     limit: u64,
+    sent: u64,
     progress: Option<Rc<Progress>>,
     /// The stream's own watch, told of each frame.
     watch: Option<Rc<Activity>>,
@@ -193,7 +194,7 @@ impl Upload {
     /// A body that is there.
     pub fn full(body: Bytes) -> Self {
         let origin = Origin::Once(Source::Full(body));
-        Self { origin, limit: u64::MAX, progress: None, watch: None, tee: None, _held: None }
+        Self { origin, limit: u64::MAX, sent: 0, progress: None, watch: None, tee: None, _held: None }
     }
 
     pub fn tee(&mut self, tee: Tee) {
@@ -208,7 +209,7 @@ impl Upload {
         held: Rc<dyn Any>,
     ) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
-        Self { origin, limit, progress: Some(progress), watch, tee: None, _held: Some(held) }
+        Self { origin, limit, sent: 0, progress: Some(progress), watch, tee: None, _held: Some(held) }
     }
 }
 
@@ -216,19 +217,21 @@ impl http_body::Body for Upload {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.progress.as_ref().is_some_and(|progress| progress.stopped.get()) {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        // By its fields.
+        let this = self.get_mut();
+        if this.progress.as_ref().is_some_and(|progress| progress.stopped.get()) {
             return Poll::Ready(Some(Err(Error::Stopped)));
         }
-        let polled = match &mut self.origin {
+        let polled = match &mut this.origin {
             Origin::Once(source) => Pin::new(source).poll_frame(cx),
             Origin::Kept(reading) => reading.poll_frame(cx),
         };
-        let Some(progress) = &self.progress else { return polled };
+        let Some(progress) = &this.progress else { return polled };
         if polled.is_pending() {
             *progress.waker.borrow_mut() = Some(cx.waker().clone());
         }
-        if let Some(watch) = &self.watch
+        if let Some(watch) = &this.watch
             && polled.is_ready()
         {
             watch.moved.set(clock::recent());
@@ -236,13 +239,14 @@ impl http_body::Body for Upload {
         match polled {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    let bytes = progress.bytes.get() + data.len() as u64;
-                    progress.bytes.set(bytes);
-                    if bytes > self.limit {
+                    let sent = this.sent + data.len() as u64;
+                    this.sent = sent;
+                    // Of two at a time, what the one has sent is not the other's as well.
+                    progress.bytes.set(progress.bytes.get().max(sent));
+                    if sent > this.limit {
                         progress.too_large.set(true);
                         return Poll::Ready(Some(Err(Error::TooLarge)));
                     }
-                    let this = &mut *self;
                     if let Some(tee) = &mut this.tee {
                         tee.data(data);
                         // Who sends it may not ask for its end.
@@ -257,7 +261,7 @@ impl http_body::Body for Upload {
             }
             Poll::Ready(None) => {
                 progress.ended.set(true);
-                self.tee.iter_mut().for_each(Tee::whole);
+                this.tee.iter_mut().for_each(Tee::whole);
                 Poll::Ready(None)
             }
             other => other,

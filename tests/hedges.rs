@@ -75,6 +75,19 @@ fn only_what_makes_no_difference_and_what_is_there() {
     assert_eq!(conns[1].response("POST").text(), "slow");
 }
 
+/// What is sent twice at a time is not twice as large.
+#[test]
+fn each_body_is_measured_by_itself() {
+    let gate = Gate::default();
+    let slow = Origin::gated("slow", &gate);
+    let limited = proxy("maxBody: 3Ki, hedge: { after: 20ms, nonIdempotent: true }", slow.addr(), slow.addr());
+    let mut conn = Conn::connect(limited.addr());
+    conn.write(format!("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 2048\r\n\r\n{}", "x".repeat(2048)));
+    until("both are there", SOON, || slow.seen().len() == 2);
+    gate.open();
+    assert_eq!(conn.response("POST").text(), "slow");
+}
+
 #[test]
 fn a_bad_answer_does_not_win() {
     let gate = Gate::default();

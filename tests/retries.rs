@@ -371,6 +371,63 @@ fn no_more_at_a_time_than_the_service_may_have() {
     assert_eq!(tries(&[&a]), ["1", "1", "2"]);
 }
 
+/// Its own place among the retries is no other's.
+#[test]
+fn one_request_is_counted_once() {
+    let a = says("503 Service Unavailable");
+    let text = config("limits: { maxRetries: 1 },", "retry: { attempts: 3, on: [5xx] }", true);
+    let proxy = Proxy::start(&text, &[("a", a.addr())]);
+    assert_eq!(get(&proxy).status(), 503);
+    assert_eq!(tries(&[&a]), ["1", "2", "3", "4"]);
+}
+
+/// A code of gRPC is for calls: what it would mean for another request is no leave to send that twice.
+#[test]
+fn codes_of_grpc_are_for_calls() {
+    let a = Origin::start(|_, _| Next::Close);
+    let proxy = proxy("retry: { attempts: 2, on: [\"grpc:unavailable\"] }", a.addr(), a.addr());
+    assert_eq!(ask(&proxy, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").status(), 502);
+    assert_eq!(a.seen().len(), 1);
+}
+
+/// A circuit breaker that opens by the first try is not asked in vain.
+#[test]
+fn not_through_a_breaker_that_has_opened() {
+    let a = says("503 Service Unavailable");
+    let text = config("circuitBreaker: { consecutiveFailures: 1 },", "retry: { attempts: 3, on: [5xx] }", true);
+    let proxy = Proxy::start(&text, &[("a", a.addr())]);
+    assert_eq!(get(&proxy).status(), 503);
+    assert_eq!(a.seen().len(), 1);
+    until("why", SOON, || skipped(&proxy, "circuit_open") == 1.0);
+}
+
+/// Whoever is in a hurry learns nothing, and neither do breakers.
+#[test]
+fn an_impatient_client_is_no_failure_of_the_service() {
+    let gate = Gate::default();
+    let a = Origin::gated("a", &gate);
+    let text = config("circuitBreaker: { consecutiveFailures: 1 },", "maxBody: 1Ki", true);
+    let proxy = Proxy::start(&text, &[("a", a.addr())]);
+    let hurry = |millis: u32| format!("GET /slow HTTP/1.1\r\nHost: a\r\nx-outrigger-timeout-ms: {millis}\r\n\r\n");
+    assert_eq!(ask(&proxy, &hurry(0)).status(), 504);
+    assert_eq!(a.seen().len(), 0, "there was no time for it");
+    assert_eq!(ask(&proxy, &hurry(50)).status(), 504);
+    assert_eq!(a.seen().len(), 1);
+    assert_eq!(get(&proxy).status(), 200, "the breaker is closed");
+    gate.open();
+}
+
+/// A wait of ours is no idleness of anybody.
+#[test]
+fn waits_are_longer_than_pauses_may_be() {
+    let a = says("503 Service Unavailable\r\nRetry-After: 2");
+    let text = config("", "timeout: 20s, retry: { attempts: 1, on: [5xx] }", true);
+    let text = text.replace("listeners:", "defaults: { streamIdleTimeout: 1s }\nlisteners:");
+    let proxy = Proxy::start(&text, &[("a", a.addr())]);
+    assert_eq!(get(&proxy).status(), 503);
+    assert_eq!(a.seen().len(), 2);
+}
+
 /// The example does what it says.
 #[test]
 fn the_example() {

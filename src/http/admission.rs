@@ -12,6 +12,7 @@ use super::record::Record;
 use super::tracked::End;
 use crate::error::Reason;
 use crate::net::clock;
+use crate::net::io::Pause;
 use crate::policy::bucket::Taken;
 use crate::policy::class::Class;
 use crate::policy::guard::Guard;
@@ -38,7 +39,7 @@ pub struct Admission {
 /// Tokens that are yet to come.
 struct Turn {
     at: Instant,
-    _waiting: Vec<Waiting>,
+    waiting: Vec<Waiting>,
 }
 
 /// Counts a request while it waits.
@@ -85,9 +86,28 @@ impl Admission {
             record.would_limit.push((Guard::Memory, threshold, used));
         }
         if !route.rate_limits.is_empty() || !service.rate_limits.is_empty() {
-            admission.turn = turn(record, (route, service), headers)?;
+            admission.turn = turn(record, &route.rate_limits, &service.rate_limits, headers)?;
         }
         Ok(admission)
+    }
+
+    /// A fallback leads to another service, whose limits hold as well.
+    pub fn divert(&mut self, record: &mut Record, service: &Service, headers: &HeaderMap) -> Result<(), Reason> {
+        if service.limits.is_some() {
+            self.class = class(&service.criticality, record, headers);
+        }
+        if !service.rate_limits.is_empty() {
+            let more = turn(record, &[], &service.rate_limits, headers)?;
+            self.turn = match (self.turn.take(), more) {
+                (Some(mut turn), Some(more)) => {
+                    turn.at = turn.at.max(more.at);
+                    turn.waiting.extend(more.waiting);
+                    Some(turn)
+                }
+                (turn, more) => turn.or(more),
+            };
+        }
+        Ok(())
     }
 
     /// Takes a place at the service, or one in line; nothing yet where the turn is still to come.
@@ -130,7 +150,9 @@ impl Admission {
 
 /// Waits for the turn, and then for a place.
 pub async fn wait(end: &mut End) -> Result<(), Reason> {
-    let End { record, admission, upstream, .. } = end;
+    let End { record, admission, upstream, activity, .. } = end;
+    // The wait is ours, and none of the service's.
+    let _pause = Pause::begin(activity);
     let Some(upstream) = upstream else { return Ok(()) };
     let view = record.view.clone();
     let service = view.snapshot.services.get(upstream.target.service).ok_or(Reason::NoEndpoint)?;
@@ -149,35 +171,34 @@ pub async fn wait(end: &mut End) -> Result<(), Reason> {
     if let Some((place, limits)) = admission.place.take().zip(service.limits.as_deref()) {
         let at = clock::tick() + limits.pending_timeout;
         match tokio::time::timeout_at(until(at), place.taken()).await {
-            Ok(permit) => admission.permit = permit,
+            Ok(Some(permit)) => admission.permit = Some(permit),
             Err(_) if late(clock::tick()) => return Err(Reason::RequestTimeout),
-            Err(_) => {
+            // In vain; or one that matters more has taken its place in line.
+            Ok(None) | Err(_) => {
                 let full = limits.gate.full(admission.class);
                 return Err(admission.full(record, service, full));
             }
         }
     }
-    // The wait was ours, and none of the service's.
-    end.activity.moved.set(clock::tick());
     Ok(())
 }
 
 /// Takes a token of each rate limit, or none of any. The turn, where one is yet to come.
 fn turn(
     record: &mut Record,
-    (route, service): (&Route, &Service),
+    route: &[RateLimit],
+    service: &[RateLimit],
     headers: &HeaderMap,
 ) -> Result<Option<Turn>, Reason> {
     let now = record.start;
-    let limits = || route.rate_limits.iter().chain(&service.rate_limits);
     let (mut granted, mut latest, mut waiting) = (Vec::new(), Duration::ZERO, Vec::new());
     let mut refused = None;
-    for limit in limits() {
+    for limit in route.iter().chain(service) {
         let key = key(limit, record, headers);
         match limit.take(key, now) {
             Taken::Granted { wait, .. } => {
                 // Nothing is remembered of the only one.
-                granted.extend((route.rate_limits.len() + service.rate_limits.len() > 1).then_some((limit, key)));
+                granted.extend((route.len() + service.len() > 1).then_some((limit, key)));
                 if wait.is_zero() {
                     continue;
                 }
@@ -202,7 +223,7 @@ fn turn(
         }
     }
     let Some((limit, after)) = refused else {
-        return Ok((!latest.is_zero()).then(|| Turn { at: now + latest, _waiting: waiting }));
+        return Ok((!latest.is_zero()).then(|| Turn { at: now + latest, waiting }));
     };
     granted.iter().for_each(|(limit, key)| limit.give_back(*key, now));
     limit.state.refused.fetch_add(1, Ordering::Relaxed);

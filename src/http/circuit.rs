@@ -171,6 +171,16 @@ pub fn connected<T>(watch: &Watch, route: &Route, service: &Service, result: &Re
     learn(watch, route, service, Heard::default(), &Outcome { kind, took });
 }
 
+/// Whether a breaker has opened since the request passed, so that it is not to be sent once more.
+pub fn is_shut(watch: &Watch, route: &Route, service: &Service) -> bool {
+    let of_route = route.circuit.as_deref().filter(|_| !watch.strays);
+    let of_service = service.circuits.as_deref();
+    let own = of_service.and_then(|circuits| circuits.own.as_ref());
+    let classes = of_service.into_iter().flat_map(|circuits| &circuits.classes);
+    let mut all = of_route.into_iter().chain(own).chain(classes.filter_map(|class| class.circuit.as_ref()));
+    all.any(|circuit| !circuit.shadow && !circuit.breaker.is_closed())
+}
+
 /// What is done instead of sending.
 fn instead(record: &mut Record, shut: &Shut<'_>, route: &Route, parts: &request::Parts, now: Instant) -> Gate {
     let answer = match &shut.circuit.fallback {
@@ -239,7 +249,7 @@ fn redirected(record: &Record, redirect: &Redirect, parts: &request::Parts) -> O
         Some(Rewrite::Prefix(_)) | None => None,
     };
     let elsewhere = redirect.host.as_ref().is_some_and(|host| !host.eq_ignore_ascii_case(&authority.host))
-        || redirect.port.is_some_and(|port| Some(port) != authority.port)
+        || redirect.port.is_some_and(|port| port != authority.port.unwrap_or(if secure { 443 } else { 80 }))
         || redirect.scheme.is_some_and(|scheme| (scheme == "https") != secure)
         || new_path.as_ref().is_some_and(|new| *new != *path.text);
     let (host, port, uri) = (&*authority.host, authority.port, &parts.uri);

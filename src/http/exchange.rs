@@ -142,7 +142,12 @@ impl Exchange {
         }
         if !aborted {
             match circuit::pass(&mut self.0.record, &view.snapshot, chosen.route, chosen.target, &parts) {
-                Gate::Pass(target) => chosen.target = target,
+                Gate::Pass(target) if target == chosen.target => {}
+                Gate::Pass(target) => {
+                    chosen.target = target;
+                    let service = view.snapshot.services.get(target.service).ok_or(Reason::NoEndpoint)?;
+                    self.0.admission.divert(&mut self.0.record, service, &parts.headers)?;
+                }
                 Gate::Answer(response) => return Ok(Prepared::Answer(response)),
             }
         }
@@ -174,6 +179,9 @@ impl Exchange {
             let own = grpc::timeout(&request.headers).and_then(|timeout| self.0.record.start.checked_add(timeout));
             plan.deadline = plan.deadline.into_iter().chain(own).min();
             plan.call_deadline = own;
+        }
+        if plan.deadline.is_some_and(|deadline| deadline <= clock::recent()) {
+            return Err(Reason::RequestTimeout);
         }
         let upload = self.upload(body, chosen.route, &plan);
         self.0.upstream = Some(plan);
@@ -219,6 +227,7 @@ impl Exchange {
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
             call_deadline: None,
+            own_deadline: bounds.map(|timeout| record.start + timeout),
             tells_deadline: chosen.route.timeout_is_own && !record.grpc && chosen.hop.upgrade.is_none(),
             tried_before: false,
             body: BodyPlan {
@@ -336,7 +345,7 @@ impl Exchange {
             return self.fail(Reason::NoEndpoint);
         };
         let Some(load) = load else { return self.fail(Reason::NoEndpoint) };
-        self.0.compared = mirror::send(&self.0.record, route, &mut request);
+        self.0.compared = mirror::send(&self.0.record, route, upstream.target, &mut request);
         let sent = clock::recent();
         let tried = {
             let replay = self.0.replay.take();
@@ -348,7 +357,8 @@ impl Exchange {
             retry::run(&sending, load, &mut place).await
         };
         let record = &mut self.0.record;
-        record.endpoint = record.tries.endpoint().or(record.endpoint.take());
+        let endpoint = tried.as_ref().ok().map(|sent| sent.load.pool().address.clone());
+        record.endpoint = endpoint.or_else(|| record.tries.endpoint()).or(record.endpoint.take());
         // What ends by a timer has read nothing that would have told the time.
         let now = if tried.is_ok() { clock::recent() } else { clock::tick() };
         record.upstream = Some(now.saturating_duration_since(sent));
@@ -496,7 +506,7 @@ impl Exchange {
         }
         let length = body.len();
         let body = if head::bodiless(&record.method, parts.status) { Bytes::new() } else { body };
-        if record.method == Method::HEAD && length > 0 {
+        if record.method == Method::HEAD && length > 0 && !head::bodiless(&Method::GET, parts.status) {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         self.0.record.status = parts.status.as_u16();

@@ -17,7 +17,7 @@ use super::tracked::{End, Tracked};
 use crate::body::{Error, Source};
 use crate::config::units::{Duration, Size};
 use crate::error::Reason;
-use crate::net::clock;
+use crate::net::io::Pause;
 use crate::policy::fault::{Abort, Drawn, Pace};
 use crate::snapshot::Route;
 use crate::snapshot::matcher::Facts;
@@ -49,8 +49,9 @@ pub async fn act(end: &mut End) -> Result<(), Reason> {
         count(Kind::Delay);
         let until = Instant::now() + delay;
         let deadline = end.upstream.as_ref().and_then(|upstream| upstream.deadline);
+        let pause = Pause::begin(&end.activity);
         tokio::time::sleep_until(deadline.map_or(until, |deadline| deadline.min(until)).into()).await;
-        end.activity.moved.set(clock::tick());
+        drop(pause);
         if deadline.is_some_and(|deadline| deadline < until) {
             return Err(Reason::RequestTimeout);
         }

@@ -55,13 +55,13 @@ struct Copy {
 
 /// Sends the copies that the request is to have: at once where it has no body, else when its body has gone by. What
 /// their answers are to be compared with is for whoever relays the answer.
-pub fn send(record: &Record, route: &Route, request: &mut Request<Upload>) -> Vec<Rc<Pair>> {
+pub fn send(record: &Record, route: &Route, own: Target, request: &mut Request<Upload>) -> Vec<Rc<Pair>> {
     // A copy is not copied again, nor is what becomes a tunnel.
     if route.mirrors.is_empty() || request.headers().contains_key(MARK) || request.headers().contains_key(UPGRADE) {
         return Vec::new();
     }
     let copies: Vec<Copy> =
-        (0..route.mirrors.len()).flat_map(|index| copies(record, route, index, request)).flatten().collect();
+        (0..route.mirrors.len()).flat_map(|index| copies(record, (route, own), index, request)).flatten().collect();
     let pairs = copies.iter().filter_map(|copy| copy.pair.clone()).collect();
     if copies.is_empty() {
         return pairs;
@@ -86,7 +86,12 @@ pub fn send(record: &Record, route: &Route, request: &mut Request<Upload>) -> Ve
 }
 
 /// What is drawn for one mirror: a copy for it, and perhaps one for the service itself, to learn what differs by nature.
-fn copies(record: &Record, route: &Route, index: usize, request: &Request<Upload>) -> [Option<Copy>; 2] {
+fn copies(
+    record: &Record,
+    (route, own): (&Route, Target),
+    index: usize,
+    request: &Request<Upload>,
+) -> [Option<Copy>; 2] {
     let worker = &record.conn.worker;
     let draw = |chance: Chance| chance.draw(&mut *worker.rng.borrow_mut());
     let none = [None, None];
@@ -113,11 +118,10 @@ fn copies(record: &Record, route: &Route, index: usize, request: &Request<Upload
             pair: mirror.compare.as_ref().map(|_| Pair::new(record, of, mirrored.clone(), noise)),
         })
     };
-    let own = record.chosen.and_then(|chosen| chosen.target);
     let noise = mirror.compare.as_ref().is_some_and(|compare| request.method().is_safe() && draw(compare.noise));
     [
         copy(mirror.target, head(request, route, Some(mirror)), false),
-        own.filter(|_| noise).and_then(|own| copy(own, head(request, route, None), true)),
+        noise.then(|| copy(own, head(request, route, None), true)).flatten(),
     ]
 }
 

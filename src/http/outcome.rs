@@ -40,13 +40,12 @@ pub fn hear(service: &Service, status: StatusCode, head: &HeaderMap) -> Heard {
 }
 
 pub fn learn(ended: &Ended<'_>) {
-    if let Some(limits) = &ended.service.limits {
+    let answered = matches!(ended.outcome.kind, Kind::Answered { .. });
+    if let Some(limits) = ended.service.limits.as_ref().filter(|_| answered) {
         limits.learn(ended.outcome.took, clock::recent());
     }
     ended.pool.observe(&ended.outcome, clock::recent());
-    if let Some(hedge) = &ended.route.hedge
-        && matches!(ended.outcome.kind, Kind::Answered { .. })
-    {
+    if let Some(hedge) = ended.route.hedge.as_ref().filter(|_| answered) {
         hedge.see(ended.outcome.took);
     }
     circuit::learn(ended.circuit, ended.route, ended.service, ended.heard, &ended.outcome);

@@ -17,13 +17,14 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::attempt::{self, Failed, Place, Plan};
+use super::circuit;
 use super::outcome::{self, Ended, Pending};
 use super::record::Record;
 use super::tracked::{Lease, Upstream};
 use crate::body::{Origin, Progress, Replay, Upload};
 use crate::error::Reason;
 use crate::net::clock;
-use crate::net::io::Activity;
+use crate::net::io::{Activity, Pause};
 use crate::policy::budget::Share;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::policy::retry::{NotAgain, Policy, Pushback, Situation};
@@ -95,7 +96,7 @@ async fn again_and_again(sending: &Sending<'_>, mut load: Load, request: &mut Pl
     let policy = sending.route.retry.as_deref();
     sending.service.budget.request(clock::recent());
     // Its place among the retries of the service, while it is tried again.
-    let mut _place = None;
+    let mut place = None;
     for done in 0.. {
         sending.number.set(sending.number.get() + u32::from(done > 0));
         sending.stamp(request);
@@ -105,7 +106,7 @@ async fn again_and_again(sending: &Sending<'_>, mut load: Load, request: &mut Pl
         };
         let Some(policy) = policy else { return tried.end() };
         let wait;
-        (wait, load, _place) = match sending.next(policy, &tried, request.is_some(), done) {
+        (wait, load, place) = match sending.next(policy, &tried, request.is_some(), (done, place.take())) {
             Ok(again) => again,
             Err(why) => {
                 sending.not_again(why, &tried.outcome);
@@ -115,7 +116,10 @@ async fn again_and_again(sending: &Sending<'_>, mut load: Load, request: &mut Pl
         if let Ok(sent) = tried.result {
             sent.discard(&sending.upstream.limits);
         }
-        tokio::time::sleep(wait).await;
+        {
+            let _pause = Pause::begin(sending.activity);
+            tokio::time::sleep(wait).await;
+        }
         if request.is_none() {
             *request = sending.again();
         }
@@ -136,21 +140,26 @@ impl Sending<'_> {
         policy: &Policy,
         tried: &Tried,
         unsent: bool,
-        done: u32,
+        (done, place): (u32, Option<RetryPermit>),
     ) -> Result<(Duration, Load, Option<RetryPermit>), NotAgain> {
         let now = clock::tick();
         let at = Situation {
             done,
             idempotent: self.record.method.is_idempotent(),
+            grpc: self.record.grpc,
             body_is_there: unsent || self.can_send_again(),
             left: self.upstream.deadline.map(|deadline| deadline.saturating_duration_since(now)),
-            pushback: tried.result.as_ref().ok().and_then(|sent| pushback(sent.response.headers())),
+            pushback: tried.result.as_ref().ok().and_then(Sent::pushback),
             tried_before_us: self.upstream.tried_before,
         };
         let wait = policy.again(&tried.outcome, at, &mut *self.record.conn.worker.rng.borrow_mut())?;
         let load = self.another().ok_or(NotAgain::NoEndpoint)?;
-        let limits = self.service.limits.as_ref();
-        let place = limits.map(|limits| limits.try_retry()).transpose().map_err(|_| NotAgain::Limit)?.flatten();
+        if circuit::is_shut(&self.record.circuit, self.route, self.service) {
+            return Err(NotAgain::CircuitOpen);
+        }
+        let limits = self.service.limits.as_ref().filter(|_| place.is_none());
+        let more = limits.map(|limits| limits.try_retry()).transpose().map_err(|_| NotAgain::Limit)?.flatten();
+        let place = place.or(more);
         if !self.service.budget.retry(policy.share, now) {
             return Err(NotAgain::Budget);
         }
@@ -215,6 +224,7 @@ impl Sending<'_> {
     /// One try, within its time.
     async fn once(&self, load: Load, request: &mut Place) -> Tried {
         let begun = clock::recent();
+        self.activity.moved.set(begun);
         let (record, upstream) = (self.record, self.upstream);
         let plan = Plan {
             worker: &record.conn.worker,
@@ -239,7 +249,11 @@ impl Sending<'_> {
             record.tries.not_again.set(Some(NotAgain::OutOfTime));
         }
         let took = clock::recent().saturating_duration_since(begun);
-        let (result, kind) = match result.map_err(|reason| Failed { kind: Kind::Failed(reason), reason }).flatten() {
+        let failed = |reason| match reason {
+            Reason::RequestTimeout if upstream.is_hurried(begun) => Failed { kind: Kind::Dropped, reason },
+            _ => Failed { kind: Kind::Failed(reason), reason },
+        };
+        let (result, kind) = match result.map_err(failed).flatten() {
             Ok((response, lease)) => {
                 let mut sent = Sent { response, ahead: None, lease, load, pending: None };
                 let kind = self.came(&mut sent, took);
@@ -303,7 +317,8 @@ impl Sending<'_> {
             tokio::select! {
                 biased;
                 Some(tried) = running.next() => {
-                    if !tried.outcome.is_failure() || running.is_empty() {
+                    let is_good = tried.result.is_ok() && !tried.outcome.is_failure();
+                    if is_good || running.is_empty() {
                         let now = clock::recent();
                         drop(running);
                         self.record.tries.cut(recent::Outcome::Outrun, false, now);
@@ -333,6 +348,9 @@ impl Sending<'_> {
         if self.replay.as_ref().is_some_and(|replay| !replay.is_whole()) {
             return None;
         }
+        if circuit::is_shut(&self.record.circuit, self.route, self.service) {
+            return None;
+        }
         let load = self.another()?;
         let share = self.route.retry.as_deref().map_or(Share::DEFAULT, |policy| policy.share);
         // The count of what was sent is that of one of them.
@@ -360,6 +378,12 @@ impl Tried {
 }
 
 impl Sent {
+    /// What the service asks of those who would try again, in its head or in trailers that have come with it.
+    fn pushback(&self) -> Option<Pushback> {
+        let trailers = self.ahead.as_ref().and_then(|ahead| ahead.trailers_ref());
+        pushback(self.response.headers()).or_else(|| pushback(trailers?))
+    }
+
     /// Looks at the first frame of the body, if it has come.
     fn peek(&mut self) {
         if self.response.body().is_end_stream() {

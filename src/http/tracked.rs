@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -66,6 +66,8 @@ pub struct Upstream {
     pub deadline: Option<Instant>,
     /// When the client itself gives the call up (`grpc-timeout`).
     pub call_deadline: Option<Instant>,
+    /// That of the route, which the client may have lowered.
+    pub own_deadline: Option<Instant>,
     /// What is left of the deadline is told to the service.
     pub tells_deadline: bool,
     /// A proxy before us tries again by itself.
@@ -73,6 +75,18 @@ pub struct Upstream {
     pub body: BodyPlan,
     /// Index of the route.
     pub route: usize,
+}
+
+/// What a client leaves a service at least, for its patience to be the service's fault.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Upstream {
+    /// The client gives less time to a try that begins now than would say anything of the service.
+    pub fn is_hurried(&self, now: Instant) -> bool {
+        let left = |deadline: Instant| deadline.saturating_duration_since(now);
+        let own = self.own_deadline.is_some_and(|own| self.deadline == Some(own));
+        !own && self.deadline.is_some_and(|deadline| left(deadline) < PATIENCE)
+    }
 }
 
 /// The connection that the answer comes from.

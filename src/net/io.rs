@@ -34,6 +34,8 @@ pub struct Activity {
     /// The end of the exchange whose answer is on its way, and the longest pause in it.
     pub deadline: Cell<Option<Instant>>,
     pub idle: Cell<Duration>,
+    /// We wait on purpose, and nobody is to blame for it.
+    pub paused: Cell<bool>,
     /// Why the watcher has ended it.
     pub expired: Cell<Option<Reason>>,
 }
@@ -47,6 +49,7 @@ impl Activity {
             blocked: Cell::new(false),
             deadline: Cell::new(None),
             idle: Cell::new(Duration::MAX),
+            paused: Cell::new(false),
             expired: Cell::new(None),
         })
     }
@@ -59,12 +62,30 @@ impl Activity {
 
     /// When the watcher has to act if nothing more happens, and why.
     pub fn due(&self) -> Option<(Instant, Reason)> {
-        let idle = self.moved.get().checked_add(self.idle.get()).map(|at| (at, Reason::IdleTimeout));
+        let idle = self.moved.get().checked_add(self.idle.get()).filter(|_| !self.paused.get());
+        let idle = idle.map(|at| (at, Reason::IdleTimeout));
         let deadline = self.deadline.get().map(|at| (at, Reason::RequestTimeout));
         match (idle, deadline) {
             (Some(idle), Some(deadline)) => Some(if deadline.0 < idle.0 { deadline } else { idle }),
             (idle, deadline) => idle.or(deadline),
         }
+    }
+}
+
+/// A wait of our own: it is no idleness of either side. What moved last did so at its end.
+pub struct Pause<'a>(&'a Activity);
+
+impl<'a> Pause<'a> {
+    pub fn begin(activity: &'a Activity) -> Self {
+        activity.paused.set(true);
+        Self(activity)
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.paused.set(false);
+        self.0.moved.set(clock::tick());
     }
 }
 

@@ -162,6 +162,10 @@ impl Breaker {
         }
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.gate.load(Relaxed) == CLOSED
+    }
+
     /// Out of the fast path: open for long enough, or half open.
     fn try_out(self: &Arc<Self>, terms: &Terms, now: Instant) -> Admit {
         let mut trial = self.trial();

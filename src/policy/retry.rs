@@ -38,6 +38,7 @@ pub struct Situation {
     /// Retries so far.
     pub done: u32,
     pub idempotent: bool,
+    pub grpc: bool,
     /// Whatever was sent of the body can be sent again.
     pub body_is_there: bool,
     /// Until its deadline.
@@ -79,15 +80,22 @@ pub enum NotAgain {
     Pushback,
     TriedBeforeUs,
     NoEndpoint,
+    CircuitOpen,
 }
 
 impl Policy {
     /// How long to wait before the next try.
     pub fn again(&self, outcome: &Outcome, at: Situation, rng: &mut impl Rng) -> Result<Duration, NotAgain> {
+        if at.left == Some(Duration::ZERO) {
+            return Err(NotAgain::OutOfTime);
+        }
         if outcome.kind == Kind::Dropped {
             return Err(NotAgain::ClientGone);
         }
-        let rule = self.rules.iter().find(|rule| rule.condition.matches(outcome)).ok_or(NotAgain::NotCovered)?;
+        // A code of gRPC is for calls of gRPC, whatever it would mean for others.
+        let fits = |rule: &&Rule| at.grpc || !matches!(rule.condition, Condition::Grpc(_));
+        let rule = self.rules.iter().filter(fits).find(|rule| rule.condition.matches(outcome));
+        let rule = rule.ok_or(NotAgain::NotCovered)?;
         if rule.attempts == 0 {
             return Err(NotAgain::Never);
         }
@@ -133,7 +141,7 @@ pub const fn is_unsent(kind: Kind) -> bool {
 }
 
 impl NotAgain {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotIdempotent,
         Self::BodyGone,
         Self::TooOften,
@@ -151,6 +159,7 @@ impl NotAgain {
         Self::Pushback,
         Self::TriedBeforeUs,
         Self::NoEndpoint,
+        Self::CircuitOpen,
     ];
 
     pub const fn code(self) -> &'static str {
@@ -172,6 +181,7 @@ impl NotAgain {
             Self::Pushback => "pushback",
             Self::TriedBeforeUs => "tried_before_us",
             Self::NoEndpoint => "no_endpoint",
+            Self::CircuitOpen => "circuit_open",
         }
     }
 
@@ -198,6 +208,7 @@ impl NotAgain {
             Self::Pushback => "the service asked not to be tried again, or not soon enough",
             Self::TriedBeforeUs => "a proxy before this one tries again, and two that do would multiply",
             Self::NoEndpoint => "there was no endpoint left to send it to",
+            Self::CircuitOpen => "a circuit breaker has opened meanwhile",
         }
     }
 }

@@ -114,14 +114,21 @@ impl Gate {
         }
         let mut waiting = self.lock();
         waiting.iter_mut().for_each(|line| line.retain(|waiter| !waiter.is_closed()));
-        let length = waiting.iter().map(VecDeque::len).sum::<usize>();
-        if length >= limits.max_pending as usize {
+        let mut length = waiting.iter().map(VecDeque::len).sum::<usize>();
+        // Nobody overtakes those who matter as much, or more.
+        let (less, equal) = waiting.split_at_mut(class as usize);
+        if equal.iter().all(VecDeque::is_empty) && self.try_enter(class) {
             self.count(length);
-            return if length == 0 && self.try_enter(class) {
-                Entry::Permit(Permit(self.clone()))
-            } else {
-                Entry::Full(self.full(class))
+            return Entry::Permit(Permit(self.clone()));
+        }
+        if length >= limits.max_pending as usize {
+            // The last of those who matter less gives up its place in line.
+            let Some(line) = less.iter_mut().find(|line| !line.is_empty()) else {
+                self.count(length);
+                return Entry::Full(self.full(class));
             };
+            line.pop_back();
+            length -= 1;
         }
         let (sender, receiver) = oneshot::channel();
         if let Some(line) = waiting.get_mut(class as usize) {

@@ -23,8 +23,18 @@ fn policy(rules: &[(&str, u32)]) -> Policy {
     }
 }
 
-const FINE: Situation =
-    Situation { done: 0, idempotent: true, body_is_there: true, left: None, pushback: None, tried_before_us: false };
+const FINE: Situation = Situation {
+    done: 0,
+    idempotent: true,
+    grpc: false,
+    body_is_there: true,
+    left: None,
+    pushback: None,
+    tried_before_us: false,
+};
+
+/// POST, as all calls are.
+const CALL: Situation = Situation { idempotent: false, grpc: true, ..FINE };
 
 fn answered(status: u16) -> Kind {
     Kind::Answered { status: StatusCode::from_u16(status).unwrap(), grpc: None }
@@ -49,9 +59,11 @@ fn each_reason_not_to() {
         (answered(503), Situation { done: 1, ..FINE }, Ok(())),
         (answered(503), Situation { done: 2, ..FINE }, Err(NotAgain::TooOften)),
         (answered(429), FINE, Err(NotAgain::NotCovered)),
-        (called(4), FINE, Err(NotAgain::Never)),
-        (called(14), Situation { done: 2, idempotent: false, ..FINE }, Ok(())),
-        (called(14), Situation { done: 3, ..FINE }, Err(NotAgain::TooOften)),
+        (called(4), CALL, Err(NotAgain::Never)),
+        (called(14), Situation { done: 2, ..CALL }, Ok(())),
+        (called(14), Situation { done: 3, ..CALL }, Err(NotAgain::TooOften)),
+        // Of a request that is no call, it means nothing.
+        (Kind::Failed(Reason::UpstreamReset), Situation { idempotent: false, ..FINE }, Err(NotAgain::NotIdempotent)),
         (answered(503), Situation { idempotent: false, ..FINE }, Err(NotAgain::NotIdempotent)),
         (Kind::Refused, Situation { idempotent: false, ..FINE }, Ok(())),
         (unconnected, Situation { idempotent: false, tried_before_us: true, ..FINE }, Ok(())),
