@@ -22,6 +22,14 @@ pub fn service(view: &mut View<'_>, path: &str, service: &Service) {
             let message = format!("shorter than `baseEjection`, which is {}", outlier.base_ejection);
             view.push(&format!("{path}.maxEjection"), message, "make it longer, or `baseEjection` shorter");
         }
+        if let Some(rate) = &outlier.success_rate
+            && rate.deviations >= f64::from(rate.min_endpoints.saturating_sub(1)).sqrt()
+        {
+            // One of n is at most the root of n - 1 deviations from the mean of all.
+            let message = format!("of {} endpoints, none can be so far from the mean", rate.min_endpoints);
+            let remedy = "raise `minEndpoints`, or lower `deviations` below the root of one less than it";
+            view.push(&format!("{path}.successRate"), message, remedy);
+        }
         if outlier.consecutive_failures == 0 && outlier.success_rate.is_none() && outlier.latency.is_none() {
             let remedy = "let `consecutiveFailures` be above 0, or add `successRate` or `latency`";
             view.push(&path, "there is nothing that it would eject for", remedy);

@@ -38,6 +38,8 @@ pub async fn ask(plan: &Plan, endpoint: &Endpoint, material: &Material) -> Resul
     let Link { stream, http2 } = connect(plan, endpoint, alpn, material).await?;
     let host = |host: &Option<HeaderValue>| match host {
         Some(host) => Ok(host.clone()),
+        // A path is no host.
+        None if endpoint.address.ip().is_none() => Ok(HeaderValue::from_static("localhost")),
         None => HeaderValue::try_from(endpoint.address.to_string()).map_err(text),
     };
     match &plan.check.ask {

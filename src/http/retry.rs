@@ -78,6 +78,7 @@ pub struct Sent {
 
 /// What came of a try, and its endpoint.
 struct Tried {
+    pool: Rc<Pool>,
     result: Result<Sent, Failed>,
     outcome: Outcome,
 }
@@ -225,6 +226,7 @@ impl Sending<'_> {
     async fn once(&self, load: Load, request: &mut Place) -> Tried {
         let begun = clock::recent();
         self.activity.moved.set(begun);
+        let pool = load.pool().clone();
         let (record, upstream) = (self.record, self.upstream);
         let plan = Plan {
             worker: &record.conn.worker,
@@ -265,7 +267,7 @@ impl Sending<'_> {
                 (Err(failed), kind)
             }
         };
-        Tried { result, outcome: Outcome { kind, took } }
+        Tried { pool, result, outcome: Outcome { kind, took } }
     }
 
     /// What an answer means. The status of a gRPC call may be in its trailers: those that are there already are looked
@@ -309,6 +311,7 @@ impl Sending<'_> {
         let Some(after) = hedge.after() else { return self.once(load, request).await };
         let alone = |load, mut request: Place| async move { self.once(load, &mut request).await };
         let mut running = FuturesUnordered::new();
+        let mut under_way = vec![(load.pool().clone(), clock::recent())];
         running.push(alone(load, request.take()));
         let mut left = hedge.max;
         let mut timer = pin!(tokio::time::sleep(after));
@@ -318,9 +321,14 @@ impl Sending<'_> {
                 biased;
                 Some(tried) = running.next() => {
                     let is_good = tried.result.is_ok() && !tried.outcome.is_failure();
+                    under_way.retain(|(pool, _)| !tried.is_of(pool));
                     if is_good || running.is_empty() {
                         let now = clock::recent();
                         drop(running);
+                        // How long they would have taken nobody knows, but so long at least.
+                        for (pool, begun) in under_way {
+                            pool.meter.outrun(now.saturating_duration_since(begun), now);
+                        }
                         self.record.tries.cut(recent::Outcome::Outrun, false, now);
                         return tried.better(bad, &self.upstream.limits);
                     }
@@ -333,6 +341,7 @@ impl Sending<'_> {
                             let mut request = Some(request);
                             self.number.set(self.number.get() + 1);
                             self.stamp(&mut request);
+                            under_way.push((load.pool().clone(), clock::recent()));
                             running.push(alone(load, request));
                             timer.as_mut().reset(tokio::time::Instant::now() + after);
                         }
@@ -363,6 +372,10 @@ impl Sending<'_> {
 }
 
 impl Tried {
+    fn is_of(&self, pool: &Rc<Pool>) -> bool {
+        Rc::ptr_eq(&self.pool, pool)
+    }
+
     /// Of two that both failed, an answer is worth more than none.
     fn better(self, other: Option<Self>, limits: &Limits) -> Self {
         let Some(other) = other else { return self };

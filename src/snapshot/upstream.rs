@@ -59,7 +59,11 @@ impl Upstream {
     pub fn forget_gone(&self) {
         let there = self.endpoints().borrow().clone();
         let is_there = |address: &Address| there.binary_search_by(|endpoint| endpoint.address.cmp(address)).is_ok();
-        self.standings().retain(|address, standing| Arc::strong_count(standing) > 1 || is_there(address));
+        // Whoever is ejected stays so, should it come back.
+        let ejections = self.ejections();
+        let is_held =
+            |address: &Address, standing: &Arc<Standing>| Arc::strong_count(standing) > 1 || ejections.is_out(address);
+        self.standings().retain(|address, standing| is_there(address) || is_held(address, standing));
     }
 
     /// To be called after a standing has changed.

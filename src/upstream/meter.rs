@@ -20,6 +20,8 @@ pub struct Meter {
     ewma: Cell<Ewma>,
     /// Connects that have failed since the last that did not, and when the next is due.
     unreached: Cell<(u32, Option<Instant>)>,
+    /// It is being tried whether it can be reached again.
+    probing: Cell<bool>,
     /// When it came, or came back; `None` where it was there before us.
     since: Cell<Option<Instant>>,
     /// As it was when it was last looked at.
@@ -36,6 +38,7 @@ impl Meter {
             id: hash(address.to_string().bytes()),
             ewma: Cell::default(),
             unreached: Cell::default(),
+            probing: Cell::new(false),
             since: Cell::new(since),
             available: Cell::new(true),
             why: Cell::default(),
@@ -55,12 +58,22 @@ impl Meter {
         self.ewma.set(ewma);
     }
 
+    /// Another try was answered while this one had taken so long already.
+    pub fn outrun(&self, took: Duration, now: Instant) {
+        let mut ewma = self.ewma.get();
+        ewma.observe(took, false, now);
+        self.ewma.set(ewma);
+    }
+
     /// Hears of a connect.
     pub fn connected(&self, reached: bool, now: Instant) {
         let (failures, until) = self.unreached.get();
-        if reached && until.is_none() {
+        // Of those that fail together one counts, and then the one that tries it again.
+        let is_news = if reached { until.is_some() } else { until.is_none() || self.probing.get() };
+        if !is_news {
             return;
         }
+        self.probing.set(false);
         self.unreached.set(match reached {
             true => (0, None),
             false => {
@@ -78,6 +91,7 @@ impl Meter {
         let (failures, until) = self.unreached.get();
         let due = until.is_some_and(|until| until <= now);
         if due {
+            self.probing.set(true);
             self.unreached.set((failures, Some(now + UNREACHED_MAX)));
         }
         due
@@ -136,9 +150,9 @@ mod tests {
         meter.connected(false, after(1100));
         assert!(!meter.is_due(after(3099)) && meter.is_due(after(3100)), "twice as long");
         (0..50).for_each(|_| meter.connected(false, after(4000)));
-        assert!(!meter.is_due(after(19_999)) && meter.is_due(after(20_000)));
+        assert!(!meter.is_due(after(7999)) && meter.is_due(after(8000)), "of those that fail together one counts");
         assert_eq!(changes.get(), 1);
-        meter.connected(true, after(20_000));
+        meter.connected(true, after(8000));
         assert!(meter.is_reachable() && !meter.is_due(after(90_000)) && changes.get() == 2);
     }
 

@@ -127,7 +127,16 @@ impl Cluster {
         let known = self.known.borrow();
         let scene = self.scene(&known, &service.balance, want);
         let mut parts = self.parts.borrow_mut();
-        let picked = parts.get_mut(subset.map_or(0, |index| index + 1))?.pick(&scene, rng)?;
+        let index = match subset {
+            None => 0,
+            // Of a snapshot before this one, whose subsets may have been in another order.
+            Some(index) if !want.tried.is_empty() => {
+                let labels = &service.subsets.get(index)?.labels;
+                parts.iter().skip(1).position(|part| part.labels == *labels)? + 1
+            }
+            Some(index) => index + 1,
+        };
+        let picked = parts.get_mut(index)?.pick(&scene, rng)?;
         let pool = known.pool(picked.slot)?;
         pool.meter.chosen(picked.why);
         Some(pool.clone())

@@ -85,11 +85,32 @@ pub async fn reach(pool: &Pool) {
     let _ = connect(pool, REACH, (Alpn::Tcp, &[])).await;
 }
 
+/// A connect that is given up before its time: whoever has not answered for so long counts as one that cannot be reached,
+/// until it is tried again.
+const SILENT: Duration = Duration::from_millis(250);
+
+struct GivenUp<'a> {
+    pool: &'a Pool,
+    begun: Option<Instant>,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        let now = clock::tick();
+        if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= SILENT) {
+            self.pool.meter.connected(false, now);
+        }
+    }
+}
+
 async fn connect(pool: &Pool, timeout: Duration, (alpn, opening): (Alpn, &[u8])) -> Result<Connected, Reason> {
+    let mut given_up = GivenUp { pool, begun: Some(clock::tick()) };
     let connected = match &pool.address {
         Address::Ip(address) if !pool.alternatives.is_empty() => Box::pin(race(pool, *address, timeout)).await,
         address => dial::connect(address, pool.source, timeout).await,
     };
+    given_up.begun = None;
+    drop(given_up);
     pool.meter.connected(connected.is_ok(), clock::tick());
     let connected = connected?;
     let stream = &connected.stream;

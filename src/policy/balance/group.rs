@@ -171,11 +171,10 @@ impl Group {
     ) -> Option<u32> {
         let first = self.one(ask, rng)?;
         let tries = if distinct { DRAWS } else { 1 };
-        let mut others = (0..tries).filter_map(|_| {
-            let drawn = self.slot(self.draw.at_random(rng));
-            self.first(std::iter::once(drawn), ask, rng)
-        });
-        let second = others.find(|slot| !distinct || *slot != first).unwrap_or(first);
+        let mut others = (0..tries).filter_map(|_| self.slot(self.draw.at_random(rng)));
+        let second = others.find(|slot| ask.takes(*slot) && (!distinct || *slot != first));
+        // Once for the one that is found: a new one has nothing to do, and would win as often as it is let in.
+        let second = second.filter(|slot| is_warm(*slot, ask, rng)).unwrap_or(first);
         Some(if cost(second) < cost(first) { second } else { first })
     }
 
@@ -186,11 +185,7 @@ impl Group {
         ask: &Ask<'_, L>,
         rng: &mut impl Rng,
     ) -> Option<u32> {
-        let mut is_warm = |slot| {
-            let warmth = if ask.settings.slow_start.is_zero() { 1.0 } else { ask.live.warmth(slot) };
-            warmth >= 1.0 || rng.random::<f64>() < warmth
-        };
-        slots.find_map(|slot| slot.filter(|slot| ask.takes(*slot) && is_warm(*slot)))
+        slots.find_map(|slot| slot.filter(|slot| ask.takes(*slot) && is_warm(*slot, ask, rng)))
     }
 
     /// Whoever may be chosen, from a place on.
@@ -261,4 +256,10 @@ impl Group {
     fn weight_of(&self, slot: u32) -> u32 {
         self.weights.get(slot as usize).copied().unwrap_or(1).max(1)
     }
+}
+
+/// Whether one that is new is let in this time.
+fn is_warm<L: Live>(slot: u32, ask: &Ask<'_, L>, rng: &mut impl Rng) -> bool {
+    let warmth = if ask.settings.slow_start.is_zero() { 1.0 } else { ask.live.warmth(slot) };
+    warmth >= 1.0 || rng.random::<f64>() < warmth
 }

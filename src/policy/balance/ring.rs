@@ -1,6 +1,6 @@
 //! Consistent hashing on a ring (Karger 1997, as in ketama): each endpoint stands at many points, and a key belongs to
-//! the next point from its own. Whoever comes takes keys from all others, whoever goes leaves them to all others; no
-//! other key moves.
+//! the next point from its own. Whoever comes takes keys from all others, whoever goes leaves them to all others; where
+//! all weigh the same, no other key moves.
 
 use std::collections::BTreeSet;
 
