@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pod run test conformance soak sim setup lint bench bench-peers bench-tcp fuzz image clean
+.PHONY: help demo demo-pod run test conformance soak sim setup lint bench bench-peers bench-policies bench-tcp fuzz image clean
 
 CONFIG ?= config/examples/minimal.yaml
 FUZZ_SECS ?= 30
@@ -63,6 +63,10 @@ bench: ## microbenches: routing, decide, header hygiene; TARGETS="--bench route"
 
 bench-peers: target/bench-ready ## CPU, latency and memory beside HAProxy, Envoy and nginx; BENCH= PEERS= ARGS="--only h1,feat"
 	OURS=$(CURDIR)/target/release/outrigger BENCH_PEERS=$(CURDIR)/benches/peers target/bench/run --peers $(PEERS) $(ARGS)
+
+bench-policies: ## what every policy of resilience costs while none acts; ARGS="--rounds 9"
+	cargo build --release --locked
+	python3 benches/policies.py target/release/outrigger $(ARGS)
 
 bench-tcp: target/bench-ready ## bytes relayed, up and down, first byte, idle connections beside the same; ARGS="--only up"
 	test -x target/bench/meshload/target/release/meshload || cargo build --release --manifest-path target/bench/meshload/Cargo.toml
