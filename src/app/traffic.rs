@@ -139,6 +139,7 @@ pub fn report(shared: &Shared) -> Value {
         let waits = state.waits(plan, &counts, now.0).map(|waits| match waits {
             Waits::ForTime => "time",
             Waits::ForRequests => "requests",
+            Waits::ForOthers => "others",
         });
         let why = match &state.phase {
             Phase::Aborted(why) => Some(why.to_string()),

@@ -88,6 +88,9 @@ fn text(answer: &Value, paint: Paint) -> String {
             Some("time") => {
                 let _ = writeln!(out, "    next step {} after the last", field("every"));
             }
+            Some("others") => {
+                let _ = writeln!(out, "    no comparison on this step: the other sides get no requests");
+            }
             Some(_) => {
                 let _ = writeln!(out, "    waits until both sides had {} requests on this step", canary["minRequests"]);
             }

@@ -20,7 +20,7 @@ pub struct Plan {
     pub min_requests: u64,
 }
 
-/// What was counted, over the life of the process: by the side, and by the others together.
+/// What was counted: by the side, and by the others together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub side: Observed,
@@ -65,6 +65,8 @@ pub enum Transition {
 pub enum Waits {
     ForTime,
     ForRequests,
+    /// The side has requests, and nobody else has any.
+    ForOthers,
 }
 
 #[derive(Debug, Clone)]
@@ -75,14 +77,17 @@ pub struct Canary {
     /// When it was taken.
     pub since: Instant,
     promoted: bool,
-    /// As the counters stood when it began, and when the step was taken.
-    at_start: Option<Counts>,
-    at_step: Option<Counts>,
+    /// The counters when they were last looked at.
+    last: Option<Counts>,
+    /// What was counted from the beginning until then, and until the step was taken.
+    all: Counts,
+    before_step: Counts,
 }
 
 impl Canary {
     pub fn new(now: Instant) -> Self {
-        Self { phase: Phase::Running, step: 0, since: now, promoted: false, at_start: None, at_step: None }
+        let none = Counts::default();
+        Self { phase: Phase::Running, step: 0, since: now, promoted: false, last: None, all: none, before_step: none }
     }
 
     /// Percent of the traffic that the side has.
@@ -96,12 +101,24 @@ impl Canary {
 
     /// What was counted since the step was taken.
     pub fn on_step(&self, counts: &Counts) -> Counts {
-        self.at_step.map_or_else(Counts::default, |then| counts.since(&then))
+        self.in_all(counts).since(&self.before_step)
     }
 
-    /// What was counted since it began.
+    /// What was counted since it began. Where a series was forgotten, only what came since the last look is lost.
     pub fn in_all(&self, counts: &Counts) -> Counts {
-        self.at_start.map_or_else(Counts::default, |then| counts.since(&then))
+        let mut all = self.all;
+        if let Some(last) = &self.last {
+            let since = counts.since(last);
+            all.side.add(&since.side);
+            all.others.add(&since.others);
+        }
+        all
+    }
+
+    fn look(&mut self, counts: &Counts) {
+        // The first time there is nothing to add: counters had gone on before it began.
+        self.all = self.in_all(counts);
+        self.last = Some(*counts);
     }
 
     pub fn waits(&self, plan: &Plan, counts: &Counts, now: Instant) -> Option<Waits> {
@@ -110,6 +127,7 @@ impl Canary {
         let compared = self.share(plan) >= 100.0 || others.requests >= plan.min_requests;
         match () {
             () if self.phase != Phase::Running => None,
+            () if side.requests >= plan.min_requests && !compared && others.requests == 0 => Some(Waits::ForOthers),
             () if now.saturating_duration_since(self.since) < plan.every => Some(Waits::ForTime),
             () if side.requests < plan.min_requests || !compared => Some(Waits::ForRequests),
             () => None,
@@ -118,12 +136,8 @@ impl Canary {
 
     /// To be called often: judges, and moves on. `among`: canaries that are judged at the same time.
     pub fn tick(&mut self, plan: &Plan, counts: &Counts, among: usize, now: Instant) -> Option<Transition> {
+        self.look(counts);
         if self.phase != Phase::Running {
-            return None;
-        }
-        if self.at_start.is_none() {
-            // Counters had gone on before it began.
-            (self.at_start, self.at_step) = (Some(*counts), Some(*counts));
             return None;
         }
         if let Some(regression) = self.regression(plan, counts, among) {
@@ -133,7 +147,7 @@ impl Canary {
         if self.waits(plan, counts, now).is_some() {
             return None;
         }
-        Some(self.next(plan, counts, now))
+        Some(self.next(plan, now))
     }
 
     /// Does what an operator says; an error is why not.
@@ -148,7 +162,10 @@ impl Canary {
             _ => {}
         }
         Ok(match order {
-            Order::Step => self.next(plan, counts, now),
+            Order::Step => {
+                self.look(counts);
+                self.next(plan, now)
+            }
             Order::Promote => {
                 (self.phase, self.promoted, self.since) = (Phase::Done, true, now);
                 Transition::Promoted
@@ -160,14 +177,14 @@ impl Canary {
         })
     }
 
-    fn next(&mut self, plan: &Plan, counts: &Counts, now: Instant) -> Transition {
+    fn next(&mut self, plan: &Plan, now: Instant) -> Transition {
         self.since = now;
         if self.step + 1 >= plan.steps.len() {
             self.phase = Phase::Done;
             return Transition::Done;
         }
         self.step += 1;
-        self.at_step = Some(*counts);
+        self.before_step = self.all;
         Transition::Step
     }
 

@@ -93,6 +93,29 @@ fn too_few_requests_move_nothing() {
 }
 
 #[test]
+fn a_series_that_is_forgotten_hides_nothing_else() {
+    let mut world = World::new(8);
+    world.seconds(300, 40, (0.01, 0.01));
+    let before = world.canary.in_all(&world.counts);
+    world.counts.others = Observed::default();
+    assert_eq!(world.canary.in_all(&world.counts), before);
+    assert_eq!(world.seconds(400, 40, (0.01, 0.01)), [Transition::Step]);
+    world.counts.others = Observed::default();
+    assert_eq!(world.seconds(300, 40, (0.5, 0.01)), [Transition::Aborted]);
+}
+
+#[test]
+fn it_says_that_there_is_nothing_to_compare_with() {
+    let mut world = World::new(9);
+    world.second(0, (0.0, 0.0));
+    world.counts.side.requests += 100;
+    let waits = |world: &World| world.canary.waits(&plan(), &world.counts, world.now);
+    assert_eq!(waits(&world), Some(Waits::ForOthers));
+    world.counts.others.requests += 1;
+    assert_eq!(waits(&world), Some(Waits::ForTime));
+}
+
+#[test]
 fn operators_decide() {
     let (mut world, plan) = (World::new(7), plan());
     world.second(10, (0.0, 0.0));
@@ -136,6 +159,33 @@ proptest! {
             }
         }
         prop_assert!((f64::from(share) / 100.0 - low).abs() <= 0.011, "{} at {}", share, low);
+    }
+
+    /// Whatever series are forgotten, only what came since the last look is lost.
+    #[test]
+    fn no_more_is_lost_than_came_since_the_last_look(
+        looks in proptest::collection::vec((0usize..3, 0u64..100, proptest::option::of(0usize..3)), 1..60),
+        step in 0usize..60,
+    ) {
+        let (mut world, mut series) = (World::new(1), [1000u64, 10, 0]);
+        let (mut least, mut most, mut before) = (0, 0, 0);
+        for (index, (on, more, forgotten)) in [(0, 0, None)].into_iter().chain(looks).enumerate() {
+            series[on] += more;
+            most += more;
+            match forgotten {
+                Some(which) => series[which] = 0,
+                None => least += more,
+            }
+            world.counts.others.requests = series.iter().sum();
+            world.second(0, (0.0, 0.0));
+            if index == step {
+                let _ = world.canary.obey(Order::Step, &plan(), &world.counts, world.now);
+                before = world.canary.in_all(&world.counts).others.requests;
+            }
+            let all = world.canary.in_all(&world.counts).others.requests;
+            prop_assert!((least..=most).contains(&all), "{} of {} to {}", all, least, most);
+            prop_assert_eq!(world.canary.on_step(&world.counts).others.requests, all - before);
+        }
     }
 
     /// Against a plain reference: which phases may follow, and what the share is in each.
