@@ -65,7 +65,7 @@ class Proxy:
         ports = {key: free() for key in ("admin", "health", "listen")}
         path = os.path.join(folder, name + ".yaml")
         with open(path, "w") as out:
-            memory = ", memory: { shedAt: 90 }" if name == "everything" and "shedAt" in HELP else ""
+            memory = ", memory: { limit: 1Gi, shedAt: 90 }" if name == "everything" else ", memory: { mode: \"off\" }"
             out.write(HEAD.format(memory=memory, **ports) + text.replace("{up}", str(up)))
         self.port = ports["listen"]
         self.child = subprocess.Popen([binary, "run", "--config", path], stdout=subprocess.DEVNULL)
@@ -95,11 +95,7 @@ class Proxy:
         return (self.cpu() - before) / requests * 1e6
 
 
-HELP = ""
-
-
 def main():
-    global HELP
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("proxy")
     parser.add_argument("--rounds", type=int, default=9)
