@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
@@ -306,15 +307,32 @@ impl Sending<'_> {
         (self.record.method.is_idempotent() || hedge.non_idempotent) && self.upstream.upgrade.is_none()
     }
 
-    /// Tries side by side: the first good answer counts, and the others are given up.
+    /// A try, and where it takes too long, others at its side.
     async fn hedged(&self, hedge: &Hedge, load: Load, request: &mut Place) -> Tried {
         let Some(after) = hedge.after() else { return self.once(load, request).await };
-        let alone = |load, mut request: Place| async move { self.once(load, &mut request).await };
-        let mut running = FuturesUnordered::new();
-        let mut under_way = vec![(load.pool().clone(), clock::recent())];
-        running.push(alone(load, request.take()));
+        let first = (load.pool().clone(), clock::recent());
+        let mut alone = pin!(self.once(load, request));
+        tokio::select! {
+            biased;
+            tried = &mut alone => return tried,
+            () = tokio::time::sleep(after) => {}
+        }
+        // Rare, and large.
+        Box::pin(self.side_by_side(hedge, after, Box::pin(alone), first)).await
+    }
+
+    /// The first good answer counts, and the others are given up.
+    async fn side_by_side(
+        &self,
+        hedge: &Hedge,
+        after: Duration,
+        alone: LocalBoxFuture<'_, Tried>,
+        first: (Rc<Pool>, Instant),
+    ) -> Tried {
+        let mut under_way = vec![first];
+        let mut running = FuturesUnordered::from_iter([alone]);
         let mut left = hedge.max;
-        let mut timer = pin!(tokio::time::sleep(after));
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         let mut bad: Option<Tried> = None;
         loop {
             tokio::select! {
@@ -342,7 +360,7 @@ impl Sending<'_> {
                             self.number.set(self.number.get() + 1);
                             self.stamp(&mut request);
                             under_way.push((load.pool().clone(), clock::recent()));
-                            running.push(alone(load, request));
+                            running.push(Box::pin(async move { self.once(load, &mut request).await }));
                             timer.as_mut().reset(tokio::time::Instant::now() + after);
                         }
                         None => left = 0,
