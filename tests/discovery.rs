@@ -2,27 +2,10 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 
 use common::dns::{Data, Dns};
 use common::{Origin, Proxy, SOON, TempDir, get, until};
-
-fn start(service: &str, fills: &[(&str, SocketAddr)]) -> Proxy {
-    let config = format!(
-        r#"apiVersion: outrigger/v1
-admin: {{ address: "{{admin}}" }}
-health: {{ address: "{{health}}" }}
-runtime: {{ workers: 2, probation: 0s }}
-telemetry: {{ accessLog: {{ format: off }} }}
-listeners: [{{ name: edge, mode: proxy, address: "{{listen}}" }}]
-services:
-  app: {{ {service} }}
-routes:
-  - {{ name: all, to: app, retry: {{ attempts: 0 }} }}
-"#
-    );
-    Proxy::start(&config, fills)
-}
 
 fn endpoints(proxy: &Proxy) -> Vec<serde_json::Value> {
     proxy.admin_json("/clusters")["app"]["endpoints"].as_array().expect("endpoints").clone()
@@ -41,7 +24,7 @@ fn services_are_found_by_their_records() {
     for name in ["one.test.", "two.test."] {
         dns.set(name, &[Data::A(Ipv4Addr::LOCALHOST)]);
     }
-    let proxy = start(
+    let proxy = Proxy::of_service(
         r#"endpoints: { dns: { name: _http._tcp.app.test, type: srv, servers: ["{dns}"], minTtl: 1s, maxTtl: 1s } }"#,
         &[("dns", dns.addr)],
     );
@@ -70,7 +53,7 @@ fn who_cannot_be_connected_to_is_looked_up_again() {
     let service = format!(
         r#"endpoints: {{ dns: {{ name: app.test, port: {port}, servers: ["{{dns}}"], minTtl: 1h, maxTtl: 2h }} }}"#
     );
-    let proxy = start(&service, &[("dns", dns.addr)]);
+    let proxy = Proxy::of_service(&service, &[("dns", dns.addr)]);
     let asked = dns.asked();
     dns.set("app.test.", &[Data::A(Ipv4Addr::LOCALHOST)]);
     until("the new address", SOON, || get(proxy.addr(), "/").status() == 200);
@@ -86,7 +69,7 @@ fn a_name_server_that_fails_empties_nothing_and_is_told() {
     let service = format!(
         r#"endpoints: {{ dns: {{ name: app.test, port: {port}, servers: ["{{dns}}"], minTtl: 1s, maxTtl: 1s }} }}"#
     );
-    let proxy = start(&service, &[("dns", dns.addr)]);
+    let proxy = Proxy::of_service(&service, &[("dns", dns.addr)]);
     assert_eq!(get(proxy.addr(), "/").text(), "here");
     dns.broken(true);
     proxy.await_metric("outrigger_discovery_failures_total", &[("service", "app")], 1.0);

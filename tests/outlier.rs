@@ -12,21 +12,8 @@ fn start(moody: &[&Moody], service: &str) -> Proxy {
     let names = ["a", "b", "c", "d", "e"];
     let fills: Vec<_> = names.into_iter().zip(moody.iter().map(|one| one.addr())).collect();
     let list: Vec<String> = fills.iter().map(|(name, _)| format!("\"{{{name}}}\"")).collect();
-    let config = format!(
-        r#"apiVersion: outrigger/v1
-admin: {{ address: "{{admin}}" }}
-health: {{ address: "{{health}}" }}
-runtime: {{ workers: 2, probation: 0s }}
-telemetry: {{ accessLog: {{ format: off }} }}
-listeners: [{{ name: edge, mode: proxy, address: "{{listen}}" }}]
-services:
-  app: {{ endpoints: {{ static: [{}] }}, loadBalancer: {{ policy: roundRobin }}, {service} }}
-routes:
-  - {{ name: all, to: app, retry: {{ attempts: 0 }} }}
-"#,
-        list.join(", ")
-    );
-    Proxy::start(&config, &fills)
+    let endpoints = format!("endpoints: {{ static: [{}] }}, loadBalancer: {{ policy: roundRobin }}", list.join(", "));
+    Proxy::of_service(&format!("{endpoints}, {service}"), &fills)
 }
 
 /// How many of so many requests, each on a connection of its own, were not answered with 200.

@@ -1,25 +1,20 @@
 //! `outrigger canary`: the canaries of a running proxy, and what an operator may tell them.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{get, post};
-use super::paint::{Format, Paint, harmless};
-use super::{DEFAULT_ADMIN, REFUSED, UNREACHABLE};
+use super::client::{self, Asked, get, post};
+use super::paint::{Paint, harmless};
 
 #[derive(Debug, Args)]
 pub struct Canary {
     #[command(subcommand)]
     what: What,
-    /// Admin address of the proxy
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, global = true)]
-    admin: SocketAddr,
-    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
-    format: Format,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 #[derive(Debug, Subcommand)]
@@ -36,7 +31,7 @@ enum What {
 
 /// Exit codes: 0 done, 1 refused, 3 no proxy answers.
 pub fn run(args: Canary) -> ExitCode {
-    let Canary { what, admin, format } = args;
+    let Canary { what, asked: Asked { admin, format } } = args;
     let order = |name: &str, route: &str| {
         let route: String = url(route);
         post(admin, &format!("/canaries/{name}?route={route}"), &Value::Null, "canaries")
@@ -47,18 +42,7 @@ pub fn run(args: Canary) -> ExitCode {
         What::Promote { route } => order("promote", route),
         What::Abort { route } => order("abort", route),
     };
-    let (status, answer) = match answer {
-        Ok(answer) => answer,
-        Err(error) => return super::fail(&error.to_string(), UNREACHABLE),
-    };
-    if status != 200 {
-        return super::fail(answer["error"].as_str().unwrap_or("the proxy refused"), REFUSED);
-    }
-    super::print(&match format {
-        Format::Json => format!("{answer:#}\n"),
-        Format::Text => text(&answer, Paint::stdout()),
-    });
-    ExitCode::SUCCESS
+    client::show(answer, format, text)
 }
 
 /// Percent-encoded, but for what names of routes are made of.

@@ -4,9 +4,11 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Args;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Method, Request};
 use http_body::Body;
@@ -18,6 +20,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::paint::{Format, Paint};
+use super::{DEFAULT_ADMIN, REFUSED, UNREACHABLE};
 use crate::admin::body::Whole;
 use crate::net::tokio_io::TokioIo;
 
@@ -26,6 +30,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer.
 const ANSWER_MAX: usize = 64 << 20;
+
+/// Whom a command asks, and how it tells the answer.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Asked {
+    /// Admin address of the proxy
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, global = true)]
+    pub admin: SocketAddr,
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    pub format: Format,
+}
 
 /// There is no answer: one sentence for whoever asked.
 #[derive(Debug, Error)]
@@ -56,6 +70,26 @@ pub fn get(admin: SocketAddr, path: &str, key: &str) -> Result<(u16, Value), Unr
 /// As `get`.
 pub fn post(admin: SocketAddr, path: &str, body: &Value, key: &str) -> Result<(u16, Value), Unreachable> {
     wait(ask(admin, Method::POST, path, Bytes::from(body.to_string()))).and_then(|answer| known(admin, answer, key))
+}
+
+/// Prints an answer as JSON, or as text for people; or why there is none, or that the proxy refused.
+pub fn show(
+    answer: Result<(u16, Value), Unreachable>,
+    format: Format,
+    text: impl FnOnce(&Value, Paint) -> String,
+) -> ExitCode {
+    let (status, answer) = match answer {
+        Ok(answer) => answer,
+        Err(error) => return super::fail(&error.to_string(), UNREACHABLE),
+    };
+    if status != 200 {
+        return super::fail(answer["error"].as_str().unwrap_or("the proxy refused"), REFUSED);
+    }
+    super::print(&match format {
+        Format::Json => format!("{answer:#}\n"),
+        Format::Text => text(&answer, Paint::stdout()),
+    });
+    ExitCode::SUCCESS
 }
 
 /// Other web servers answer as well.

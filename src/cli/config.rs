@@ -1,15 +1,13 @@
 //! `outrigger config`: the configurations that went live in a running proxy, and which of them is to be live.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{get, post};
-use super::paint::{Format, Paint, harmless};
-use super::{DEFAULT_ADMIN, REFUSED, UNREACHABLE};
+use super::client::{self, Asked, get, post};
+use super::paint::{Paint, harmless};
 
 /// Digits of a digest that tell configurations apart.
 const DIGEST: usize = 12;
@@ -18,11 +16,8 @@ const DIGEST: usize = 12;
 pub struct Config {
     #[command(subcommand)]
     what: What,
-    /// Admin address of the proxy
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, global = true)]
-    admin: SocketAddr,
-    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
-    format: Format,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -43,7 +38,7 @@ enum What {
 
 /// Exit codes: 0 done, 1 refused or not kept, 3 no proxy answers.
 pub fn run(args: Config) -> ExitCode {
-    let Config { what, admin, format } = args;
+    let Config { what, asked: Asked { admin, format } } = args;
     let change = |path: &str| post(admin, path, &Value::Null, "changes");
     let answer = match what {
         What::History => get(admin, "/config/history", "generations"),
@@ -53,18 +48,7 @@ pub fn run(args: Config) -> ExitCode {
         What::Pin { generation } => change(&format!("/config/pin?generation={generation}")),
         What::Unpin => change("/config/unpin"),
     };
-    let (status, answer) = match answer {
-        Ok(answer) => answer,
-        Err(error) => return super::fail(&error.to_string(), UNREACHABLE),
-    };
-    if status != 200 {
-        return super::fail(answer["error"].as_str().unwrap_or("the proxy refused"), REFUSED);
-    }
-    super::print(&match format {
-        Format::Json => format!("{answer:#}\n"),
-        Format::Text => text(what, &answer, Paint::stdout()),
-    });
-    ExitCode::SUCCESS
+    client::show(answer, format, |answer, paint| text(what, answer, paint))
 }
 
 fn text(what: What, answer: &Value, paint: Paint) -> String {

@@ -1,25 +1,20 @@
 //! `outrigger faults`: the faults on purpose of a running proxy, and the switch that stops all of them.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{get, post};
-use super::paint::{Format, Paint, harmless};
-use super::{DEFAULT_ADMIN, REFUSED, UNREACHABLE};
+use super::client::{self, Asked, get, post};
+use super::paint::{Paint, harmless};
 
 #[derive(Debug, Args)]
 pub struct Faults {
     #[command(subcommand)]
     what: What,
-    /// Admin address of the proxy
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, global = true)]
-    admin: SocketAddr,
-    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
-    format: Format,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -34,24 +29,13 @@ enum What {
 
 /// Exit codes: 0 done, 1 refused, 3 no proxy answers.
 pub fn run(args: Faults) -> ExitCode {
-    let Faults { what, admin, format } = args;
+    let Faults { what, asked: Asked { admin, format } } = args;
     let answer = match what {
         What::Status => get(admin, "/faults", "stopped"),
         What::Stop => post(admin, "/faults/stop", &Value::Null, "stopped"),
         What::Start => post(admin, "/faults/start", &Value::Null, "stopped"),
     };
-    let (status, answer) = match answer {
-        Ok(answer) => answer,
-        Err(error) => return super::fail(&error.to_string(), UNREACHABLE),
-    };
-    if status != 200 {
-        return super::fail(answer["error"].as_str().unwrap_or("the proxy refused"), REFUSED);
-    }
-    super::print(&match format {
-        Format::Json => format!("{answer:#}\n"),
-        Format::Text => text(&answer, Paint::stdout()),
-    });
-    ExitCode::SUCCESS
+    client::show(answer, format, text)
 }
 
 fn text(answer: &Value, paint: Paint) -> String {

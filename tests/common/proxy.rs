@@ -142,6 +142,24 @@ impl Proxy {
         Setup { workers: 1, ..Setup::default() }.start(up)
     }
 
+    /// Two workers in front of a service `app` with these keys, and nothing that would try again.
+    pub fn of_service(service: &str, fills: &[(&str, SocketAddr)]) -> Self {
+        let config = format!(
+            r#"apiVersion: outrigger/v1
+admin: {{ address: "{{admin}}" }}
+health: {{ address: "{{health}}" }}
+runtime: {{ workers: 2, probation: 0s }}
+telemetry: {{ accessLog: {{ format: off }} }}
+listeners: [{{ name: edge, mode: proxy, address: "{{listen}}" }}]
+services:
+  app: {{ {service} }}
+routes:
+  - {{ name: all, to: app, retry: {{ attempts: 0 }} }}
+"#
+        );
+        Self::start(&config, fills)
+    }
+
     /// `{listen}`, `{listen2}`, `{health}`, `{admin}`, `{spare}` become free addresses, `{NAME}` those given.
     pub fn start(config: &str, fills: &[(&str, SocketAddr)]) -> Self {
         Self::start_wrapped(config, fills, &[])
