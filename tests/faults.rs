@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::h2peer::{H2Client, Lost, call, request};
 use common::{Conn, Message, Origin, Proxy, SOON, TempDir, example, get, pattern, until};
-use outrigger::telemetry::rfc3339::Rfc3339;
+use outrigger::telemetry::rfc3339::{self, Rfc3339};
 use serde_json::{Value, json};
 
 const CONFIG: &str = r#"apiVersion: outrigger/v1
@@ -180,10 +180,12 @@ fn one_switch_stops_them_all() {
 #[test]
 fn it_ends_by_itself() {
     let origin = Origin::ok();
-    let end = SystemTime::now() + Duration::from_secs(4);
+    // To the millisecond, as it is written.
+    let written = Rfc3339(SystemTime::now() + Duration::from_secs(4)).to_string();
+    let end = rfc3339::parse(&written).expect("a moment");
     let config = CONFIG.replace(
         "abort: { percent: 100, status: 429 }",
-        &format!("expires: \"{}\", abort: {{ percent: 100, status: 429 }}", Rfc3339(end)),
+        &format!("expires: \"{written}\", abort: {{ percent: 100, status: 429 }}"),
     );
     let proxy = Proxy::start(&config, &[("up", origin.addr())]);
     // Whatever the machine does between, what was asked before the end or after it is known.
