@@ -289,7 +289,7 @@ impl Reason {
             Self::NoEndpoint => "the service has no endpoint to send this request to",
             Self::Overflow => "too many requests wait for a connection to the service",
             Self::RateLimited => "more requests came than the rate limit lets pass",
-            Self::Limit => "the service has as many requests as its limits allow",
+            Self::Limit => "the service has as many requests or connections as its limits allow",
             Self::Overloaded => "the service has as many requests as it answers in good time",
             Self::Shed => "the proxy is short of memory",
             Self::ConnectFailed => "no connection to the service could be made",

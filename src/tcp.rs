@@ -16,7 +16,6 @@ use crate::http::circuit::{self, Watch};
 use crate::identity::Alpn;
 use crate::inbound::Conn;
 use crate::inbound::grant::Grant;
-use crate::net::ports::Held;
 use crate::net::relay::{self, End, Relayed};
 use crate::net::stream::Stream;
 use crate::policy::split;
@@ -25,7 +24,7 @@ use crate::telemetry::access::Entry;
 use crate::upstream::Want;
 use crate::upstream::learn;
 use crate::upstream::pool::{Load, Pool};
-use crate::upstream::transport::{self, Dialled};
+use crate::upstream::transport::{self, Dialled, Hold};
 use crate::wire::address::Address;
 use crate::wire::proxy_protocol;
 use crate::wire::spiffe::SpiffeId;
@@ -164,6 +163,7 @@ impl Plan {
         let (view, service, begun) = (self.view.clone(), self.service, Instant::now());
         async move {
             let mutual = matches!(pool.transport, Transport::Mutual { .. });
+            let place = pool.place().await?;
             let dialled = match plain {
                 true => transport::dial_plain(&pool, within, &worker, &opening).await,
                 false => transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await,
@@ -179,7 +179,7 @@ impl Plan {
             if let Some(service) = view.snapshot.services.get(service) {
                 learn::connected(service, &pool, &dialled, begun.elapsed());
             }
-            dialled
+            dialled.map(|dialled| dialled.holding(place, None))
         }
     }
 
@@ -278,7 +278,7 @@ struct Reached {
     grant: Box<Grant>,
     over: Option<Instant>,
     _load: Load,
-    _port: Option<Held>,
+    _hold: Hold,
 }
 
 /// Decides, and connects.
@@ -313,7 +313,7 @@ async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<
             (plan.connecting(conn, to, is_tls).await, Bytes::new())
         }
     };
-    let Dialled { stream: upstream, lifetime, port, .. } = match dialled {
+    let Dialled { stream: upstream, lifetime, hold, .. } = match dialled {
         Ok(dialled) => dialled,
         Err(reason) => {
             // As if nobody stood between.
@@ -325,7 +325,7 @@ async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<
     };
     let Plan { view, route, grant, load, .. } = plan;
     let (early, over) = ((early, spoken), lifetime.map(|lifetime| lifetime.hard));
-    (facts, Ok(Box::new(Reached { client, upstream, early, view, route, grant, over, _load: load, _port: port })))
+    (facts, Ok(Box::new(Reached { client, upstream, early, view, route, grant, over, _load: load, _hold: hold })))
 }
 
 /// Relays to the end.

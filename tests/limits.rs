@@ -165,7 +165,7 @@ fn a_service_has_so_many_at_a_time_to_the_end_of_their_answers() {
     let proxy = example(origin.addr());
     let state = |key: &str| proxy.admin_json("/clusters")["app"]["limits"][key].clone();
     let held = [begun(proxy.addr(), "/slow", ""), begun(proxy.addr(), "/slow", "")];
-    assert_eq!(state("inFlight"), 2);
+    assert_eq!((state("inFlight"), state("connections")["open"].clone()), (2.into(), 2.into()));
     let mut third = Conn::connect(proxy.addr());
     third.write("GET /third HTTP/1.1\r\nHost: app.test\r\n\r\n");
     until("the third waits", SOON, || state("pending") == 1);

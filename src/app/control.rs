@@ -156,7 +156,7 @@ impl Provider for Control {
             let panic = self.shared.metrics.panics.get(&service.name).load(Ordering::Relaxed) > 0;
             let balancing = json!({ "policy": policy, "panic": panic });
             let discovery = service.upstream.describe();
-            let limits = service.limits.as_ref().map(|limits| limits.describe());
+            let limits = service.describe_limits();
             let (breaker, of_routes, classes) = circuit::describe(index, service, &routes, now);
             let mut told = json!({
                 "discovery": discovery,
@@ -180,7 +180,7 @@ impl Provider for Control {
         let routes: Map<_, _> = routes.map(|route| (route.name.to_string(), all(&route.rate_limits).into())).collect();
         let limited = |service: &&Service| service.limits.is_some() || !service.rate_limits.is_empty();
         let services = snapshot.services.iter().filter(limited).map(|service| {
-            let limits = service.limits.as_ref().map(|limits| limits.describe());
+            let limits = service.describe_limits();
             (service.name.to_string(), json!({ "rateLimit": all(&service.rate_limits), "limits": limits }))
         });
         let services: Map<_, _> = services.collect();

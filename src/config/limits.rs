@@ -1,15 +1,11 @@
 //! What can be wrong with limits: on what cannot have them, and bounds that contradict each other.
 
-use super::schema::{AdaptiveLimit, Criticality, LimitKey, Protocol, RateLimit, RateLimits, Route, Service};
+use super::schema::{AdaptiveLimit, Criticality, LimitKey, Limits, Protocol, RateLimit, RateLimits, Route, Service};
 use super::validate::View;
 
 pub fn service(view: &mut View<'_>, path: &str, service: &Service) {
-    let tcp = service.protocol == Protocol::Tcp;
-    for (key, there) in [("limits", service.limits.is_some()), ("rateLimit", service.rate_limit.is_some())] {
-        if tcp && there {
-            let remedy = "remove it; `maxConnections` of a listener limits connections";
-            view.push(&format!("{path}.{key}"), format!("`{key}` counts requests, and tcp has none"), remedy);
-        }
+    if service.protocol == Protocol::Tcp {
+        of_tcp(view, path, service);
     }
     rate_limits(view, path, service.rate_limit.as_ref());
     let Some(limits) = &service.limits else { return };
@@ -28,6 +24,23 @@ pub fn service(view: &mut View<'_>, path: &str, service: &Service) {
                 format!("write from {} to {}", bounds.min, bounds.max),
             );
             view.push(&format!("{path}.initial"), message, remedy);
+        }
+    }
+}
+
+fn of_tcp(view: &mut View<'_>, path: &str, service: &Service) {
+    let limits = service.limits.as_ref();
+    let has = |key: fn(&Limits) -> bool| limits.is_some_and(key);
+    for (key, there) in [
+        ("limits.maxRequests", has(|limits| limits.max_requests.is_some())),
+        ("limits.adaptive", has(|limits| limits.adaptive.is_some())),
+        ("limits.maxRetries", has(|limits| limits.max_retries.is_some())),
+        ("rateLimit", service.rate_limit.is_some()),
+    ] {
+        if there {
+            let name = key.trim_start_matches("limits.");
+            let remedy = "remove it; `maxConnections` of `limits` limits connections";
+            view.push(&format!("{path}.{key}"), format!("`{name}` counts requests, and tcp has none"), remedy);
         }
     }
 }

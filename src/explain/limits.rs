@@ -24,6 +24,7 @@ pub(super) fn of(snapshot: &Snapshot, route: &Route, service: &Service) -> Vec<P
     let shadow = if limits.shadow { " (shadow)" } else { "" };
     let known = [
         ("maxRequests", number(limits.limits.max)),
+        ("maxConnections", number(service.ceiling.max())),
         ("adaptive", adaptive),
         ("maxPending", Some(pending)),
         ("maxRetries", number(limits.max_retries)),

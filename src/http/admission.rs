@@ -168,7 +168,7 @@ pub async fn wait(end: &mut End) -> Result<(), Reason> {
         drop(turn);
         admission.enter(record, service)?;
     }
-    if let Some((place, limits)) = admission.place.take().zip(service.limits.as_deref()) {
+    if let Some((mut place, limits)) = admission.place.take().zip(service.limits.as_deref()) {
         let at = clock::tick() + limits.pending_timeout;
         match tokio::time::timeout_at(until(at), place.taken()).await {
             Ok(Some(permit)) => admission.permit = Some(permit),
@@ -181,6 +181,13 @@ pub async fn wait(end: &mut End) -> Result<(), Reason> {
         }
     }
     Ok(())
+}
+
+/// Where there was no place for a connection, says so.
+pub fn told(record: &mut Record, service: &Service, reason: Reason) {
+    if let (Reason::Limit, Some(max)) = (reason, service.ceiling.max()) {
+        refuse(record, reason, format!("service {}: maxConnections {max}", service.name), Vec::new());
+    }
 }
 
 /// Takes a token of each rate limit, or none of any. The turn, where one is yet to come.

@@ -118,7 +118,7 @@ pub async fn run(
 
 fn why_final(reason: Reason) -> NotAgain {
     match reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Overflow | Reason::NoEndpoint => {
+        Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Overflow | Reason::Limit | Reason::NoEndpoint => {
             NotAgain::NoConnection
         }
         Reason::ClientReset => NotAgain::ClientGone,

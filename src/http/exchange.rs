@@ -371,7 +371,10 @@ impl Exchange {
                 }
                 self.answered(response, ahead, route)
             }
-            Err(reason) => self.fail(reason),
+            Err(reason) => {
+                admission::told(record, service, reason);
+                self.fail(reason)
+            }
         }
     }
 

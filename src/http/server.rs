@@ -178,25 +178,25 @@ async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End 
         // The clocks have ended it.
         None => match conn.activity.expired.get() {
             Some(Reason::HeaderTimeout) => {
-                let (mut stream, _) = connection.into_parts().io.into_parts(Bytes::new());
+                let (mut stream, ..) = connection.into_parts().io.into_parts(Bytes::new());
                 End::Closed(too_slow(conn, &mut stream))
             }
             Some(reason) => End::Closed(reason),
             None => {
                 let parts = connection.into_parts();
-                let (stream, rest) = parts.io.into_parts(parts.read_buf);
+                let (stream, rest, ()) = parts.io.into_parts(parts.read_buf);
                 End::Parked(stream, rest)
             }
         },
         Some(Ok(())) if conn.upgrade.borrow().is_some() => {
             let parts = connection.into_parts();
-            let (stream, rest) = parts.io.into_parts(parts.read_buf);
+            let (stream, rest, ()) = parts.io.into_parts(parts.read_buf);
             End::Upgraded(stream, rest)
         }
         Some(Ok(())) => {
             // A client of TLS may be saying goodbye; that is a record, and unread it would reset the connection.
             if conn.unread.get() || conn.tls.get().is_some() {
-                let (stream, _) = connection.into_parts().io.into_parts(Bytes::new());
+                let (stream, ..) = connection.into_parts().io.into_parts(Bytes::new());
                 linger(stream).await;
             }
             End::Closed(Reason::None)

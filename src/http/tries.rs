@@ -70,7 +70,7 @@ impl Tries {
         self.with(slot, |attempt| {
             attempt.outcome = Outcome::Failed(reason);
             match reason {
-                Reason::Overflow => attempt.queue = Some(took.into()),
+                Reason::Overflow | Reason::Limit => attempt.queue = Some(took.into()),
                 _ => attempt.connect = Some(took.into()),
             }
         });

@@ -29,7 +29,7 @@ pub async fn run(conn: &Rc<Conn>, mut client: Stream, early: Bytes) -> Reason {
     let Some(tunnel) = conn.upgrade.borrow_mut().take() else { return Reason::None };
     let Tunnel { socket, mut exchange, pauses } = tunnel;
     let record = &mut exchange.record;
-    let Ok(Freed { stream: mut upstream, ahead, over, port: _port }) = socket.await else {
+    let Ok(Freed { hold: _hold, stream: mut upstream, ahead, over }) = socket.await else {
         record.reason = Reason::UpstreamReset;
         return Reason::UpstreamReset;
     };

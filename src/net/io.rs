@@ -89,19 +89,27 @@ impl Drop for Pause<'_> {
     }
 }
 
+/// `hold` is let go of when the socket is closed, and not before.
 #[derive(Debug)]
-pub struct Io {
+pub struct Io<H = ()> {
     stream: Stream,
     /// Bytes to be read before the socket's.
     prefix: Bytes,
     activity: Rc<Activity>,
     /// Told of the first byte.
     first: Option<oneshot::Sender<()>>,
+    hold: H,
 }
 
 impl Io {
     pub fn new(stream: impl Into<Stream>, prefix: Bytes, activity: Rc<Activity>) -> Self {
-        Self { stream: stream.into(), prefix, activity, first: None }
+        Self { stream: stream.into(), prefix, activity, first: None, hold: () }
+    }
+}
+
+impl<H> Io<H> {
+    pub fn holding(stream: Stream, activity: Rc<Activity>, hold: H) -> Self {
+        Self { stream, prefix: Bytes::new(), activity, first: None, hold }
     }
 
     /// To be told of the first byte that comes.
@@ -111,21 +119,20 @@ impl Io {
         receiver
     }
 
-    /// The stream, and what was read from it but not used: `rest`, before which nothing else is left.
-    pub fn into_parts(self, rest: Bytes) -> (Stream, Bytes) {
-        if rest.is_empty() {
+    /// The stream, what was read from it but not used (`rest`, before which nothing else is left), and the hold.
+    pub fn into_parts(self, rest: Bytes) -> (Stream, Bytes, H) {
+        let Self { stream, prefix, hold, .. } = self;
+        let ahead = match (rest.is_empty(), prefix.is_empty()) {
             // An empty rest may still hold on to the buffer that it was cut from.
-            return (self.stream, self.prefix);
-        }
-        if self.prefix.is_empty() {
-            return (self.stream, rest);
-        }
-        let whole = [rest, self.prefix].concat();
-        (self.stream, whole.into())
+            (true, _) => prefix,
+            (false, true) => rest,
+            (false, false) => [rest, prefix].concat().into(),
+        };
+        (stream, ahead, hold)
     }
 }
 
-impl hyper::rt::Read for Io {
+impl<H: Unpin> hyper::rt::Read for Io<H> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -151,7 +158,7 @@ impl hyper::rt::Read for Io {
     }
 }
 
-impl hyper::rt::Write for Io {
+impl<H: Unpin> hyper::rt::Write for Io<H> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.wrote(&result);
@@ -200,7 +207,7 @@ fn gather<'w>(bufs: &[io::IoSlice<'_>], whole: &'w mut [u8; GATHER]) -> Option<&
     whole.get(..end)
 }
 
-impl Io {
+impl<H> Io<H> {
     fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending => self.activity.blocked.set(true),

@@ -16,6 +16,7 @@ use crate::policy::bucket::{Buckets, Nanos, Rate, Taken};
 use crate::policy::class::Class;
 use crate::policy::gradient::Settings;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::ceiling::Ceiling;
 use crate::upstream::gate::{self, Gate, RetryPermit};
 
 /// Requests that may pass in a time.
@@ -170,7 +171,8 @@ impl ServiceLimits {
     }
 
     /// For `/clusters`.
-    pub fn describe(&self) -> Value {
+    fn describe(&self, ceiling: &Ceiling) -> Value {
+        let connections = ceiling.state();
         let state = self.gate.state();
         let adaptive = state.adaptive.map(|(limit, usual)| {
             let parts: serde_json::Map<_, _> =
@@ -182,6 +184,12 @@ impl ServiceLimits {
             "pending": state.pending,
             "retries": state.retries,
             "maxRequests": self.limits.max,
+            "connections": {
+                "open": connections.open,
+                "pending": connections.pending,
+                "max": connections.max,
+                "beyond": connections.beyond,
+            },
             "maxPending": self.limits.max_pending,
             "maxRetries": self.max_retries,
             "adaptive": adaptive,
@@ -191,6 +199,11 @@ impl ServiceLimits {
 }
 
 impl Service {
+    /// What it has at a time, where that is limited. For `/clusters`.
+    pub fn describe_limits(&self) -> Option<Value> {
+        self.limits.as_ref().map(|limits| limits.describe(&self.ceiling))
+    }
+
     /// Shows in the metrics what it has at a time.
     pub fn tell(&self, metrics: &Metrics) {
         let Some(limits) = &self.limits else { return };
@@ -198,6 +211,9 @@ impl Service {
         told.in_flight.set(state.in_flight.into());
         told.pending.set(i64::try_from(state.pending).unwrap_or(i64::MAX));
         told.written.set(limits.limits.max.unwrap_or_default().into());
+        let connections = self.ceiling.state();
+        told.connections.set(connections.open.into());
+        told.connections_beyond.set(i64::try_from(connections.beyond).unwrap_or(i64::MAX));
         told.adaptive.set(state.adaptive.map_or(0, |(limit, _)| limit).into());
     }
 }

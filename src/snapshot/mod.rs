@@ -31,6 +31,7 @@ use crate::policy::outlier::Rules;
 use crate::policy::percentile::Percentile;
 use crate::policy::retry;
 use crate::telemetry::metrics::{Direction, Labels};
+use crate::upstream::ceiling::Ceiling;
 use crate::wire::address::Address;
 use crate::wire::cidr::Cidr;
 use crate::wire::proxy_protocol;
@@ -77,6 +78,8 @@ pub struct Service {
     /// None where nothing is limited.
     pub limits: Option<Box<limits::ServiceLimits>>,
     pub rate_limits: Box<[limits::RateLimit]>,
+    /// Of its connections.
+    pub ceiling: Ceiling,
     /// What says how much a request matters.
     pub criticality: matcher::Key,
     pub transport: Transport,

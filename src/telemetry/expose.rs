@@ -246,6 +246,18 @@ impl Scrape {
         for (service, limits) in &all {
             family.encode_family(&[("service", &**service)])?.encode_gauge(&limits.pending.get())?;
         }
+        let help = "Connections that a service with `limits` has, over all workers";
+        let mut family = out.encode_descriptor("outrigger_service_connections", help, None, MetricType::Gauge)?;
+        for (service, limits) in &all {
+            family.encode_family(&[("service", &**service)])?.encode_gauge(&limits.connections.get())?;
+        }
+        let (name, help) = ("outrigger_service_connections_beyond", "Connections beyond a limit in shadow mode");
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (service, limits) in &all {
+            let beyond = limits.connections_beyond.get().cast_unsigned();
+            let labels = [("service", &**service)];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&beyond, None)?;
+        }
         let help = "Requests that a service may have at a time: as written, and as learned from its latency";
         let mut family = out.encode_descriptor("outrigger_service_limit", help, None, MetricType::Gauge)?;
         for (service, limits) in &all {

@@ -6,6 +6,9 @@ use super::counter::Gauge;
 pub struct Limits {
     pub in_flight: Gauge,
     pub pending: Gauge,
+    pub connections: Gauge,
+    /// Made beyond a limit in shadow mode, since the start.
+    pub connections_beyond: Gauge,
     /// 0 is none.
     pub written: Gauge,
     pub adaptive: Gauge,

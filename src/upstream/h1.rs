@@ -3,6 +3,7 @@
 //! An unused connection stays with hyper, which notices when the peer closes it or sends what nobody asked for.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,15 +11,16 @@ use bytes::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::sync::oneshot;
 
+use super::ceiling::Entered;
+use super::gate::Permit;
 use super::h2;
 use super::pool::{Limits, Open, Pool};
-use super::transport::{self, Dialled};
+use super::transport::{self, Dialled, Hold};
 use crate::body::Upload;
 use crate::error::Reason;
 use crate::identity::Alpn;
 use crate::net::clock;
 use crate::net::io::{Activity, Io};
-use crate::net::ports::Held;
 use crate::net::stream::Stream;
 use crate::worker::Worker;
 
@@ -49,14 +51,13 @@ impl Idle {
 }
 
 /// A connection that hyper has let go of, after an upgrade.
-#[derive(Debug)]
 pub struct Freed {
     pub stream: Stream,
     /// Read ahead.
     pub ahead: Bytes,
     /// When what was proven at its start holds no more.
     pub over: Option<Instant>,
-    pub port: Option<Held>,
+    pub hold: Hold,
 }
 
 /// What the lender and the driver of one connection know of it.
@@ -94,18 +95,17 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
         }
         if pool.open() < limits.max {
             // Rare, and large: not in the future of every request.
-            return Box::pin(connect(pool, limits, worker)).await;
+            return Box::pin(make(pool, limits, worker)).await;
         }
         h2::evict(pool);
         pool.waiting_h1.wait(limits.max_pending).await?;
     }
 }
 
-/// Makes room for a connection of another kind.
-pub fn evict(pool: &Pool) {
-    if let Some(idle) = pool.idle.borrow_mut().pop() {
-        idle.discard();
-    }
+/// Makes room for another connection, where one is unused.
+pub fn evict(pool: &Pool) -> bool {
+    let idle = pool.idle.borrow_mut().pop();
+    idle.map(Idle::discard).is_some()
 }
 
 async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
@@ -138,33 +138,70 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
 }
 
 /// Puts a connection that was made for HTTP/2, and on which the peer would rather speak HTTP/1, on the stack.
-pub(super) async fn adopt(pool: &Rc<Pool>, dialled: Dialled, open: Open, limits: &Limits, worker: &Rc<Worker>) {
-    if let Ok(lease) = lend(pool, dialled, open, limits, Instant::now(), worker).await {
+pub(super) async fn adopt(pool: &Rc<Pool>, dialled: Dialled, limits: &Limits, worker: &Rc<Worker>) {
+    if let Ok(lease) = lend(pool, dialled, limits, Instant::now(), worker).await {
         lease.put(limits.idle_timeout);
     }
 }
 
 /// A connection that is not on the stack.
 pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
-    let begun = Instant::now();
     let open = Open::new(pool);
+    let place = pool.place().await?;
+    dial(pool, (open, place), limits, worker).await
+}
+
+/// The same; or, while there is no place for one more, what is given back meanwhile.
+async fn make(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
+    let open = Open::new(pool);
+    let entered = pool.ceiling.borrow().enter()?;
+    let place = match entered {
+        Entered::Place(place) => place,
+        Entered::Line(line) => {
+            let mut line = pin!(line.place());
+            loop {
+                let place = tokio::select! {
+                    biased;
+                    place = &mut line => Some(place?),
+                    word = pool.waiting_h1.wait(limits.max_pending) => word.map(|()| None)?,
+                };
+                // What has been given back for us is not left lying, even where there is a place by now.
+                if let Some(lease) = reuse(pool, limits).await {
+                    worker.counters.upstream_reused.inc();
+                    return Ok(lease);
+                }
+                if let Some(place) = place {
+                    break place;
+                }
+            }
+        }
+    };
+    dial(pool, (open, place), limits, worker).await
+}
+
+async fn dial(
+    pool: &Rc<Pool>,
+    (open, place): (Open, Permit),
+    limits: &Limits,
+    worker: &Rc<Worker>,
+) -> Result<Lease, Reason> {
+    let begun = Instant::now();
     let dialled = transport::dial(pool, limits.connect_timeout, Alpn::Http1, worker, &[]).await?;
-    lend(pool, dialled, open, limits, begun, worker).await
+    lend(pool, dialled.holding(place, Some(open)), limits, begun, worker).await
 }
 
 /// Speaks HTTP/1 on a connection that has been made.
 async fn lend(
     pool: &Rc<Pool>,
     dialled: Dialled,
-    open: Open,
     limits: &Limits,
     begun: Instant,
     worker: &Rc<Worker>,
 ) -> Result<Lease, Reason> {
-    let Dialled { stream, lifetime, port, .. } = dialled;
+    let Dialled { stream, lifetime, hold, .. } = dialled;
     let counters = worker.counters.clone();
     let activity = Activity::new(Instant::now());
-    let io = Io::new(stream, Bytes::new(), activity.clone());
+    let io = Io::holding(stream, activity.clone(), hold);
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(limits.preserve_case)
         .max_headers(MAX_HEADERS)
@@ -183,20 +220,13 @@ async fn lend(
     counters.upstream_connections_active.inc();
     tokio::task::spawn_local(async move {
         let over = lifetime.map(|lifetime| lifetime.hard);
-        drive(connection, &driven, &pool_of, over, port).await;
+        drive(connection, &driven, &pool_of, over).await;
         counters.upstream_connections_active.dec();
-        drop(open);
     });
     Ok(Lease { sender, pool: pool.clone(), state, reused: false, connecting: begun.elapsed(), upgraded: None })
 }
 
-async fn drive(
-    mut connection: http1::Connection<Io, Upload>,
-    state: &State,
-    pool: &Pool,
-    over: Option<Instant>,
-    port: Option<Held>,
-) {
+async fn drive(mut connection: http1::Connection<Io<Hold>, Upload>, state: &State, pool: &Pool, over: Option<Instant>) {
     // By reference, so that the socket can be had back after an upgrade.
     match transport::until(over, &mut connection).await {
         None => return,
@@ -205,8 +235,8 @@ async fn drive(
     }
     if let Some(upgraded) = state.upgraded.take() {
         let parts = connection.into_parts();
-        let (stream, ahead) = parts.io.into_parts(parts.read_buf);
-        let _ = upgraded.send(Freed { stream, ahead, over, port });
+        let (stream, ahead, hold) = parts.io.into_parts(parts.read_buf);
+        let _ = upgraded.send(Freed { stream, ahead, over, hold });
         return;
     }
     if let Some(since) = state.unused.take() {
@@ -254,7 +284,8 @@ impl Lease {
     }
 
     fn put(self, idle_timeout: Duration) {
-        if self.pool.is_retired() {
+        let is_wanted = self.pool.waiting_h1.is_wanted();
+        if self.pool.is_retired() || self.pool.ceiling.borrow().recalls(is_wanted) {
             return;
         }
         let now = clock::recent();

@@ -9,19 +9,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hyper::client::conn::http2::{self, SendRequest};
 use tokio::sync::oneshot;
 
 use super::h1;
 use super::pool::{Limits, Open, Pool};
-use super::transport::{self, Dialled};
+use super::transport::{self, Dialled, Hold};
 use crate::body::Upload;
 use crate::error::Reason;
 use crate::identity::{self, Alpn};
 use crate::net::clock;
 use crate::net::io::{Activity, Io};
-use crate::net::ports::Held;
 use crate::net::stream::Stream;
 use crate::worker::{LocalExec, Worker};
 
@@ -77,6 +75,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
         self.shared.used.set(clock::recent());
+        let is_wanted = self.shared.streams.get() > 0 || self.pool.waiting_h2.is_wanted();
+        if self.pool.ceiling.borrow().recalls(is_wanted) {
+            // It ends with its last stream.
+            self.pool.shared.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, &self.shared));
+        }
         self.pool.waiting_h2.wake_one();
     }
 }
@@ -134,12 +137,11 @@ impl Drop for Connecting {
     }
 }
 
-/// Makes room for a connection of another kind.
-pub fn evict(pool: &Pool) {
+/// Makes room for another connection, where one is unused.
+pub fn evict(pool: &Pool) -> bool {
     let mut all = pool.shared.borrow_mut();
-    if let Some(unused) = all.iter().position(|shared| shared.streams.get() == 0) {
-        all.swap_remove(unused);
-    }
+    let unused = all.iter().position(|shared| shared.streams.get() == 0);
+    unused.map(|unused| all.swap_remove(unused)).is_some()
 }
 
 async fn reuse(pool: &Rc<Pool>) -> Option<Lease> {
@@ -174,13 +176,14 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     let open = Open::new(pool);
     let failed = |reason: &Reason| worker.counters.upstream_connect_failures.inc(*reason);
     let alpn = if limits.http1_will_do { Alpn::Either } else { Alpn::Http2 };
-    let dialled = transport::dial(pool, limits.connect_timeout, alpn, worker, &[]).await?;
+    let place = pool.place().await?;
+    let dialled = transport::dial(pool, limits.connect_timeout, alpn, worker, &[]).await?.holding(place, Some(open));
     if matches!(dialled.stream, Stream::Tls(_)) && limits.http1_will_do && !dialled.http2 {
-        h1::adopt(pool, dialled, open, limits, worker).await;
+        h1::adopt(pool, dialled, limits, worker).await;
         return Err(Reason::UpstreamProtocol);
     }
-    let Dialled { stream, lifetime, http2: is_agreed, port } = dialled;
-    let mut io = Io::new(stream, Bytes::new(), Activity::new(Instant::now()));
+    let Dialled { stream, lifetime, http2: is_agreed, hold } = dialled;
+    let mut io = Io::holding(stream, Activity::new(Instant::now()), hold);
     let first_byte = io.first_byte();
     let (sender, connection) = http2::Builder::new(LocalExec)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -201,7 +204,7 @@ async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Resul
     });
     let over = lifetime.map(|lifetime| lifetime.hard);
     let (ready, greeted) = oneshot::channel();
-    drive(connection, Rc::downgrade(&shared), Greeting { first_byte, ready: Some(ready) }, (open, port), over, worker);
+    drive(connection, Rc::downgrade(&shared), Greeting { first_byte, ready: Some(ready) }, pool, over, worker);
     // The first bytes of a server are its SETTINGS, with the limit of streams.
     match tokio::time::timeout(limits.connect_timeout, greeted).await {
         Ok(Ok(())) => {}
@@ -237,14 +240,14 @@ impl Greeting {
 }
 
 fn drive(
-    mut connection: http2::Connection<Io, Upload, LocalExec>,
+    mut connection: http2::Connection<Io<Hold>, Upload, LocalExec>,
     shared: std::rc::Weak<Shared>,
     mut greeting: Greeting,
-    (open, port): (Open, Option<Held>),
+    pool: &Rc<Pool>,
     over: Option<Instant>,
     worker: &Rc<Worker>,
 ) {
-    let counters = worker.counters.clone();
+    let (counters, pool) = (worker.counters.clone(), pool.clone());
     counters.upstream_connections_active.inc();
     tokio::task::spawn_local(async move {
         let driven = poll_fn(|cx| {
@@ -258,14 +261,13 @@ fn drive(
             polled
         });
         if let Some(Err(error)) = transport::until(over, driven).await {
-            tracing::debug!(address = %open.0.address, %error, "upstream connection");
+            tracing::debug!(address = %pool.address, %error, "upstream connection");
         }
         // Still in the pool, and nobody on it: the peer has ended it.
         if let Some(shared) = shared.upgrade().filter(|shared| shared.streams.get() == 0) {
             let now = Instant::now();
-            open.0.learn(now.saturating_duration_since(shared.used.get()), now);
+            pool.learn(now.saturating_duration_since(shared.used.get()), now);
         }
         counters.upstream_connections_active.dec();
-        drop((open, port));
     });
 }

@@ -150,7 +150,7 @@ mod tests {
                 let make = |endpoint: &Endpoint, known: Option<&Rc<Pool>>, meter: Rc<Meter>| {
                     asked.set(asked.get() + 1);
                     known.cloned().unwrap_or_else(|| {
-                        Pool::new(endpoint, (Arc::default(), meter), Transport::Plain, Rc::default())
+                        Pool::new(endpoint, (Arc::default(), meter), Transport::Plain, Default::default())
                     })
                 };
                 let endpoints: Arc<[Endpoint]> = list.iter().map(endpoint).collect();

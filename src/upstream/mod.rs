@@ -1,6 +1,7 @@
 //! Services as one worker sees them: which endpoints it may choose, and its own connections to each.
 //! Nothing here is shared with another worker.
 
+pub mod ceiling;
 pub mod gate;
 pub mod h1;
 pub mod h2;
@@ -21,6 +22,7 @@ use std::time::Instant;
 
 use rand::Rng;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::discovery::Endpoint;
 use crate::net::clock;
@@ -29,6 +31,7 @@ use crate::net::own;
 use crate::policy::balance::{Settings, Why};
 use crate::snapshot::{Service, Transport, Upstream};
 use crate::wire::address::Address;
+use ceiling::Ceiling;
 use known::Known;
 use meter::Meter;
 use parts::{Labels, Part, Scene};
@@ -57,6 +60,9 @@ pub struct Cluster {
     transport: RefCell<Transport>,
     beside: Cell<bool>,
     prepared: RefCell<Rc<Prepared>>,
+    ceiling: Rc<RefCell<Ceiling>>,
+    /// Closes unused connections where there may be too many.
+    room: RefCell<JoinSet<()>>,
     known: RefCell<Known>,
     settings: RefCell<Settings>,
     /// All endpoints, then those of each subset.
@@ -68,24 +74,33 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(service: &Service) -> Rc<Self> {
-        let cluster = Self {
+        let cluster = Rc::new(Self {
             endpoints: RefCell::new(service.upstream.endpoints()),
             upstream: RefCell::new(service.upstream.clone()),
             transport: RefCell::new(service.transport.clone()),
             beside: Cell::new(service.beside),
             prepared: RefCell::default(),
+            ceiling: Rc::default(),
+            room: RefCell::default(),
             known: RefCell::default(),
             settings: RefCell::default(),
             parts: RefCell::default(),
             originals: RefCell::default(),
             panicking: Cell::new(false),
-        };
+        });
         cluster.attach(service);
-        Rc::new(cluster)
+        cluster
     }
 
     /// Takes over what a new snapshot says of the service.
-    pub fn attach(&self, service: &Service) {
+    pub fn attach(self: &Rc<Self>, service: &Service) {
+        *self.ceiling.borrow_mut() = service.ceiling.clone();
+        service.ceiling.look();
+        let mut room = self.room.borrow_mut();
+        if service.ceiling.max().is_some() && room.is_empty() {
+            room.spawn_local(service.ceiling.clone().make_room(Rc::downgrade(self)));
+        }
+        drop(room);
         if !Arc::ptr_eq(&self.upstream.borrow(), &service.upstream) {
             *self.endpoints.borrow_mut() = service.upstream.endpoints();
             *self.upstream.borrow_mut() = service.upstream.clone();
@@ -184,17 +199,28 @@ impl Cluster {
             originals.retain(|_, pool| !pool.is_unused());
         }
         if originals.len() >= ORIGINALS && !originals.contains_key(&key) {
-            let pool = Pool::of_client(address, from);
+            let pool = Pool::of_client(address, from, self.ceiling.clone());
             pool.retire();
             return pool;
         }
-        originals.entry(key).or_insert_with(|| Pool::of_client(address, from)).clone()
+        originals.entry(key).or_insert_with(|| Pool::of_client(address, from, self.ceiling.clone())).clone()
     }
 
     /// Every pool, for the sweep and for `/clusters`.
     pub fn each_pool(&self, mut f: impl FnMut(&Rc<Pool>)) {
         self.known.borrow().pools().for_each(&mut f);
         self.originals.borrow().values().for_each(f);
+    }
+
+    /// Closes so many connections that nobody uses, or as many as there are; returns how many.
+    fn close_unused(&self, wanted: usize) -> usize {
+        let mut closed = 0;
+        self.each_pool(|pool| {
+            while closed < wanted && (h1::evict(pool) || h2::evict(pool)) {
+                closed += 1;
+            }
+        });
+        closed
     }
 
     /// Forgets original destinations to which nothing is open.
@@ -228,7 +254,7 @@ impl Cluster {
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
             let standing = self.upstream.borrow().standing(&endpoint.address);
-            Pool::new(endpoint, (standing, meter), transport, prepared)
+            Pool::new(endpoint, (standing, meter), transport, (prepared, self.ceiling.clone()))
         };
         if self.known.borrow_mut().update(&list, all || beside, clock::recent(), make) {
             self.parts.borrow_mut().iter_mut().for_each(|part| part.stale = true);

@@ -8,11 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ceiling::Ceiling;
+use super::gate::Permit;
 use super::meter::Meter;
 use super::queue::Queue;
 use super::transport::Prepared;
 use super::{h1, h2};
 use crate::discovery::Endpoint;
+use crate::error::Reason;
 use crate::net::dial::Source;
 use crate::policy::balance::Why;
 use crate::policy::outcome::Outcome;
@@ -48,6 +51,8 @@ pub struct Pool {
     pub source: Option<Source>,
     pub transport: Transport,
     pub(super) prepared: Rc<Prepared>,
+    /// Of all connections of the service.
+    pub(super) ceiling: Rc<RefCell<Ceiling>>,
     pub(super) idle: RefCell<Vec<h1::Idle>>,
     pub(super) shared: RefCell<Vec<Rc<h2::Shared>>>,
     /// An HTTP/2 connection is being made: one for all who wait.
@@ -77,16 +82,16 @@ impl Pool {
         endpoint: &Endpoint,
         known: (Arc<Standing>, Rc<Meter>),
         transport: Transport,
-        prepared: Rc<Prepared>,
+        of_service: (Rc<Prepared>, Rc<RefCell<Ceiling>>),
     ) -> Rc<Self> {
-        Self::from(endpoint, known, None, transport, prepared)
+        Self::from(endpoint, known, None, transport, of_service)
     }
 
     /// One whose connections are made from the address of a client.
-    pub fn of_client(address: SocketAddr, source: Option<Source>) -> Rc<Self> {
+    pub fn of_client(address: SocketAddr, source: Option<Source>, ceiling: Rc<RefCell<Ceiling>>) -> Rc<Self> {
         let endpoint = Endpoint::bare(address);
         let meter = Meter::new(&endpoint.address, None, Rc::default());
-        Self::from(&endpoint, (Arc::default(), meter), source, Transport::Plain, Rc::default())
+        Self::from(&endpoint, (Arc::default(), meter), source, Transport::Plain, (Rc::default(), ceiling))
     }
 
     fn from(
@@ -94,7 +99,7 @@ impl Pool {
         (standing, meter): (Arc<Standing>, Rc<Meter>),
         source: Option<Source>,
         transport: Transport,
-        prepared: Rc<Prepared>,
+        (prepared, ceiling): (Rc<Prepared>, Rc<RefCell<Ceiling>>),
     ) -> Rc<Self> {
         Rc::new(Self {
             address: endpoint.address.clone(),
@@ -105,6 +110,7 @@ impl Pool {
             source,
             transport,
             prepared,
+            ceiling,
             idle: RefCell::default(),
             shared: RefCell::default(),
             connecting: Cell::new(false),
@@ -137,6 +143,12 @@ impl Pool {
     /// Hears what came of a try.
     pub fn observe(&self, outcome: &Outcome, now: Instant) {
         self.meter.observe(outcome, now);
+    }
+
+    /// A place among the connections of the service, for one more.
+    pub async fn place(&self) -> Result<Permit, Reason> {
+        let ceiling = self.ceiling.borrow().clone();
+        ceiling.place().await
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -211,7 +223,7 @@ impl Pool {
 }
 
 /// Counts a connection while it is open.
-pub(super) struct Open(pub Rc<Pool>);
+pub struct Open(Rc<Pool>);
 
 impl Open {
     pub fn new(pool: &Rc<Pool>) -> Self {

@@ -18,6 +18,11 @@ impl Queue {
         self.0.borrow().len()
     }
 
+    /// Somebody waits, and has not left.
+    pub fn is_wanted(&self) -> bool {
+        self.0.borrow().iter().any(|waiter| !waiter.is_closed())
+    }
+
     /// Waits until there may be something to have.
     pub async fn wait(&self, max: usize) -> Word {
         let receiver = {

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use rand::Rng;
 use rustls::HandshakeKind;
 
-use super::pool::{FORGET, Pool};
+use super::gate::Permit;
+use super::pool::{FORGET, Open, Pool};
 use crate::error::Reason;
 use crate::identity::{Alpn, Connector, Failure, Material};
 use crate::net::clock;
@@ -32,8 +33,28 @@ pub struct Dialled {
     /// The peer has chosen HTTP/2 (ALPN).
     pub http2: bool,
     pub lifetime: Option<Lifetime>,
-    /// Held for as long as the connection is open.
-    pub port: Option<Held>,
+    pub hold: Hold,
+}
+
+/// What is held for as long as a connection is open: its source port, its place among the connections of the service, and
+/// among those of its pool.
+#[derive(Default)]
+pub struct Hold {
+    _port: Option<Held>,
+    _place: Option<Permit>,
+    _open: Option<Open>,
+}
+
+impl Dialled {
+    fn plain(stream: impl Into<Stream>, port: Option<Held>) -> Self {
+        let hold = Hold { _port: port, ..Hold::default() };
+        Self { stream: stream.into(), http2: false, lifetime: None, hold }
+    }
+
+    pub fn holding(mut self, place: Permit, open: Option<Open>) -> Self {
+        (self.hold._place, self.hold._open) = (Some(place), open);
+        self
+    }
 }
 
 /// The TLS of the endpoints of a service, made anew when the material that it is made of is.
@@ -59,7 +80,7 @@ pub async fn dial(
                 Box::pin(tokio::time::timeout_at(end.into(), secure(pool, connected, (alpn, opening), end, worker)));
             secured.await.unwrap_or(Err(Reason::ConnectTimeout))
         }
-        Ok(Connected { stream, port }) => Ok(Dialled { stream: stream.into(), http2: false, lifetime: None, port }),
+        Ok(Connected { stream, port }) => Ok(Dialled::plain(stream, port)),
         Err(reason) => Err(reason),
     };
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
@@ -70,12 +91,7 @@ pub async fn dial_plain(pool: &Pool, timeout: Duration, worker: &Worker, opening
     let counters = &worker.counters;
     counters.upstream_connects.inc();
     let connected = connect(pool, timeout, (Alpn::Tcp, opening)).await;
-    let dialled = connected.map(|Connected { stream, port }| Dialled {
-        stream: stream.into(),
-        http2: false,
-        lifetime: None,
-        port,
-    });
+    let dialled = connected.map(|Connected { stream, port }| Dialled::plain(stream, port));
     dialled.inspect_err(|reason| counters.upstream_connect_failures.inc(*reason))
 }
 
@@ -194,7 +210,8 @@ async fn secure(
     if resumed {
         counters.upstream_handshakes_resumed.inc();
     }
-    Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), http2, lifetime, port })
+    let hold = Hold { _port: port, ..Hold::default() };
+    Ok(Dialled { stream: Stream::Tls(Box::new(stream.into())), http2, lifetime, hold })
 }
 
 /// What a request is told of a handshake that failed.

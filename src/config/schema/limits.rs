@@ -60,10 +60,14 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_requests: Option<u32>,
+    /// Connections, those being made included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_connections: Option<u32>,
     /// As many requests as the latency of the service shows that it can take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<AdaptiveLimit>,
-    /// Requests that wait for a place.
+    /// Requests that wait for a place; and as many that wait for a connection.
     pub max_pending: u32,
     /// How long they may.
     pub pending_timeout: Duration,
@@ -161,6 +165,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_requests: None,
+            max_connections: None,
             adaptive: None,
             max_pending: 100,
             pending_timeout: Duration(std::time::Duration::from_millis(100)),

@@ -55,8 +55,9 @@ fn what_limits_are_refused_for() {
             "services.app.limits.criticality.attribute: there is no attribute `class` | there is `env`",
         ),
         (
-            format!("{HEAD}{ROUTE}").replace("protocol: tcp", "protocol: tcp, ▸limits: { maxRequests: 1 }"),
-            "services.raw.limits: `limits` counts requests, and tcp has none | remove it; `maxConnections` of a listener limits connections",
+            format!("{HEAD}{ROUTE}")
+                .replace("protocol: tcp", "protocol: tcp, limits: { maxConnections: 3, ▸maxRequests: 1 }"),
+            "services.raw.limits.maxRequests: `maxRequests` counts requests, and tcp has none | remove it; `maxConnections` of `limits` limits connections",
         ),
     ] {
         only(&text, expected);

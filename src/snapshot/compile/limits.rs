@@ -8,6 +8,7 @@ use crate::config::schema;
 use crate::policy::bucket::Rate;
 use crate::snapshot::limits::{Limited, Per, RateLimit, ServiceLimits};
 use crate::snapshot::matcher::Key;
+use crate::upstream::ceiling::Ceiling;
 use crate::upstream::gate;
 
 type Attributes = IndexMap<String, schema::Attribute>;
@@ -71,6 +72,14 @@ pub(super) fn service_limits(
         shadow: written.mode == schema::RuleMode::Shadow,
         gate: known.map_or_else(Arc::default, |known| known.gate.clone()),
     }))
+}
+
+/// How many connections there may be; the places are there, and counted, even where that is not said.
+pub(super) fn ceiling(written: Option<&schema::Limits>, known: Option<&Ceiling>) -> Ceiling {
+    let written = written.cloned().unwrap_or_default();
+    let max = written.max_connections.filter(|_| written.mode != schema::RuleMode::Off);
+    let shadow = written.mode == schema::RuleMode::Shadow;
+    Ceiling::new((max, shadow), (written.max_pending, *written.pending_timeout), known)
 }
 
 /// Where a request says how much it matters: in a header of its own where nothing else is said.
