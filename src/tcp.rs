@@ -160,10 +160,11 @@ impl Plan {
         let (pool, within, worker) = (self.pool.clone(), self.connect_timeout, conn.worker.clone());
         // What the application does for itself, we do not do for it.
         let plain = is_tls && self.is_simple();
-        let (view, service, begun) = (self.view.clone(), self.service, Instant::now());
+        let (view, service) = (self.view.clone(), self.service);
         async move {
             let mutual = matches!(pool.transport, Transport::Mutual { .. });
             let place = pool.place().await?;
+            let begun = Instant::now();
             let dialled = match plain {
                 true => transport::dial_plain(&pool, within, &worker, &opening).await,
                 false => transport::dial(&pool, within, Alpn::Tcp, &worker, &opening).await,
@@ -300,7 +301,11 @@ async fn reach(conn: &Rc<Conn>, client: Stream, first: First) -> (Facts, Result<
     let raced = match ahead.filter(|ahead| ahead.route == plan.route && !(is_tls && plan.is_simple())) {
         Some(ahead) if raced.is_none() => {
             (plan.side, plan.load, plan.pool) = (ahead.side, Load::new(&ahead.pool), ahead.pool);
-            ahead.arrives.await.ok()
+            match ahead.arrives.await {
+                // It has waited for as long as it may.
+                Err(Reason::Limit) => return (facts, Err(Reason::Limit)),
+                arrived => arrived.ok(),
+            }
         }
         _ => raced,
     };

@@ -230,3 +230,16 @@ fn nobody_waits_for_ever() {
     storm(proxy.addr(), 300);
     assert_eq!(count.most(), 1);
 }
+
+#[test]
+fn those_that_are_there_are_lent_on() {
+    let origin = Origin::start(|_, conn| {
+        // Slow enough for everybody in line to be long overdue.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        if conn.try_write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") { Next::Keep } else { Next::Close }
+    });
+    let service = ", limits: { maxConnections: 2, pendingTimeout: 30s }";
+    let proxy = Setup { service, workers: 1, ..Setup::default() }.start(origin.addr());
+    storm(proxy.addr(), 10);
+    assert_eq!((origin.connections(), origin.seen().len()), (2, 120), "none was closed for the sake of another");
+}

@@ -265,7 +265,7 @@ fn early_response_while_the_client_still_uploads() {
 
 #[test]
 fn half_closed_client_is_answered_or_aborted_as_configured() {
-    for (half_close, listener) in [(true, ""), (false, ", halfClose: false")] {
+    for (half_close, listener) in [(true, ", halfClose: true"), (false, "")] {
         let aborted = Arc::new(AtomicBool::new(false));
         let (flag, (go, gate)) = (Arc::clone(&aborted), mpsc::channel::<()>());
         let gate = Mutex::new(gate);
@@ -292,6 +292,33 @@ fn half_closed_client_is_answered_or_aborted_as_configured() {
             proxy.await_reason("client_reset", 499);
         }
     }
+}
+
+/// However the listener takes an end of what is sent, a connection that is reset has nobody at its other side.
+#[test]
+fn a_client_that_is_gone_is_not_worked_for() {
+    let origin = Origin::raw(|mut conn, _| {
+        conn.head();
+        conn.read_to_end();
+    });
+    let proxy = Setup { listener: ", halfClose: true", workers: 1, ..Setup::default() }.start(origin.addr());
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write(GET);
+    until("the request is at the origin", SOON, || origin.open() == 1);
+    conn.reset();
+    until("the request is aborted at the origin", SOON, || origin.open() == 0);
+    proxy.await_reason("client_reset", 499);
+}
+
+/// Whoever has sent all that there is may say so, where the answer is quick.
+#[test]
+fn a_quick_answer_comes_before_it_is_looked_who_waits() {
+    let origin = Origin::ok();
+    let proxy = Proxy::front(origin.addr());
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write(GET);
+    conn.finish();
+    assert_eq!(conn.response("GET").text(), "ok");
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn who_is_refused_is_told_when_to_come_again() {
 fn the_patient_wait_for_their_turn() {
     let origin = Origin::ok();
     let route = ", rateLimit: { requestsPerSecond: 10, burst: 1, wait: 20s, maxWaiting: 5 }";
-    let proxy = Setup { route, listener: ", halfClose: false", ..Setup::default() }.start(origin.addr());
+    let proxy = Setup { route, ..Setup::default() }.start(origin.addr());
     let begun = Instant::now();
     let answers: Vec<u16> = std::thread::scope(|scope| {
         let each: Vec<_> = (0..6).map(|_| scope.spawn(|| ask(proxy.addr(), "/", "").status())).collect();
@@ -190,8 +190,7 @@ fn who_waits_too_long_is_refused() {
     let gate = Gate::default();
     let origin = slow(&gate);
     let service = ", limits: { maxRequests: 1, maxPending: 10, pendingTimeout: 50ms }";
-    let listener = ", halfClose: false";
-    let proxy = Setup { service, listener, ..Setup::default() }.start(origin.addr());
+    let proxy = Setup { service, ..Setup::default() }.start(origin.addr());
     let held = begun(proxy.addr(), "/slow", "");
     assert_eq!(ask(proxy.addr(), "/", "").status(), 503);
     proxy.await_metric("outrigger_worker_requests_delayed_total", &[], 1.0);

@@ -264,8 +264,6 @@ fn work_that_nobody_waits_for_is_cancelled() {
         gate.pass();
     });
     let text = config("", "retry: { attempts: 5, on: [5xx, reset] }", true);
-    // Or else a client that has closed may still be waiting for its answer (HTTP/1; a stream of HTTP/2 is reset).
-    let text = text.replace("address: \"{listen}\"", "address: \"{listen}\", halfClose: false");
     let proxy = Proxy::start(&text, &[("a", a.addr())]);
     let mut conn = Conn::connect(proxy.addr());
     conn.write("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -197,7 +197,7 @@ fn failures_say_how_far_they_came() {
 admin: { address: "{admin}" }
 health: { address: "{health}" }
 runtime: { workers: 1 }
-listeners: [{ name: edge, mode: proxy, address: "{listen}", halfClose: false }]
+listeners: [{ name: edge, mode: proxy, address: "{listen}" }]
 services:
   app: { endpoints: { static: ["{up}"] } }
   one: { endpoints: { static: ["{up}"] }, connections: { max: 1 } }

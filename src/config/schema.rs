@@ -487,7 +487,7 @@ pub struct Listener {
     #[serde(default)]
     pub preserve_header_case: bool,
     /// Answer a client that has closed its sending side after a whole request; `false` aborts the request.
-    #[serde(default = "yes")]
+    #[serde(default)]
     pub half_close: bool,
 }
 
@@ -822,10 +822,6 @@ fn is_first(priority: &u32) -> bool {
 
 fn one() -> u32 {
     1
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn default_keep() -> u32 {

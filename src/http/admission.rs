@@ -168,7 +168,7 @@ pub async fn wait(end: &mut End) -> Result<(), Reason> {
         drop(turn);
         admission.enter(record, service)?;
     }
-    if let Some((mut place, limits)) = admission.place.take().zip(service.limits.as_deref()) {
+    if let Some((place, limits)) = admission.place.take().zip(service.limits.as_deref()) {
         let at = clock::tick() + limits.pending_timeout;
         match tokio::time::timeout_at(until(at), place.taken()).await {
             Ok(Some(permit)) => admission.permit = Some(permit),

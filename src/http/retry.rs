@@ -247,7 +247,7 @@ impl Sending<'_> {
             within(&bounds, self.activity, running).await
         };
         if let Err(reason) = result {
-            let queued = load.pool().open() >= upstream.limits.max;
+            let queued = load.pool().pending() > 0 || load.pool().open() >= upstream.limits.max;
             record.tries.cut(recent::Outcome::Failed(reason), queued, clock::tick());
             record.tries.not_again.set(Some(NotAgain::OutOfTime));
         }

@@ -3,7 +3,7 @@
 //!
 //! An HTTP/1 connection without a request is parked: hyper and its buffers go, and only the socket stays.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,6 +28,9 @@ use crate::wire::detect::{self, Verdict};
 
 /// An HTTP/1 connection without a request for this long is parked.
 const PARK_AFTER: Duration = Duration::from_millis(200);
+/// While nothing moves for a request, it is looked whether its client is still there: this often at first, and then less.
+const LOOK_MIN: Duration = Duration::from_millis(200);
+const LOOK_MAX: Duration = Duration::from_secs(2);
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 128 * 1024;
@@ -152,14 +155,15 @@ impl Drop for Parked<'_> {
 async fn serve_http1(conn: &Rc<Conn>, io: Io, config: &schema::Listener) -> End {
     let service = service_fn(|request| exchange::run(conn.clone(), conn.activity.clone(), request));
     let mut connection = http1::Builder::new()
-        .half_close(config.half_close)
+        // We look for ourselves: hyper would read ahead of every request, into a buffer of its own.
+        .half_close(true)
         .preserve_header_case(config.preserve_header_case)
         .max_headers(config.max_headers as usize)
         .max_header_size(usize::try_from(config.max_header_bytes.0).unwrap_or(usize::MAX))
         .header_read_timeout(None)
         .serve_connection(io, service);
     let mut timer = std::pin::pin!(tokio::time::sleep(PARK_AFTER));
-    let mut clocks = Http1Clocks { conn, config, draining: false };
+    let mut clocks = Http1Clocks { conn, config, draining: false, look: Cell::new(Instant::now()) };
     let ended = poll_fn(|cx| {
         conn.place.attention.register(cx.waker());
         let mut polled = Pin::new(&mut connection).poll(cx);
@@ -255,6 +259,17 @@ struct Http1Clocks<'a> {
     conn: &'a Conn,
     config: &'a schema::Listener,
     draining: bool,
+    /// Whether the client is still there is not looked at before.
+    look: Cell<Instant>,
+}
+
+/// What is due when nothing happens.
+#[derive(Clone, Copy)]
+enum Due {
+    Park,
+    /// Whether the client is still there.
+    Look,
+    End(Reason),
 }
 
 impl Http1Clocks<'_> {
@@ -270,35 +285,50 @@ impl Http1Clocks<'_> {
     /// fires, so that a request costs none.
     fn poll(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         let activity = &self.conn.activity;
-        if let Some(reason) = self.conn.forced() {
+        let left = activity.left.get().then_some(Reason::ClientReset);
+        if let Some(reason) = self.conn.forced().or(left) {
             activity.expired.set(Some(reason));
             return Poll::Ready(());
         }
         loop {
-            let Some((due, reason)) = self.due() else { return Poll::Pending };
-            if due < timer.deadline().into_std() {
-                timer.as_mut().reset(due.into());
+            let Some((at, due)) = self.due() else { return Poll::Pending };
+            if at < timer.deadline().into_std() {
+                timer.as_mut().reset(at.into());
             }
             ready!(timer.as_mut().poll(cx));
-            if due <= Instant::now() {
-                activity.expired.set(reason);
-                return Poll::Ready(());
+            let now = Instant::now();
+            match due {
+                _ if at > now => timer.as_mut().reset(at.into()),
+                Due::Park => return Poll::Ready(()),
+                Due::End(reason) => {
+                    activity.expired.set(Some(reason));
+                    return Poll::Ready(());
+                }
+                Due::Look => {
+                    // The codec has the socket, and is asked through it.
+                    activity.asked.set(Some(self.config.half_close));
+                    let silent = now.saturating_duration_since(activity.moved.get());
+                    self.look.set(now + silent.clamp(LOOK_MIN, LOOK_MAX));
+                    cx.waker().wake_by_ref();
+                }
             }
-            timer.as_mut().reset(due.into());
         }
     }
 
-    /// What happens next if nothing else does: without a reason, to park.
-    fn due(&self) -> Option<(Instant, Option<Reason>)> {
+    /// What happens next if nothing else does.
+    fn due(&self) -> Option<(Instant, Due)> {
         let activity = &self.conn.activity;
         if self.conn.busy.get() > 0 || activity.blocked.get() {
-            return activity.due().map(|(at, reason)| (at, Some(reason)));
+            let end = activity.due().map(|(at, reason)| (at, Due::End(reason)));
+            let look = (self.look.get().max(activity.moved.get() + LOOK_MIN), Due::Look);
+            let look = Some(look).filter(|_| !activity.blocked.get());
+            return end.into_iter().chain(look).min_by_key(|(at, _)| *at);
         }
         if activity.started.get() {
             let due = activity.since.get() + *self.config.header_timeout;
-            return Some((due, Some(Reason::HeaderTimeout)));
+            return Some((due, Due::End(Reason::HeaderTimeout)));
         }
-        Some((activity.moved.get() + PARK_AFTER, None))
+        Some((activity.moved.get() + PARK_AFTER, Due::Park))
     }
 }
 

@@ -36,6 +36,9 @@ pub struct Activity {
     pub idle: Cell<Duration>,
     /// We wait on purpose, and nobody is to blame for it.
     pub paused: Cell<bool>,
+    /// The watcher wants to know whether the peer has left. `true`: to have finished sending is not to have left.
+    pub asked: Cell<Option<bool>>,
+    pub left: Cell<bool>,
     /// Why the watcher has ended it.
     pub expired: Cell<Option<Reason>>,
 }
@@ -50,6 +53,8 @@ impl Activity {
             deadline: Cell::new(None),
             idle: Cell::new(Duration::MAX),
             paused: Cell::new(false),
+            asked: Cell::new(None),
+            left: Cell::new(false),
             expired: Cell::new(None),
         })
     }
@@ -184,6 +189,9 @@ impl<H: Unpin> hyper::rt::Write for Io<H> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(half_close) = self.activity.asked.take() {
+            self.activity.left.set(self.stream.is_left(half_close));
+        }
         let result = Pin::new(&mut self.stream).poll_flush(cx);
         self.wrote(&result);
         result

@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -39,6 +40,16 @@ impl Stream {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => &tls.get_ref().0.socket,
         }
+    }
+
+    /// Whether the peer has closed the connection, or, unless it may still be waiting (`half_close`), its side of it: as far
+    /// as the event loop has heard.
+    pub fn is_left(&self, half_close: bool) -> bool {
+        let ready = self.socket().ready(Interest::READABLE | Interest::WRITABLE).now_or_never();
+        ready.and_then(Result::ok).is_some_and(|ready| match half_close {
+            true => ready.is_write_closed(),
+            false => ready.is_read_closed(),
+        })
     }
 
     /// Ready when a read may have something. TLS cannot tell without being read.

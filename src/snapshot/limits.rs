@@ -172,7 +172,7 @@ impl ServiceLimits {
 
     /// For `/clusters`.
     fn describe(&self, ceiling: &Ceiling) -> Value {
-        let connections = ceiling.state();
+        let connections = ceiling.show();
         let state = self.gate.state();
         let adaptive = state.adaptive.map(|(limit, usual)| {
             let parts: serde_json::Map<_, _> =
@@ -211,7 +211,7 @@ impl Service {
         told.in_flight.set(state.in_flight.into());
         told.pending.set(i64::try_from(state.pending).unwrap_or(i64::MAX));
         told.written.set(limits.limits.max.unwrap_or_default().into());
-        let connections = self.ceiling.state();
+        let connections = self.ceiling.show();
         told.connections.set(connections.open.into());
         told.connections_beyond.set(i64::try_from(connections.beyond).unwrap_or(i64::MAX));
         told.adaptive.set(state.adaptive.map_or(0, |(limit, _)| limit).into());

@@ -1,5 +1,5 @@
-//! What a service has at a time, over all workers, be it requests or connections: exactly so many as its limits allow, and
-//! a bounded number that wait for their turn. It outlives snapshots; the limits themselves are those of the snapshot that a
+//! The requests that a service has at a time, over all workers: exactly so many as its limits allow, and a bounded
+//! number that wait for their turn. It outlives snapshots; the limits themselves are those of the snapshot that a
 //! request sees.
 
 use std::collections::VecDeque;
@@ -203,11 +203,6 @@ impl Gate {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Who waits; some of them may have left.
-    pub fn pending(&self) -> u32 {
-        self.pending.load(Ordering::Relaxed)
-    }
-
     /// Takes over what the snapshot of a request says.
     fn know(&self, limits: &Limits) {
         let max = limits.max.unwrap_or(u32::MAX);
@@ -294,8 +289,8 @@ impl Gate {
 
 impl Place {
     /// The place, once there is one. The gate itself is held by whoever asks.
-    pub async fn taken(&mut self) -> Option<Permit> {
-        (&mut self.0).await.ok()
+    pub async fn taken(self) -> Option<Permit> {
+        self.0.await.ok()
     }
 }
 
@@ -340,7 +335,7 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let enter = || gate.enter(&LIMITS, Class::Default);
         let (first, _second) = (permit(enter()), permit(enter()));
-        let (gone, mut waits) = (place(enter()), place(enter()));
+        let (gone, waits) = (place(enter()), place(enter()));
         assert!(matches!(enter(), Entry::Full(Full::Requests(2))));
         assert_eq!((gate.state().in_flight, gate.state().pending), (2, 2));
         drop(gone);
@@ -359,8 +354,7 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let limits = Limits { max: Some(1), ..LIMITS };
         let first = permit(gate.enter(&limits, Class::Default));
-        let (called, mut next) =
-            (place(gate.enter(&limits, Class::Default)), place(gate.enter(&limits, Class::Default)));
+        let (called, next) = (place(gate.enter(&limits, Class::Default)), place(gate.enter(&limits, Class::Default)));
         drop(first);
         drop(called);
         assert!(next.taken().await.is_some());
@@ -376,8 +370,8 @@ mod tests {
         let none = Limits { max_pending: 0, ..limits };
         assert!(matches!(gate.enter(&none, Class::Sheddable), Entry::Full(Full::Adaptive(3))));
         held.push(permit(gate.enter(&limits, Class::Critical)));
-        let mut sheddable = place(gate.enter(&limits, Class::Sheddable));
-        let mut critical = place(gate.enter(&limits, Class::Critical));
+        let sheddable = place(gate.enter(&limits, Class::Sheddable));
+        let critical = place(gate.enter(&limits, Class::Critical));
         held.pop();
         let got = critical.taken().await.expect("a place");
         drop(got);
@@ -442,7 +436,7 @@ mod tests {
                                 drop(place);
                                 None
                             }
-                            Entry::Wait(mut place) => runtime.block_on(async {
+                            Entry::Wait(place) => runtime.block_on(async {
                                 tokio::time::timeout(Duration::from_secs(60), place.taken()).await.expect("in time")
                             }),
                         };

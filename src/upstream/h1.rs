@@ -11,8 +11,7 @@ use bytes::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::sync::oneshot;
 
-use super::ceiling::Entered;
-use super::gate::Permit;
+use super::ceiling::{Entered, Place};
 use super::h2;
 use super::pool::{Limits, Open, Pool};
 use super::transport::{self, Dialled, Hold};
@@ -95,17 +94,60 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
         }
         if pool.open() < limits.max {
             // Rare, and large: not in the future of every request.
-            return Box::pin(make(pool, limits, worker)).await;
+            let made = Box::pin(make(pool, limits, worker)).await;
+            if let Some(made) = made.transpose() {
+                return made;
+            }
         }
         h2::evict(pool);
         pool.waiting_h1.wait(limits.max_pending).await?;
     }
 }
 
-/// Makes room for another connection, where one is unused.
-pub fn evict(pool: &Pool) -> bool {
-    let idle = pool.idle.borrow_mut().pop();
-    idle.map(Idle::discard).is_some()
+/// A new connection; or, while there is no place for it, what is given back. None where others were first.
+async fn make(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Option<Lease>, Reason> {
+    let place = match pool.enter()? {
+        Entered::Place(place) => place,
+        Entered::Line(mut line) => {
+            let mut place = pin!(line.place(Instant::now()));
+            loop {
+                let place = tokio::select! {
+                    biased;
+                    place = &mut place => Some(place),
+                    () = pool.waiting_h1.call_of(limits.max_pending) => None,
+                };
+                // What has been given back for us is not left lying, whatever has come of the place.
+                if let Some(lease) = reuse(pool, limits).await {
+                    worker.counters.upstream_reused.inc();
+                    return Ok(Some(lease));
+                }
+                if let Some(place) = place {
+                    break place?;
+                }
+            }
+        }
+    };
+    if pool.open() >= limits.max {
+        return Ok(None);
+    }
+    dial(pool, place, limits, worker).await.map(Some)
+}
+
+/// Makes room for a connection of another kind.
+pub fn evict(pool: &Pool) {
+    if let Some(idle) = pool.idle.borrow_mut().pop() {
+        idle.discard();
+    }
+}
+
+/// Closes unused connections, the coldest first, for as long as one more may be. Returns whether none is left.
+pub(super) fn close_unused(pool: &Pool, may: &impl Fn() -> bool) -> bool {
+    let mut all = pool.idle.borrow_mut();
+    all.retain(|idle| !idle.is_closed());
+    let unused = all.len().saturating_sub(pool.waiting_h1.called());
+    let count = (0..unused).take_while(|_| may()).count();
+    all.drain(..count).for_each(Idle::discard);
+    count == unused
 }
 
 async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
@@ -140,52 +182,18 @@ async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
 /// Puts a connection that was made for HTTP/2, and on which the peer would rather speak HTTP/1, on the stack.
 pub(super) async fn adopt(pool: &Rc<Pool>, dialled: Dialled, limits: &Limits, worker: &Rc<Worker>) {
     if let Ok(lease) = lend(pool, dialled, limits, Instant::now(), worker).await {
-        lease.put(limits.idle_timeout);
+        lease.push(limits.idle_timeout);
     }
 }
 
 /// A connection that is not on the stack.
 pub async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
-    let open = Open::new(pool);
     let place = pool.place().await?;
-    dial(pool, (open, place), limits, worker).await
+    dial(pool, place, limits, worker).await
 }
 
-/// The same; or, while there is no place for one more, what is given back meanwhile.
-async fn make(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
-    let open = Open::new(pool);
-    let entered = pool.ceiling.borrow().enter()?;
-    let place = match entered {
-        Entered::Place(place) => place,
-        Entered::Line(line) => {
-            let mut line = pin!(line.place());
-            loop {
-                let place = tokio::select! {
-                    biased;
-                    place = &mut line => Some(place?),
-                    word = pool.waiting_h1.wait(limits.max_pending) => word.map(|()| None)?,
-                };
-                // What has been given back for us is not left lying, even where there is a place by now.
-                if let Some(lease) = reuse(pool, limits).await {
-                    worker.counters.upstream_reused.inc();
-                    return Ok(lease);
-                }
-                if let Some(place) = place {
-                    break place;
-                }
-            }
-        }
-    };
-    dial(pool, (open, place), limits, worker).await
-}
-
-async fn dial(
-    pool: &Rc<Pool>,
-    (open, place): (Open, Permit),
-    limits: &Limits,
-    worker: &Rc<Worker>,
-) -> Result<Lease, Reason> {
-    let begun = Instant::now();
+async fn dial(pool: &Rc<Pool>, place: Place, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
+    let (begun, open) = (Instant::now(), Open::new(pool));
     let dialled = transport::dial(pool, limits.connect_timeout, Alpn::Http1, worker, &[]).await?;
     lend(pool, dialled.holding(place, Some(open)), limits, begun, worker).await
 }
@@ -284,8 +292,13 @@ impl Lease {
     }
 
     fn put(self, idle_timeout: Duration) {
-        let is_wanted = self.pool.waiting_h1.is_wanted();
-        if self.pool.is_retired() || self.pool.ceiling.borrow().recalls(is_wanted) {
+        if !self.pool.recalls(self.pool.waiting_h1.is_wanted()) {
+            self.push(idle_timeout);
+        }
+    }
+
+    fn push(self, idle_timeout: Duration) {
+        if self.pool.is_retired() {
             return;
         }
         let now = clock::recent();

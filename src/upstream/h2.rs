@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2::{self, SendRequest};
 use tokio::sync::oneshot;
 
+use super::ceiling::{Entered, Place};
 use super::h1;
 use super::pool::{Limits, Open, Pool};
 use super::transport::{self, Dialled, Hold};
@@ -75,9 +76,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
         self.shared.used.set(clock::recent());
-        let is_wanted = self.shared.streams.get() > 0 || self.pool.waiting_h2.is_wanted();
-        if self.pool.ceiling.borrow().recalls(is_wanted) {
-            // It ends with its last stream.
+        let is_unused = self.shared.streams.get() == 0 && !self.shared.sender.is_closed();
+        if is_unused && self.pool.recalls(self.pool.waiting_h2.is_wanted()) {
             self.pool.shared.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, &self.shared));
         }
         self.pool.waiting_h2.wake_one();
@@ -91,6 +91,7 @@ impl Lease {
 }
 
 pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Lease, Reason> {
+    let mut waits = None;
     loop {
         if let Some(lease) = reuse(pool).await {
             worker.counters.upstream_reused.inc();
@@ -98,22 +99,62 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
         }
         // One handshake for all who wait, not one for each.
         if !pool.connecting.get() && pool.open() < limits.max {
-            let begun = Instant::now();
-            let mut connecting = Connecting::begin(pool);
-            let connected = Box::pin(connect(pool, limits, worker)).await;
-            // What was asked for is not what all who wait need: they try for themselves.
-            connecting.word = match &connected {
-                Err(reason) if limits.http1_will_do || !pool.is_secure() => Err(*reason),
-                Ok(_) | Err(_) => Ok(()),
-            };
-            drop(connecting);
-            return Ok(lend(&connected?, pool, Some(begun.elapsed())));
+            match pool.enter() {
+                Ok(entered) => {
+                    let since = *waits.get_or_insert_with(Instant::now);
+                    // Rare, and large: not in the future of every request.
+                    return Box::pin(make(pool, (entered, since), limits, worker)).await;
+                }
+                Err(reason) if pool.shared.borrow().is_empty() => return Err(reason),
+                // Those that there are will have streams again.
+                Err(_) => {}
+            }
         }
         if !pool.connecting.get() {
             h1::evict(pool);
         }
+        waits.get_or_insert_with(Instant::now);
         pool.waiting_h2.wait(limits.max_pending).await?;
     }
+}
+
+/// A new connection; or, while there is no place for it, a stream that becomes free.
+async fn make(
+    pool: &Rc<Pool>,
+    (entered, since): (Entered, Instant),
+    limits: &Limits,
+    worker: &Rc<Worker>,
+) -> Result<Lease, Reason> {
+    let mut connecting = Connecting::begin(pool);
+    let place = match entered {
+        Entered::Place(place) => place,
+        Entered::Line(mut line) => {
+            let mut place = pin!(line.place(since));
+            loop {
+                let place = tokio::select! {
+                    biased;
+                    place = &mut place => Some(place),
+                    () = pool.waiting_h2.call_of(limits.max_pending) => None,
+                };
+                if let Some(lease) = reuse(pool).await {
+                    worker.counters.upstream_reused.inc();
+                    return Ok(lease);
+                }
+                if let Some(place) = place {
+                    break place?;
+                }
+            }
+        }
+    };
+    let begun = Instant::now();
+    let connected = connect(pool, place, limits, worker).await;
+    // What was asked for is not what all who wait need: they try for themselves.
+    connecting.word = match &connected {
+        Err(reason) if limits.http1_will_do || !pool.is_secure() => Err(*reason),
+        Ok(_) | Err(_) => Ok(()),
+    };
+    drop(connecting);
+    Ok(lend(&connected?, pool, Some(begun.elapsed())))
 }
 
 /// While a connection is being made. Those who wait look again, or share the failure; if whoever makes it leaves,
@@ -137,11 +178,23 @@ impl Drop for Connecting {
     }
 }
 
-/// Makes room for another connection, where one is unused.
-pub fn evict(pool: &Pool) -> bool {
+/// Makes room for a connection of another kind.
+pub fn evict(pool: &Pool) {
     let mut all = pool.shared.borrow_mut();
-    let unused = all.iter().position(|shared| shared.streams.get() == 0);
-    unused.map(|unused| all.swap_remove(unused)).is_some()
+    if let Some(unused) = all.iter().position(|shared| shared.streams.get() == 0) {
+        all.swap_remove(unused);
+    }
+}
+
+/// Closes unused connections for as long as one more may be. Returns whether none is left.
+pub(super) fn close_unused(pool: &Pool, may: &impl Fn() -> bool) -> bool {
+    let is_unused = |shared: &Rc<Shared>| shared.streams.get() == 0 && !shared.sender.is_closed();
+    if pool.waiting_h2.called() > 0 {
+        return true;
+    }
+    let mut all = pool.shared.borrow_mut();
+    all.retain(|shared| !(is_unused(shared) && may()));
+    !all.iter().any(is_unused)
 }
 
 async fn reuse(pool: &Rc<Pool>) -> Option<Lease> {
@@ -172,11 +225,10 @@ fn lend(shared: &Rc<Shared>, pool: &Rc<Pool>, made: Option<Duration>) -> Lease {
     Lease { shared: shared.clone(), pool: pool.clone(), reused: made.is_none(), connecting: made.unwrap_or_default() }
 }
 
-async fn connect(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<Rc<Shared>, Reason> {
+async fn connect(pool: &Rc<Pool>, place: Place, limits: &Limits, worker: &Rc<Worker>) -> Result<Rc<Shared>, Reason> {
     let open = Open::new(pool);
     let failed = |reason: &Reason| worker.counters.upstream_connect_failures.inc(*reason);
     let alpn = if limits.http1_will_do { Alpn::Either } else { Alpn::Http2 };
-    let place = pool.place().await?;
     let dialled = transport::dial(pool, limits.connect_timeout, alpn, worker, &[]).await?.holding(place, Some(open));
     if matches!(dialled.stream, Stream::Tls(_)) && limits.http1_will_do && !dialled.http2 {
         h1::adopt(pool, dialled, limits, worker).await;

@@ -31,7 +31,7 @@ use crate::net::own;
 use crate::policy::balance::{Settings, Why};
 use crate::snapshot::{Service, Transport, Upstream};
 use crate::wire::address::Address;
-use ceiling::Ceiling;
+use ceiling::Share;
 use known::Known;
 use meter::Meter;
 use parts::{Labels, Part, Scene};
@@ -60,7 +60,7 @@ pub struct Cluster {
     transport: RefCell<Transport>,
     beside: Cell<bool>,
     prepared: RefCell<Rc<Prepared>>,
-    ceiling: Rc<RefCell<Ceiling>>,
+    share: Rc<Share>,
     /// Closes unused connections where there may be too many.
     room: RefCell<JoinSet<()>>,
     known: RefCell<Known>,
@@ -80,7 +80,7 @@ impl Cluster {
             transport: RefCell::new(service.transport.clone()),
             beside: Cell::new(service.beside),
             prepared: RefCell::default(),
-            ceiling: Rc::default(),
+            share: Rc::default(),
             room: RefCell::default(),
             known: RefCell::default(),
             settings: RefCell::default(),
@@ -94,11 +94,10 @@ impl Cluster {
 
     /// Takes over what a new snapshot says of the service.
     pub fn attach(self: &Rc<Self>, service: &Service) {
-        *self.ceiling.borrow_mut() = service.ceiling.clone();
-        service.ceiling.look();
+        self.share.attach(&service.ceiling);
         let mut room = self.room.borrow_mut();
         if service.ceiling.max().is_some() && room.is_empty() {
-            room.spawn_local(service.ceiling.clone().make_room(Rc::downgrade(self)));
+            room.spawn_local(self.share.clone().make_room(Rc::downgrade(self)));
         }
         drop(room);
         if !Arc::ptr_eq(&self.upstream.borrow(), &service.upstream) {
@@ -199,11 +198,11 @@ impl Cluster {
             originals.retain(|_, pool| !pool.is_unused());
         }
         if originals.len() >= ORIGINALS && !originals.contains_key(&key) {
-            let pool = Pool::of_client(address, from, self.ceiling.clone());
+            let pool = Pool::of_client(address, from, self.share.clone());
             pool.retire();
             return pool;
         }
-        originals.entry(key).or_insert_with(|| Pool::of_client(address, from, self.ceiling.clone())).clone()
+        originals.entry(key).or_insert_with(|| Pool::of_client(address, from, self.share.clone())).clone()
     }
 
     /// Every pool, for the sweep and for `/clusters`.
@@ -212,15 +211,13 @@ impl Cluster {
         self.originals.borrow().values().for_each(f);
     }
 
-    /// Closes so many connections that nobody uses, or as many as there are; returns how many.
-    fn close_unused(&self, wanted: usize) -> usize {
-        let mut closed = 0;
+    /// Closes connections that nobody uses, for as long as one more may be. Returns whether none is left.
+    fn close_unused(&self, may: impl Fn() -> bool) -> bool {
+        let mut none = true;
         self.each_pool(|pool| {
-            while closed < wanted && (h1::evict(pool) || h2::evict(pool)) {
-                closed += 1;
-            }
+            none = none && h1::close_unused(pool, &may) && h2::close_unused(pool, &may);
         });
-        closed
+        none
     }
 
     /// Forgets original destinations to which nothing is open.
@@ -254,7 +251,7 @@ impl Cluster {
                 endpoint.identity.is_none() && !matches!(transport, Transport::Simple { server_name: None, .. });
             let prepared = if shared { self.prepared.borrow().clone() } else { Rc::default() };
             let standing = self.upstream.borrow().standing(&endpoint.address);
-            Pool::new(endpoint, (standing, meter), transport, (prepared, self.ceiling.clone()))
+            Pool::new(endpoint, (standing, meter), transport, (prepared, self.share.clone()))
         };
         if self.known.borrow_mut().update(&list, all || beside, clock::recent(), make) {
             self.parts.borrow_mut().iter_mut().for_each(|part| part.stale = true);

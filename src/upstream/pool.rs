@@ -8,8 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ceiling::Ceiling;
-use super::gate::Permit;
+use super::ceiling::{Entered, Place, Share};
 use super::meter::Meter;
 use super::queue::Queue;
 use super::transport::Prepared;
@@ -52,7 +51,7 @@ pub struct Pool {
     pub transport: Transport,
     pub(super) prepared: Rc<Prepared>,
     /// Of all connections of the service.
-    pub(super) ceiling: Rc<RefCell<Ceiling>>,
+    share: Rc<Share>,
     pub(super) idle: RefCell<Vec<h1::Idle>>,
     pub(super) shared: RefCell<Vec<Rc<h2::Shared>>>,
     /// An HTTP/2 connection is being made: one for all who wait.
@@ -82,16 +81,16 @@ impl Pool {
         endpoint: &Endpoint,
         known: (Arc<Standing>, Rc<Meter>),
         transport: Transport,
-        of_service: (Rc<Prepared>, Rc<RefCell<Ceiling>>),
+        of_service: (Rc<Prepared>, Rc<Share>),
     ) -> Rc<Self> {
         Self::from(endpoint, known, None, transport, of_service)
     }
 
     /// One whose connections are made from the address of a client.
-    pub fn of_client(address: SocketAddr, source: Option<Source>, ceiling: Rc<RefCell<Ceiling>>) -> Rc<Self> {
+    pub fn of_client(address: SocketAddr, source: Option<Source>, share: Rc<Share>) -> Rc<Self> {
         let endpoint = Endpoint::bare(address);
         let meter = Meter::new(&endpoint.address, None, Rc::default());
-        Self::from(&endpoint, (Arc::default(), meter), source, Transport::Plain, (Rc::default(), ceiling))
+        Self::from(&endpoint, (Arc::default(), meter), source, Transport::Plain, (Rc::default(), share))
     }
 
     fn from(
@@ -99,7 +98,7 @@ impl Pool {
         (standing, meter): (Arc<Standing>, Rc<Meter>),
         source: Option<Source>,
         transport: Transport,
-        (prepared, ceiling): (Rc<Prepared>, Rc<RefCell<Ceiling>>),
+        (prepared, share): (Rc<Prepared>, Rc<Share>),
     ) -> Rc<Self> {
         Rc::new(Self {
             address: endpoint.address.clone(),
@@ -110,7 +109,7 @@ impl Pool {
             source,
             transport,
             prepared,
-            ceiling,
+            share,
             idle: RefCell::default(),
             shared: RefCell::default(),
             connecting: Cell::new(false),
@@ -145,10 +144,28 @@ impl Pool {
         self.meter.observe(outcome, now);
     }
 
-    /// A place among the connections of the service, for one more.
-    pub async fn place(&self) -> Result<Permit, Reason> {
-        let ceiling = self.ceiling.borrow().clone();
-        ceiling.place().await
+    /// A place among the connections of the service, for one more, or one in line.
+    pub(super) fn enter(&self) -> Result<Entered, Reason> {
+        self.share.enter(self.id())
+    }
+
+    /// The same, with the wait.
+    pub async fn place(&self) -> Result<Place, Reason> {
+        match self.enter()? {
+            Entered::Place(place) => Ok(place),
+            Entered::Line(mut line) => line.place(Instant::now()).await,
+        }
+    }
+
+    /// Whether a connection that nobody uses any more is to be closed, for the sake of others of the service. `is_wanted`:
+    /// somebody waits for it here.
+    pub(super) fn recalls(&self, is_wanted: bool) -> bool {
+        self.share.recalls(self.id(), is_wanted)
+    }
+
+    /// Unlike that of any other pool of the process.
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     pub fn in_flight(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! Requests that wait for a connection or a stream of one endpoint: first come, first served, and bounded.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use tokio::sync::oneshot;
@@ -11,22 +11,26 @@ use crate::error::Reason;
 type Word = Result<(), Reason>;
 
 #[derive(Debug, Default)]
-pub struct Queue(RefCell<VecDeque<oneshot::Sender<Word>>>);
+pub struct Queue {
+    waiting: RefCell<VecDeque<oneshot::Sender<Word>>>,
+    /// Told to look again, which they have not done yet.
+    called: Cell<usize>,
+}
 
 impl Queue {
     pub fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.waiting.borrow().len()
     }
 
     /// Somebody waits, and has not left.
     pub fn is_wanted(&self) -> bool {
-        self.0.borrow().iter().any(|waiter| !waiter.is_closed())
+        self.waiting.borrow().iter().any(|waiter| !waiter.is_closed())
     }
 
     /// Waits until there may be something to have.
     pub async fn wait(&self, max: usize) -> Word {
         let receiver = {
-            let mut waiting = self.0.borrow_mut();
+            let mut waiting = self.waiting.borrow_mut();
             // Those who have left make room.
             waiting.retain(|waiter| !waiter.is_closed());
             if waiting.len() >= max {
@@ -39,26 +43,49 @@ impl Queue {
         let mut ticket = Ticket { queue: self, receiver, used: false };
         let word = (&mut ticket.receiver).await;
         ticket.used = true;
+        self.heard(word == Ok(Ok(())));
         // A sender is dropped only with its queue, whose connections are gone too.
         word.unwrap_or(Err(Reason::ConnectFailed))
     }
 
+    /// The same for those who have something else to wait for, too: until then, where there is no room.
+    pub async fn call_of(&self, max: usize) {
+        if self.wait(max).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     pub fn wake_one(&self) {
         while let Some(waiter) = self.pop() {
-            if waiter.send(Ok(())).is_ok() {
+            if self.call(waiter, Ok(())) {
                 return;
             }
         }
     }
 
     pub fn tell_all(&self, word: Word) {
-        for waiter in self.0.take() {
-            let _ = waiter.send(word);
+        for waiter in self.waiting.take() {
+            self.call(waiter, word);
         }
     }
 
+    /// So many have been told that there is something for them, and have not taken it yet.
+    pub fn called(&self) -> usize {
+        self.called.get()
+    }
+
+    fn call(&self, waiter: oneshot::Sender<Word>, word: Word) -> bool {
+        let sent = waiter.send(word).is_ok();
+        self.called.set(self.called.get() + usize::from(sent && word.is_ok()));
+        sent
+    }
+
+    fn heard(&self, was_called: bool) {
+        self.called.set(self.called.get().saturating_sub(usize::from(was_called)));
+    }
+
     fn pop(&self) -> Option<oneshot::Sender<Word>> {
-        self.0.borrow_mut().pop_front()
+        self.waiting.borrow_mut().pop_front()
     }
 }
 
@@ -72,6 +99,7 @@ struct Ticket<'q> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if !self.used && self.receiver.try_recv() == Ok(Ok(())) {
+            self.queue.heard(true);
             self.queue.wake_one();
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rustls::HandshakeKind;
 
-use super::gate::Permit;
+use super::ceiling::Place;
 use super::pool::{FORGET, Open, Pool};
 use crate::error::Reason;
 use crate::identity::{Alpn, Connector, Failure, Material};
@@ -41,7 +41,7 @@ pub struct Dialled {
 #[derive(Default)]
 pub struct Hold {
     _port: Option<Held>,
-    _place: Option<Permit>,
+    _place: Option<Place>,
     _open: Option<Open>,
 }
 
@@ -51,7 +51,7 @@ impl Dialled {
         Self { stream: stream.into(), http2: false, lifetime: None, hold }
     }
 
-    pub fn holding(mut self, place: Permit, open: Option<Open>) -> Self {
+    pub fn holding(mut self, place: Place, open: Option<Open>) -> Self {
         (self.hold._place, self.hold._open) = (Some(place), open);
         self
     }
@@ -192,6 +192,7 @@ async fn secure(
         Ok(peer) => peer,
         // What it proved in the earlier handshake holds no more; perhaps it has something better by now.
         Err(_) if resumed => {
+            drop(stream);
             pool.prepared.forget();
             let left = end.saturating_duration_since(now);
             let connected = connect(pool, left, (alpn, opening)).await?;

@@ -56,7 +56,7 @@ fn what_limits_are_refused_for() {
         ),
         (
             format!("{HEAD}{ROUTE}")
-                .replace("protocol: tcp", "protocol: tcp, limits: { maxConnections: 3, ▸maxRequests: 1 }"),
+                .replace("protocol: tcp", "protocol: tcp, limits: { maxConnections: 3, maxRequests: ▸1 }"),
             "services.raw.limits.maxRequests: `maxRequests` counts requests, and tcp has none | remove it; `maxConnections` of `limits` limits connections",
         ),
     ] {
