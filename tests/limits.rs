@@ -3,6 +3,9 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use common::h2peer::{call, request};
@@ -220,27 +223,43 @@ fn those_who_matter_less_are_refused_first() {
 }
 
 #[test]
-fn the_limit_rises_while_the_service_is_fast() {
-    let origin = Origin::ok();
+fn the_limit_follows_the_latency_of_the_service() {
+    let slow = Arc::new(AtomicBool::new(false));
+    let origin = Origin::start({
+        let slow = slow.clone();
+        move |_, conn| {
+            if slow.load(Relaxed) {
+                std::thread::sleep(Duration::from_millis(60));
+            }
+            if conn.try_write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") { Next::Keep } else { Next::Close }
+        }
+    });
     let service = ", limits: { adaptive: { initial: 4, min: 2, max: 50, tolerance: 3 }, maxPending: 100, \
                    pendingTimeout: 30s }";
     let proxy = Setup { service, ..Setup::default() }.start(origin.addr());
     let limit = || proxy.admin_json("/clusters")["app"]["limits"]["adaptive"]["limit"].as_u64().unwrap_or_default();
     assert!(limit() <= 4);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..12 {
             scope.spawn(|| {
                 let mut conn = Conn::connect(proxy.addr());
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                while !done.load(Relaxed) {
                     conn.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
                     assert_eq!(conn.response("GET").status(), 200);
                 }
             });
         }
-        let risen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| until("it rises", SOON, || limit() > 4)));
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        risen.expect("a higher limit");
+        let watched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // By then it is known, too, what is usual.
+            until("it rises", SOON, || limit() > 14);
+            slow.store(true, Relaxed);
+            until("it falls", SOON, || limit() < 4);
+            slow.store(false, Relaxed);
+            until("it rises again", SOON, || limit() > 4);
+        }));
+        done.store(true, Relaxed);
+        watched.expect("a limit that follows");
     });
     let before = limit();
     proxy.reload("max: 50", "max: 60");
