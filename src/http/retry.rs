@@ -242,18 +242,21 @@ impl Sending<'_> {
             per_try: self.route.retry.as_deref().and_then(|policy| policy.per_try).map(|time| begun + time),
             idle: self.route.stream_idle,
         };
-        let result = {
+        let (result, in_line) = {
             let running = pin!(attempt::run(&plan, request, || self.again()));
-            within(&bounds, self.activity, running).await
+            let result = within(&bounds, self.activity, running).await;
+            (result, load.pool().is_in_line() && record.tries.is_unconnected())
         };
         if let Err(reason) = result {
-            let queued = load.pool().pending() > 0 || load.pool().open() >= upstream.limits.max;
+            let queued = in_line || load.pool().open() >= upstream.limits.max;
             record.tries.cut(recent::Outcome::Failed(reason), queued, clock::tick());
             record.tries.not_again.set(Some(NotAgain::OutOfTime));
         }
         let took = clock::recent().saturating_duration_since(begun);
         let failed = |reason| match reason {
             Reason::RequestTimeout if upstream.is_hurried(begun) => Failed { kind: Kind::Dropped, reason },
+            // The endpoint has not been asked.
+            _ if in_line => Failed { kind: Kind::Dropped, reason },
             _ => Failed { kind: Kind::Failed(reason), reason },
         };
         let (result, kind) = match result.map_err(failed).flatten() {

@@ -86,6 +86,11 @@ impl Tries {
         });
     }
 
+    /// Whether the try that was begun last has no connection yet.
+    pub fn is_unconnected(&self) -> bool {
+        self.known().last().is_some_and(|attempt| attempt.connection.is_none())
+    }
+
     /// Nobody waits any longer for what is under way. `queued`: a connection was waited for, and not being made.
     pub fn cut(&self, outcome: Outcome, queued: bool, now: Instant) {
         for slot in (0..ATTEMPTS_MAX).map(Slot) {

@@ -245,10 +245,17 @@ impl Share {
     /// though not in line.
     pub(super) fn recalls(&self, pool: usize, is_wanted: bool) -> bool {
         let ceiling = self.ceiling.borrow();
-        let recalled = ceiling.places.wanted.load(Ordering::Relaxed) > 0
-            && ceiling.places.recall_from(pool, is_wanted.then(Instant::now));
-        self.unused.set(self.unused.get() || !recalled);
-        recalled
+        ceiling.places.wanted.load(Ordering::Relaxed) > 0
+            && ceiling.places.recall_from(pool, is_wanted.then(Instant::now))
+    }
+
+    /// A connection is unused now.
+    pub(super) fn kept(&self) {
+        self.unused.set(true);
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.ceiling.borrow().patience
     }
 
     /// Closes unused connections of this worker where others wait for their places, for as long as the service is there.

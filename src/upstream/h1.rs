@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::ceiling::{Entered, Place};
 use super::h2;
-use super::pool::{Limits, Open, Pool};
+use super::pool::{Limits, Lined, Open, Pool};
 use super::transport::{self, Dialled, Hold};
 use crate::body::Upload;
 use crate::error::Reason;
@@ -109,12 +109,14 @@ async fn make(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> Result<O
     let place = match pool.enter()? {
         Entered::Place(place) => place,
         Entered::Line(mut line) => {
+            let _lined = Lined::new(pool);
             let mut place = pin!(line.place(Instant::now()));
             loop {
                 let place = tokio::select! {
                     biased;
                     place = &mut place => Some(place),
-                    () = pool.waiting_h1.call_of(limits.max_pending) => None,
+                    // As many as there may be in line.
+                    word = pool.in_line.wait(usize::MAX) => word.map(|()| None)?,
                 };
                 // What has been given back for us is not left lying, whatever has come of the place.
                 if let Some(lease) = reuse(pool, limits).await {
@@ -144,10 +146,10 @@ pub fn evict(pool: &Pool) {
 pub(super) fn close_unused(pool: &Pool, may: &impl Fn() -> bool) -> bool {
     let mut all = pool.idle.borrow_mut();
     all.retain(|idle| !idle.is_closed());
-    let unused = all.len().saturating_sub(pool.waiting_h1.called());
-    let count = (0..unused).take_while(|_| may()).count();
+    let promised = pool.waiting_h1.called() + pool.in_line.called();
+    let count = (promised..all.len()).take_while(|_| may()).count();
     all.drain(..count).for_each(Idle::discard);
-    count == unused
+    all.is_empty()
 }
 
 async fn reuse(pool: &Rc<Pool>, limits: &Limits) -> Option<Lease> {
@@ -306,6 +308,9 @@ impl Lease {
         let expires = now + self.pool.trusted_idle(idle_timeout);
         let expires = self.state.ends.map_or(expires, |ends| expires.min(ends));
         self.pool.idle.borrow_mut().push(Idle { sender: self.sender, state: self.state, expires });
-        self.pool.waiting_h1.wake_one();
+        self.pool.kept();
+        if !self.pool.waiting_h1.wake_one() {
+            self.pool.in_line.wake_one();
+        }
     }
 }

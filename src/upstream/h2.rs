@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::ceiling::{Entered, Place};
 use super::h1;
-use super::pool::{Limits, Open, Pool};
+use super::pool::{Limits, Lined, Open, Pool};
 use super::transport::{self, Dialled, Hold};
 use crate::body::Upload;
 use crate::error::Reason;
@@ -77,8 +77,11 @@ impl Drop for Lease {
         self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
         self.shared.used.set(clock::recent());
         let is_unused = self.shared.streams.get() == 0 && !self.shared.sender.is_closed();
-        if is_unused && self.pool.recalls(self.pool.waiting_h2.is_wanted()) {
+        let is_wanted = || self.pool.waiting_h2.is_wanted() || self.pool.waiting_h2.called() > 0;
+        if is_unused && self.pool.recalls(is_wanted()) {
             self.pool.shared.borrow_mut().retain(|shared| !Rc::ptr_eq(shared, &self.shared));
+        } else if is_unused {
+            self.pool.kept();
         }
         self.pool.waiting_h2.wake_one();
     }
@@ -106,8 +109,13 @@ pub async fn checkout(pool: &Rc<Pool>, limits: &Limits, worker: &Rc<Worker>) -> 
                     return Box::pin(make(pool, (entered, since), limits, worker)).await;
                 }
                 Err(reason) if pool.shared.borrow().is_empty() => return Err(reason),
-                // Those that there are will have streams again.
-                Err(_) => {}
+                // Those that there are may have streams again.
+                Err(reason) => {
+                    let end = *waits.get_or_insert_with(Instant::now) + pool.patience();
+                    let waited = pool.waiting_h2.wait(limits.max_pending);
+                    tokio::time::timeout_at(end.into(), waited).await.map_err(|_| reason)??;
+                    continue;
+                }
             }
         }
         if !pool.connecting.get() {
@@ -129,6 +137,7 @@ async fn make(
     let place = match entered {
         Entered::Place(place) => place,
         Entered::Line(mut line) => {
+            let _lined = Lined::new(pool);
             let mut place = pin!(line.place(since));
             loop {
                 let place = tokio::select! {
@@ -138,6 +147,7 @@ async fn make(
                 };
                 if let Some(lease) = reuse(pool).await {
                     worker.counters.upstream_reused.inc();
+                    connecting.made = false;
                     return Ok(lease);
                 }
                 if let Some(place) = place {
@@ -161,20 +171,25 @@ async fn make(
 /// one of them takes over.
 struct Connecting {
     pool: Rc<Pool>,
+    /// It was tried at least.
+    made: bool,
     word: Result<(), Reason>,
 }
 
 impl Connecting {
     fn begin(pool: &Rc<Pool>) -> Self {
         pool.connecting.set(true);
-        Self { pool: pool.clone(), word: Ok(()) }
+        Self { pool: pool.clone(), made: true, word: Ok(()) }
     }
 }
 
 impl Drop for Connecting {
     fn drop(&mut self) {
         self.pool.connecting.set(false);
-        self.pool.waiting_h2.tell_all(self.word);
+        match self.made {
+            true => self.pool.waiting_h2.tell_all(self.word),
+            false => _ = self.pool.waiting_h2.wake_one(),
+        }
     }
 }
 
@@ -189,11 +204,10 @@ pub fn evict(pool: &Pool) {
 /// Closes unused connections for as long as one more may be. Returns whether none is left.
 pub(super) fn close_unused(pool: &Pool, may: &impl Fn() -> bool) -> bool {
     let is_unused = |shared: &Rc<Shared>| shared.streams.get() == 0 && !shared.sender.is_closed();
-    if pool.waiting_h2.called() > 0 {
-        return true;
-    }
     let mut all = pool.shared.borrow_mut();
-    all.retain(|shared| !(is_unused(shared) && may()));
+    if pool.waiting_h2.called() == 0 {
+        all.retain(|shared| !(is_unused(shared) && may()));
+    }
     !all.iter().any(is_unused)
 }
 
@@ -210,7 +224,9 @@ async fn reuse(pool: &Rc<Pool>) -> Option<Lease> {
             // One turn of the event loop: if the peer has closed or said goodbye, that is seen before we go on.
             shared.used.set(clock::recent());
             tokio::task::yield_now().await;
-            if !shared.has_room() {
+            // Or we have closed it, for the sake of another.
+            let is_there = pool.shared.borrow().iter().any(|known| Rc::ptr_eq(known, &shared));
+            if !is_there || !shared.has_room() {
                 continue;
             }
         }

@@ -61,6 +61,9 @@ pub struct Pool {
     /// For an HTTP/1 connection, and for a stream of HTTP/2.
     pub(super) waiting_h1: Queue,
     pub(super) waiting_h2: Queue,
+    /// For a place among the connections of the service; an unused one of HTTP/1 will do as well.
+    pub(super) in_line: Queue,
+    lined: Cell<usize>,
     in_flight: Cell<u64>,
     retired: Cell<bool>,
     /// When the peer was last seen not to speak HTTP/2.
@@ -116,6 +119,8 @@ impl Pool {
             open: Cell::new(0),
             waiting_h1: Queue::default(),
             waiting_h2: Queue::default(),
+            in_line: Queue::default(),
+            lined: Cell::new(0),
             in_flight: Cell::new(0),
             retired: Cell::new(false),
             no_http2: Cell::new(None),
@@ -153,7 +158,10 @@ impl Pool {
     pub async fn place(&self) -> Result<Place, Reason> {
         match self.enter()? {
             Entered::Place(place) => Ok(place),
-            Entered::Line(mut line) => line.place(Instant::now()).await,
+            Entered::Line(mut line) => {
+                let _lined = Lined::new(self);
+                line.place(Instant::now()).await
+            }
         }
     }
 
@@ -161,6 +169,21 @@ impl Pool {
     /// somebody waits for it here.
     pub(super) fn recalls(&self, is_wanted: bool) -> bool {
         self.share.recalls(self.id(), is_wanted)
+    }
+
+    /// How long a connection may wait for its place.
+    pub(super) fn patience(&self) -> Duration {
+        self.share.patience()
+    }
+
+    /// One more is unused now, and stays.
+    pub(super) fn kept(&self) {
+        self.share.kept();
+    }
+
+    /// Whether somebody stands in line for a place.
+    pub fn is_in_line(&self) -> bool {
+        self.lined.get() > 0
     }
 
     /// Unlike that of any other pool of the process.
@@ -181,7 +204,7 @@ impl Pool {
     }
 
     pub fn pending(&self) -> usize {
-        self.waiting_h1.len() + self.waiting_h2.len()
+        self.waiting_h1.len() + self.waiting_h2.len() + self.in_line.len()
     }
 
     /// Nothing is open, and nobody waits.
@@ -236,6 +259,22 @@ impl Pool {
         }
         let age = self.learned.get().map_or(age, |(known, _)| known.min(age));
         self.learned.set(Some((age, now)));
+    }
+}
+
+/// Somebody stands in line for a place among the connections of the service.
+pub(super) struct Lined<'p>(&'p Pool);
+
+impl<'p> Lined<'p> {
+    pub fn new(pool: &'p Pool) -> Self {
+        pool.lined.set(pool.lined.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Lined<'_> {
+    fn drop(&mut self) {
+        self.0.lined.set(self.0.lined.get().saturating_sub(1));
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Queue {
 
 impl Queue {
     pub fn len(&self) -> usize {
-        self.waiting.borrow().len()
+        self.waiting.borrow().iter().filter(|waiter| !waiter.is_closed()).count()
     }
 
     /// Somebody waits, and has not left.
@@ -55,12 +55,14 @@ impl Queue {
         }
     }
 
-    pub fn wake_one(&self) {
+    /// Returns whether there was anybody.
+    pub fn wake_one(&self) -> bool {
         while let Some(waiter) = self.pop() {
             if self.call(waiter, Ok(())) {
-                return;
+                return true;
             }
         }
+        false
     }
 
     pub fn tell_all(&self, word: Word) {
