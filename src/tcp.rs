@@ -390,6 +390,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         authorization: facts.denied.as_deref().unwrap_or_default(),
         producer: reason.producer(),
         peer_reason: "",
+        limit: "",
         fault: "",
         duration,
         upstream_duration: None,

@@ -485,6 +485,7 @@ impl Record {
             authorization: self.denied.as_deref().unwrap_or_default(),
             producer: self.producer,
             peer_reason: self.peer_reason.as_deref().unwrap_or_default(),
+            limit: self.refusal.as_deref().map(|refusal| refusal.limit.as_str()).unwrap_or_default(),
             fault: &fault,
             duration,
             upstream_duration: self.upstream,

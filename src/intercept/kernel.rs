@@ -3,7 +3,7 @@
 use rustix::net::netlink::NETFILTER;
 
 use super::failure::{Failure, Step, netfilter};
-use super::netlink::{ACK, APPEND, CREATE, DUMP, REQUEST, Socket, attribute, message};
+use super::netlink::{ACK, APPEND, CREATE, DUMP, REQUEST, Socket, attribute, find, message, number};
 use super::rules::Chain;
 use super::{TABLE, encode};
 
@@ -16,6 +16,7 @@ const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const GET_GENERATION: u16 = 16;
 const SUBSYSTEM: u16 = 10;
 const BEGIN: u16 = 16;
 const END: u16 = 17;
@@ -49,6 +50,19 @@ impl Kernel {
 
     pub fn remove(&mut self) -> Result<(), Failure> {
         Batch::without_the_table().commit(&mut self.0)
+    }
+
+    /// Changes with whatever anybody changes. Within a dump the kernel may not notice that itself.
+    pub fn generation(&mut self) -> Result<Option<u32>, Failure> {
+        let mut bytes = Vec::new();
+        message(&mut bytes, SUBSYSTEM << 8 | GET_GENERATION, REQUEST | ACK, 1, &header(ANY, 0));
+        let mut generation = None;
+        let each = |_, content: &[u8]| {
+            let attributes = content.split_first_chunk::<4>().map(|(_, attributes)| attributes);
+            generation = attributes.and_then(|attributes| number(find(attributes, 1)?));
+        };
+        self.0.ask(&bytes, 1, each).map_err(|refused| netfilter(Step::Netfilter, refused.errno))?;
+        Ok(generation)
     }
 
     /// Family and attributes of each, of one table or of all.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustix::io::Errno;
 
 use super::encode::{self, Expression};
-use super::failure::Failure;
+use super::failure::{Failure, Step, netfilter};
 use super::kernel::{INET, Kernel, List, is_ours};
 use super::netlink::{find, number, text};
 use super::rules::{Chain, chains};
@@ -53,6 +53,7 @@ pub fn verify(settings: &Settings) -> Result<Findings, Failure> {
 
 fn look(settings: &Settings) -> Result<Findings, Failure> {
     let mut kernel = Kernel::open()?;
+    let generation = kernel.generation()?;
     let mut differences = Vec::new();
     match table(&mut kernel)? {
         None => differences.push(format!("there is no table `inet {TABLE}`")),
@@ -62,6 +63,9 @@ fn look(settings: &Settings) -> Result<Findings, Failure> {
             }
             compare(&chains(settings), &mut found(&mut kernel)?, &mut differences);
         }
+    }
+    if kernel.generation()? != generation {
+        return Err(netfilter(Step::Netfilter, Errno::INTR));
     }
     for family in [Family::V4, Family::V6] {
         let wanted = settings.tproxy() && settings.families().contains(&family);

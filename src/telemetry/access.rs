@@ -52,6 +52,8 @@ pub struct Entry<'a> {
     pub producer: Producer,
     /// Why, in the words of the proxy between us and the service that made it.
     pub peer_reason: &'a str,
+    /// The limit that refused it; empty where none did.
+    pub limit: &'a str,
     /// Faults on purpose that it has met; empty where none.
     pub fault: &'a str,
     pub duration: Duration,

@@ -34,6 +34,7 @@ pub fn json(out: &mut Vec<u8>, entry: &Entry<'_>, workload: &Workload) {
     object.text("reason", entry.reason.code().as_bytes());
     object.text("authorization", entry.authorization.as_bytes());
     object.text("producer", entry.producer.name().as_bytes());
+    object.text("limit", entry.limit.as_bytes());
     object.text("peer_reason", entry.peer_reason.as_bytes());
     object.text("fault", entry.fault.as_bytes());
     object.raw("duration_ms", Millis(entry.duration));
@@ -105,6 +106,10 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     }
     if !entry.authorization.is_empty() {
         put(out, format_args!(" authorization={}", entry.authorization));
+    }
+    if !entry.limit.is_empty() {
+        out.extend_from_slice(b" limit=");
+        escape(out, entry.limit.as_bytes(), Style::Word);
     }
     if !entry.peer_reason.is_empty() {
         out.extend_from_slice(b" peer=");

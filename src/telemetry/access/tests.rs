@@ -30,6 +30,7 @@ fn entry() -> Entry<'static> {
         authorization: "",
         producer: Producer::Application,
         peer_reason: "",
+        limit: "",
         fault: "",
         duration: Duration::from_micros(12_034),
         upstream_duration: Some(Duration::from_millis(11)),
@@ -137,6 +138,10 @@ fn who_denies_is_named() {
     let value = json(&denied);
     assert_eq!((&value["reason"], &value["authorization"]), (&"denied".into(), &"reads".into()));
     assert!(text(&denied).ends_with(" authorization=reads"), "{}", text(&denied));
+    let limit = "service app: maxRequests 2";
+    let refused = Entry { status: 503, reason: Reason::Limit, limit, attributes: &[], ..entry() };
+    assert_eq!((&json(&refused)["reason"], &json(&refused)["limit"]), (&"limit".into(), &limit.into()));
+    assert!(text(&refused).contains(" limit="), "{}", text(&refused));
 }
 
 #[test]
