@@ -40,7 +40,7 @@ EVERYTHING = """services:
         sli: optional
         circuitBreaker: { failureThreshold: 0.4 }
         fallback: { respond: { status: 200, body: "" } }
-    limits: { maxRequests: 1000, maxPending: 100, maxRetries: 3, adaptive: true }
+    limits: { maxRequests: 1000, maxConnections: 1000, maxPending: 100, maxRetries: 3, adaptive: true }
   shadow: { endpoints: { static: ["127.0.0.1:{up}"] } }
 routes:
   - name: all
