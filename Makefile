@@ -30,7 +30,6 @@ run: ## the proxy alone; CONFIG=file or directory
 	cargo run --release --locked -- run --config $(CONFIG)
 
 test: setup ## every test; installs what they need, by package name
-	cargo build --locked
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  (set -x; cargo nextest run --locked && cargo test --locked --doc); \
 	else \
