@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::Policy;
-use super::effective::entry;
-use crate::config::schema::{CircuitBreaker, Fallback, RuleMode};
+use super::effective::{entry, or_ruled};
+use crate::config::schema::{CircuitBreaker, Fallback, PolicyKind, RuleMode};
 use crate::config::step;
 use crate::policy::breaker::State;
 use crate::snapshot::circuit::Circuit;
@@ -25,7 +25,8 @@ pub fn of(snapshot: &Snapshot, route: usize, target: Target) -> Vec<Policy> {
     let circuits = service.circuits.as_deref();
     if let Some(written) = &known.circuit_breaker {
         let value = text(snapshot, written, written.fallback.as_ref(), circuits.and_then(|all| all.own.as_ref()));
-        all.push(entry(snapshot, "circuitBreaker", value, "service", &format!("{path}.circuitBreaker")));
+        let policy = entry(snapshot, "circuitBreaker", value, "service", &format!("{path}.circuitBreaker"));
+        all.push(or_ruled(snapshot, &service.name, PolicyKind::CircuitBreaker, policy));
     }
     for (index, class) in known.error_classes.iter().enumerate() {
         let Some(written) = &class.circuit_breaker else { continue };

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::places::{self, place};
 use super::{Policy, balancing, circuit, limits, traffic};
+use crate::config::schema::PolicyKind;
 use crate::decide::{Decision, Verdict};
 use crate::policy::split;
 use crate::snapshot::check::Ask;
@@ -101,6 +102,8 @@ pub fn of_tcp(snapshot: &Snapshot, route: &Route) -> Vec<Policy> {
         policy.extend(of_service(snapshot, *target, &OF_SERVICE_TCP));
         policy.extend(watch(snapshot, *target));
         policy.extend(balancing::of(snapshot, *target, None));
+        let service = snapshot.services.get(target.service);
+        policy.extend(service.into_iter().flat_map(|service| limits::of(snapshot, route, service)));
         policy.extend(circuit::of(snapshot, route.index, *target));
     }
     policy
@@ -161,6 +164,14 @@ pub fn entry(snapshot: &Snapshot, name: &str, value: String, from: &str, path: &
     let place = place(snapshot, path);
     let from = if place.is_some() { from } else { "built in" };
     Policy { name: name.to_owned(), value, from: from.to_owned(), place }
+}
+
+/// What is not written at the service itself is said by its rule among the `policies`, where there is one.
+pub fn or_ruled(snapshot: &Snapshot, service: &str, kind: PolicyKind, policy: Policy) -> Policy {
+    match snapshot.config.policy_place(service, kind).filter(|_| policy.place.is_none()) {
+        Some(place) => Policy { from: "policies".to_owned(), place: Some(place.to_string()), ..policy },
+        None => policy,
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Value {

@@ -1,8 +1,10 @@
 //! The limits that are in force for a request.
 
 use super::Policy;
+use super::effective::or_ruled;
 use super::places::place;
-use crate::config::{schema, step};
+use crate::config::schema::PolicyKind;
+use crate::config::step;
 use crate::snapshot::limits::RateLimit;
 use crate::snapshot::{Route, Service, Snapshot};
 
@@ -10,13 +12,10 @@ use crate::snapshot::{Route, Service, Snapshot};
 pub(super) fn of(snapshot: &Snapshot, route: &Route, service: &Service) -> Vec<Policy> {
     let of_route = rate_limits(snapshot, &route.rate_limits, "route", &format!("routes[{}]", route.index));
     let path = format!("services{}", step(&service.name));
-    let mut of_service = rate_limits(snapshot, &service.rate_limits, "service", &path);
-    let block = snapshot.config.policy_place(&service.name, schema::PolicyKind::RateLimit);
-    for (policy, place) in of_service.iter_mut().filter(|policy| policy.place.is_none()).zip(block) {
-        (policy.from, policy.place) = ("policies".to_owned(), Some(place.to_string()));
-    }
+    let of_service = rate_limits(snapshot, &service.rate_limits, "service", &path).into_iter();
+    let ruled = |policy| or_ruled(snapshot, &service.name, PolicyKind::RateLimit, policy);
     let mut all = of_route;
-    all.extend(of_service);
+    all.extend(of_service.map(ruled));
     let Some(limits) = &service.limits else { return all };
     let number = |limit: Option<u32>| limit.map(|limit| limit.to_string());
     let adaptive = limits.limits.adaptive.map(|adaptive| format!("from {} to {}", adaptive.min, adaptive.max));

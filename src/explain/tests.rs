@@ -408,7 +408,7 @@ fn the_header_names_the_place_of_the_match() {
 async fn without_an_endpoint_it_is_refused() {
     let text = HEAD.replace("routes:", "").replace(
         "  named:",
-        "  tcp: { protocol: tcp, endpoints: { file: /nonexistent/eps.yaml } }\n  \
+        "  tcp: { protocol: tcp, endpoints: { file: /nonexistent/eps.yaml }, limits: { maxConnections: 5 } }\n  \
          gone: { endpoints: { file: /nonexistent/eps.yaml } }\n  named:",
     );
     let listeners = "listeners: [{ name: db, mode: proxy, address: \"127.0.0.1:8081\", protocol: tcp }, {";
@@ -427,8 +427,30 @@ async fn without_an_endpoint_it_is_refused() {
 
     let tcp = explain(&snapshot, &Ask { listener: Some("db".to_owned()), ..get("http://x/") }).expect("one");
     assert_eq!((tcp.outcome, tcp.reason.map(|because| because.status)), (Outcome::Refuse, Some(0)));
-    let names = ["connectTimeout", "tcpIdleTimeout", "tcpHalfCloseTimeout", "loadBalancer.policy", "maxConnections"];
+    let names = [
+        "connectTimeout",
+        "tcpIdleTimeout",
+        "tcpHalfCloseTimeout",
+        "loadBalancer.policy",
+        "limits.maxConnections",
+        "limits.maxPending",
+        "maxConnections",
+    ];
     assert_eq!(tcp.policy.iter().map(|policy| &*policy.name).collect::<Vec<_>>(), names);
+}
+
+/// What a platform says of a service in a block of its own is shown with the line of its rule.
+#[test]
+fn policies_of_the_block_are_shown_where_they_are_written() {
+    let block = "policies:\n  - service: app\n    rules:\n      - { type: circuit-breaker, window: 60s, \
+                 failure-threshold: 0.6, open-duration: 30s }\n      - { type: rate-limit, qps: 1200, burst: 3000 }\n";
+    let text = format!("{HEAD}routes: [{{ name: all, to: app }}]\n{block}");
+    let line = |of: &str| 1 + text.lines().position(|line| line.contains(of)).expect("a line");
+    let explained = explain(&compile(&text), &get("http://a/")).expect("an explanation");
+    for (name, rule) in [("circuitBreaker", "type: circuit-breaker"), ("rateLimit", "type: rate-limit")] {
+        let policy = explained.policy.iter().find(|policy| policy.name == name).expect(name);
+        assert_eq!((&*policy.from, &policy.place), ("policies", &Some(format!("t.yaml:{}", line(rule)))));
+    }
 }
 
 /// The size of a head is that of its bytes on the wire.
