@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 mod authorization;
+mod policies;
 mod redirected;
 mod tcp;
 use super::*;
@@ -439,20 +440,6 @@ async fn without_an_endpoint_it_is_refused() {
     assert_eq!(tcp.policy.iter().map(|policy| &*policy.name).collect::<Vec<_>>(), names);
 }
 
-/// What a platform says of a service in a block of its own is shown with the line of its rule.
-#[test]
-fn policies_of_the_block_are_shown_where_they_are_written() {
-    let block = "policies:\n  - service: app\n    rules:\n      - { type: circuit-breaker, window: 60s, \
-                 failure-threshold: 0.6, open-duration: 30s }\n      - { type: rate-limit, qps: 1200, burst: 3000 }\n";
-    let text = format!("{HEAD}routes: [{{ name: all, to: app }}]\n{block}");
-    let line = |of: &str| 1 + text.lines().position(|line| line.contains(of)).expect("a line");
-    let explained = explain(&compile(&text), &get("http://a/")).expect("an explanation");
-    for (name, rule) in [("circuitBreaker", "type: circuit-breaker"), ("rateLimit", "type: rate-limit")] {
-        let policy = explained.policy.iter().find(|policy| policy.name == name).expect(name);
-        assert_eq!((&*policy.from, &policy.place), ("policies", &Some(format!("t.yaml:{}", line(rule)))));
-    }
-}
-
 /// The size of a head is that of its bytes on the wire.
 #[test]
 fn a_head_too_large_is_refused_as_by_the_codec() {
@@ -467,24 +454,6 @@ fn a_head_too_large_is_refused_as_by_the_codec() {
     let fits = 200 - whole(0);
     assert_eq!(status(fits), (None, "h".to_owned()));
     assert_eq!(status(fits + 1), (Some(431), "h:80".to_owned()));
-}
-
-#[test]
-fn what_is_refused_still_has_its_policies() {
-    let routes = "routes: [{ name: all, to: app, timeout: 3s, maxBody: 10 }]\n";
-    let refused = explained(routes, &asked("PUT", "http://a/", &["content-length: 11"]));
-    assert_eq!(refused.reason.as_ref().map(|because| because.status), Some(413));
-    assert!(["timeout", "maxBody", "headerTimeout"].iter().all(|name| policies(&refused).contains(name)));
-    assert!(!policies(&refused).contains(&"connections.max"), "no service is chosen");
-    let malformed = explained(routes, &asked("GET", "http://a/", &["content-length: x"]));
-    let listener = malformed.listener.expect("a listener");
-    assert!(listener.why.contains("the only one"), "{}", listener.why);
-    let two = HEAD.replace("\" }]\nservices", "\" }, { name: b, mode: proxy, address: \"127.0.0.1:8081\" }]\nservices");
-    let two = compile(&format!("{two}{routes}"));
-    let malformed = explain(&two, &asked("GET", "http://a/", &["content-length: x"])).expect("an explanation");
-    let listener = malformed.listener.expect("a listener");
-    assert!(listener.why.contains("it is refused before routing"), "{}", listener.why);
-    assert_eq!((&*malformed.request.host, malformed.reason.map(|because| because.status)), ("a", Some(400)));
 }
 
 #[test]
