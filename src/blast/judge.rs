@@ -3,9 +3,12 @@
 //! Where the outcome hangs on what was not remembered, it is decided twice: as if nothing that is in doubt held, and as
 //! if all of it did. Of the rules that a request meets one wins by a fixed order, so that if both find the same rule,
 //! the request itself would have found it; if not, it cannot be told. For that, conditions in doubt are replaced by
-//! conditions on marks that the head then carries or not.
+//! conditions on marks that the head then carries or not. A rule whose path is in doubt is asked about with that path,
+//! since it is the path that says which rule comes before which.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -157,14 +160,21 @@ impl<'s> Judge<'s> {
         let to = told.print.to.as_deref().copied();
         let at_least = Ask { listener, lenient, parts: &least, to }.put(self.snapshot);
         if open {
-            let Some(most) = self.head(told, &truths, true) else { return Outcome::unwritable() };
-            let at_most = Ask { listener, lenient, parts: &most, to }.put(self.snapshot);
             let rule = |answer: &Result<Decision<'s>, Reason>| {
                 answer.as_ref().ok().map(|decision| std::ptr::from_ref(decision.rule))
             };
-            if rule(&at_least) != rule(&at_most) {
-                let on = at_most.as_ref().map_or_else(|_| Vec::new(), |decision| self.open(decision.rule, &truths));
-                return Outcome::Doubtful { on, route: at_most.ok().map(|decision| decision.rule.route) };
+            let perhaps = self.doubts.iter().zip(&truths).filter_map(|(doubt, truth)| match (&doubt.kind, truth) {
+                (In::Path(path), None) => Some(with_segments(path, told.path).into()),
+                _ => None,
+            });
+            for path in iter::once(Cow::Borrowed(told.path)).chain(perhaps) {
+                let told = Told { path: &path, ..*told };
+                let Some(most) = self.head(&told, &truths, true) else { return Outcome::unwritable() };
+                let at_most = Ask { listener, lenient, parts: &most, to }.put(self.snapshot);
+                if rule(&at_least) != rule(&at_most) {
+                    let on = at_most.as_ref().map_or_else(|_| Vec::new(), |decision| self.open(decision.rule, &truths));
+                    return Outcome::Doubtful { on, route: at_most.ok().map(|decision| decision.rule.route) };
+                }
             }
         }
         match at_least {
@@ -377,28 +387,32 @@ impl Marks<'_> {
         Condition { key: Key::Header(MARK), text: Text::Exact(number.to_string().into()) }
     }
 
-    /// The mark of a path that depends on what was not remembered. The path then lets all pass that it may be.
+    /// The mark of a path that depends on what was not remembered. A pattern then lets every path pass.
     fn mark_path(&mut self, path: &mut PathRule) -> Option<usize> {
         let number = self.doubts.len();
-        let (kind, wide) = match &*path {
+        let kind = match &*path {
             PathRule::Any => return None,
             PathRule::Regex(regex) => {
-                let known = self.looked.knows_pattern(regex);
-                (In::Pattern(regex.clone()), PathRule::Regex(Regex::new("").ok().filter(|_| !known)?))
+                let wide = Regex::new("").ok().filter(|_| !self.looked.knows_pattern(regex))?;
+                let kind = In::Pattern(regex.clone());
+                *path = PathRule::Regex(wide);
+                kind
             }
             PathRule::Exact(text) | PathRule::Prefix(text) | PathRule::Template(text) => {
                 let shape = Shape::of(text, &self.looked.segments).counted;
-                if shape == *text {
-                    return None;
-                }
-                let prefix = matches!(path, PathRule::Prefix(_));
-                (In::Path(text.clone()), if prefix { PathRule::Prefix(shape) } else { PathRule::Template(shape) })
+                In::Path((shape != *text).then(|| text.clone())?)
             }
         };
-        *path = wide;
         self.doubts.push(Doubt { kind, query: false });
         Some(number)
     }
+}
+
+/// A path with the segments that a rule writes out in place of its own.
+fn with_segments(written: &str, path: &str) -> String {
+    let mut written = written.split('/');
+    let of_rule = |own| written.next().filter(|segment| !snapshot::route::is_parameter(segment)).unwrap_or(own);
+    path.split('/').map(of_rule).collect::<Vec<_>>().join("/")
 }
 
 fn parameter(number: usize) -> String {

@@ -335,6 +335,26 @@ fn numbers_in_paths_count_together_unless_they_are_written() {
     assert_eq!(group(&radius, Kind::Unknown).to, "path /items/2");
 }
 
+/// A rule whose path is in doubt comes where its path puts it: a literal before a parameter, whatever else they ask.
+#[test]
+fn a_path_in_doubt_comes_where_it_would() {
+    let known = "{ name: all, match: [{ path: { template: \"/items/{id}\" }, methods: [GET] }], to: ratings }";
+    let old = snapshot(&format!("  - {known}"));
+    let sample = traffic(&old, &[("GET http://a/items/7", 1)]);
+    for (path, unknown) in [
+        ("exact: /items/7", 100.0),
+        ("prefix: /items/7", 100.0),
+        ("template: \"/{kind}/7\"", 0.0),
+        ("exact: /items/7/8", 0.0),
+        ("prefix: /items/7/8", 0.0),
+    ] {
+        let new =
+            snapshot(&format!("  - {{ name: new, match: [{{ path: {{ {path} }} }}], to: reviews/v1 }}\n  - {known}"));
+        let radius = compare(&old, &new, std::slice::from_ref(&sample));
+        assert_eq!((radius.unknown_share, radius.changed_share), (unknown, 0.0), "{path}");
+    }
+}
+
 #[test]
 fn patterns_of_paths_tell_requests_of_one_shape_apart() {
     let routes = "  - { name: all, to: reviews/v1 }\n  - { name: long, match: [{ path: { regex: \"/items/[0-9]{3}\" } }], to: reviews/v2 }";

@@ -3,7 +3,8 @@
 //! share it.
 //!
 //! A key never gets more than its bucket would give, however many keys there are: only a bucket that is full again, and
-//! so says nothing, is given to another key. Where there is none, the new key shares the fullest one near by.
+//! so says nothing, is given to another key. Where there is none, keys share what their hashes say of a second table, and
+//! whoever gets a bucket afterwards takes along what was used there.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -48,6 +49,8 @@ struct Slot {
 #[derive(Debug)]
 pub struct Buckets {
     slots: Box<[Slot]>,
+    /// When the buckets that are shared will be full.
+    overflow: Box<[AtomicU64]>,
     /// Requests that had to share the bucket of another key.
     shared: AtomicU64,
     /// What the buckets are counted in, and since which configuration.
@@ -97,6 +100,7 @@ impl Buckets {
         let slots = if keys <= 1 { 1 } else { 2 * keys as usize };
         Self {
             slots: std::iter::repeat_with(Slot::default).take(slots).collect(),
+            overflow: std::iter::repeat_with(AtomicU64::default).take(keys.max(1) as usize).collect(),
             shared: AtomicU64::new(0),
             rate: Mutex::new(rate),
             generation: AtomicU64::new(0),
@@ -109,7 +113,14 @@ impl Buckets {
         for slot in &self.slots {
             let (key, full_at) = (slot.key.load(Ordering::Acquire), slot.full_at.load(Ordering::Relaxed));
             if full_at > now {
-                table.find(key, now).0.full_at.fetch_max(full_at, Ordering::Relaxed);
+                table.find(key, now).0.fetch_max(full_at, Ordering::Relaxed);
+            }
+        }
+        // Both tables are in the order of the hashes: a bucket's keys are in a range of the other's.
+        let (before, after) = (self.overflow.len(), table.overflow.len());
+        for (n, full_at) in self.overflow.iter().enumerate() {
+            for shared in &table.overflow[n * after / before..((n + 1) * after).div_ceil(before)] {
+                shared.fetch_max(full_at.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
         table
@@ -125,11 +136,11 @@ impl Buckets {
         let key = key.max(1);
         let mut tries = 0;
         loop {
-            let (slot, own) = self.find(key, now);
-            let taken = rate.take(&slot.full_at, now, patience);
+            let (full_at, slot) = self.find(key, now);
+            let taken = rate.take(full_at, now, patience);
             tries += 1;
             // If another key has taken the bucket meanwhile, it was charged, and this one was not.
-            if !own || slot.key.load(Ordering::Acquire) == key || tries == TRIES {
+            if slot.is_none_or(|slot| slot.key.load(Ordering::Acquire) == key) || tries == TRIES {
                 return taken;
             }
         }
@@ -137,9 +148,9 @@ impl Buckets {
 
     /// Gives a token back.
     pub fn give_back(&self, key: u64, rate: &Rate, now: Nanos) {
-        let (slot, _) = self.find(key.max(1), now);
+        let (full_at, _) = self.find(key.max(1), now);
         let less = |full_at: u64| Some(full_at.saturating_sub(rate.interval));
-        let _ = slot.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let _ = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// Keys whose buckets are not full.
@@ -153,52 +164,51 @@ impl Buckets {
     }
 
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.slots)
+        size_of_val(&*self.slots) + size_of_val(&*self.overflow)
     }
 
-    /// The bucket of a key, and whether it is its own.
-    fn find(&self, key: u64, now: Nanos) -> (&Slot, bool) {
-        let home = ((u128::from(key) * self.slots.len() as u128) >> 64) as usize;
+    /// The bucket of a key: when it will be full, and its place if it is the key's own.
+    fn find(&self, key: u64, now: Nanos) -> (&AtomicU64, Option<&Slot>) {
+        let shared = &self.overflow[place(key, self.overflow.len())];
+        let claim = |slot: &Slot, whose: u64| {
+            slot.key.compare_exchange(whose, key, Ordering::AcqRel, Ordering::Acquire)?;
+            let debt = shared.load(Ordering::Relaxed).saturating_sub(now);
+            if debt > 0 {
+                let more = |full_at: u64| Some(full_at.max(now).saturating_add(debt));
+                let _ = slot.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            }
+            Ok(())
+        };
+        let home = place(key, self.slots.len());
         let (before, from) = self.slots.split_at(home);
         let mut tries = 0;
         loop {
             let mut free: Option<(&Slot, u64)> = None;
-            let mut fullest: Option<(&Slot, u64)> = None;
             for slot in from.iter().chain(before).take(WINDOW) {
                 let mut taken = slot.key.load(Ordering::Acquire);
                 if taken == 0 && free.is_none() {
-                    match slot.key.compare_exchange(0, key, Ordering::AcqRel, Ordering::Acquire) {
-                        Ok(_) => taken = key,
-                        Err(other) => taken = other,
-                    }
+                    taken = claim(slot, 0).err().unwrap_or(key);
                 }
                 if taken == key {
-                    return (slot, true);
+                    return (&slot.full_at, Some(slot));
                 }
                 if taken == 0 {
                     // Whoever came after the one that lies here lies in front of it.
                     break;
                 }
-                let full_at = slot.full_at.load(Ordering::Relaxed);
-                if full_at <= now && free.is_none() {
+                if free.is_none() && slot.full_at.load(Ordering::Relaxed) <= now {
                     free = Some((slot, taken));
                 }
-                if fullest.is_none_or(|(_, least)| full_at < least) {
-                    fullest = Some((slot, full_at));
-                }
             }
-            if let Some((slot, whose)) = free {
-                match slot.key.compare_exchange(whose, key, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => return (slot, true),
-                    Err(other) if other == key => return (slot, true),
-                    Err(_) => {}
-                }
+            if let Some((slot, whose)) = free
+                && claim(slot, whose).err().is_none_or(|other| other == key)
+            {
+                return (&slot.full_at, Some(slot));
             }
             tries += 1;
             if free.is_none() || tries == TRIES {
                 self.shared.fetch_add(1, Ordering::Relaxed);
-                // A table has one slot at least.
-                return (fullest.map_or(&self.slots[0], |(slot, _)| slot), false);
+                return (shared, None);
             }
         }
     }
@@ -215,10 +225,15 @@ impl Buckets {
                 let used = full_at.checked_sub(now).filter(|debt| *debt > 0)?.div_ceil(before.interval);
                 Some(now.saturating_add(used.min(rate.burst).saturating_mul(rate.interval)))
             };
-            for slot in &self.slots {
-                let _ = slot.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, convert);
+            for full_at in self.slots.iter().map(|slot| &slot.full_at).chain(&self.overflow) {
+                let _ = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, convert);
             }
         }
         self.generation.store(generation, Ordering::Release);
     }
+}
+
+/// Where a hash lies in a table of this length, which is not empty.
+fn place(hash: u64, len: usize) -> usize {
+    ((u128::from(hash) * len as u128) >> 64) as usize
 }

@@ -34,7 +34,7 @@ pub struct RateLimit {
     /// Requests that may wait at a time.
     #[serde(default = "default_max_waiting")]
     pub max_waiting: u32,
-    /// Values that are told apart; each costs 32 bytes, taken at once.
+    /// Values that are told apart; each costs 40 bytes, taken at once.
     #[serde(default = "default_max_keys")]
     #[schemars(range(min = 1, max = 16777216))]
     pub max_keys: u32,

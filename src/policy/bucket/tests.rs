@@ -153,6 +153,24 @@ fn another_size_keeps_what_was_taken() {
     assert_eq!((buckets.active(0), buckets.active(SECOND)), (100, 0));
 }
 
+/// Who found no place and gets one later has taken what it took; who has a place is not touched by who has none.
+#[test]
+fn what_was_taken_without_a_place_comes_along() {
+    let rate = Rate::new(1.0, 2);
+    let buckets = Buckets::new(2, rate);
+    let key = |n: u64| (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let granted = |n: u64, now| is_granted(take(&buckets, key(n), &rate, now));
+    (0..4).for_each(|n| assert!(granted(n, 0), "four places, {n}"));
+    assert!(granted(4, 0) && granted(4, 0) && !granted(4, 0), "a bucket that it shares");
+    assert_eq!(buckets.shared(), 3);
+    assert!((0..4).all(|n| granted(n, 0)), "each has had its second");
+    // Half of what they took has come back to all, and so nobody's bucket is full.
+    assert!(granted(4, SECOND) && !granted(4, SECOND));
+    assert_eq!(buckets.active(2 * SECOND), 0);
+    assert!(granted(4, 2 * SECOND) && !granted(4, 2 * SECOND), "a place of its own, and one token in it");
+    assert_eq!(buckets.shared(), 5);
+}
+
 /// As many as there are, and not one more, whoever asks at the same time.
 #[test]
 fn exact_over_all_threads() {
