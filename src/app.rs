@@ -230,6 +230,7 @@ impl App {
             health.clone(),
             mailboxes,
         ));
+        traffic::resume(&shared.snapshot.load(), first.history.canaries());
         // There from the first scrape on, whichever worker is up by then.
         for listener in &shared.snapshot.load().listeners {
             shared.metrics.connections.get(&listener.name);

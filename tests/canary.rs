@@ -8,12 +8,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::origin::Next;
-use common::{Conn, Origin, Proxy, SOON, example, until};
+use common::{Conn, Origin, Proxy, SOON, Start, example, until};
 use serde_json::{Value, json};
 
 /// Longest that steps of a second or so may take on a busy machine.
 const STEPS: Duration = Duration::from_secs(60);
 
+/// How long answers take is of no matter: at the top it is compared with what the machine did before, which others use.
 const CONFIG: &str = r#"apiVersion: outrigger/v1
 admin: { address: "{admin}" }
 health: { address: "{health}" }
@@ -27,7 +28,7 @@ routes:
   - name: shop
     split: [{ to: one, weight: 90 }, { to: two, weight: 10 }]
     sticky: { header: x-user }
-    canary: { side: two, steps: [20, 50, 100], every: 1s, minRequests: 50 }
+    canary: { side: two, steps: [20, 50, 100], every: 1s, minRequests: 50, abortIf: { p99: 10000 } }
 "#;
 
 fn canary(proxy: &Proxy) -> Value {
@@ -153,6 +154,38 @@ fn a_reload_keeps_where_it_stands() {
     );
     let some = sides(&proxy, 400).iter().filter(|side| *side == "two").count();
     assert!((100..300).contains(&some), "half of them: {some}");
+}
+
+#[test]
+fn a_restart_keeps_where_it_stands() {
+    let (one, two) = (Origin::named("one"), Origin::named("two"));
+    let config = CONFIG.replace("every: 1s", "every: 10m");
+    let start = Start::args(&["--state-directory", "{dir}/state"]);
+    let mut proxy = Proxy::start_as(&start, &config, &[("one", one.addr()), ("two", two.addr())]);
+    let stands = |proxy: &Proxy| (canary(proxy)["phase"].clone(), share(proxy), canary(proxy)["why"].clone());
+    let again = |proxy: &mut Proxy| {
+        proxy.stop();
+        proxy.start_again();
+    };
+    assert_eq!(proxy.cli(&["canary", "step", "shop"]).code, 0);
+    again(&mut proxy);
+    assert_eq!(stands(&proxy), (json!("running"), 50.0, Value::Null));
+    let some = sides(&proxy, 400).iter().filter(|side| *side == "two").count();
+    assert!((100..300).contains(&some), "half of them: {some}");
+    assert_eq!(proxy.cli(&["canary", "promote", "shop"]).code, 0);
+    again(&mut proxy);
+    assert_eq!(stands(&proxy), (json!("done"), 100.0, Value::Null));
+    assert_eq!(proxy.cli(&["canary", "abort", "shop"]).code, 0);
+    // And over more than one restart.
+    for _ in 0..2 {
+        again(&mut proxy);
+        assert_eq!(stands(&proxy), (json!("aborted"), 0.0, json!("by an operator")));
+        assert!(sides(&proxy, 100).iter().all(|side| side == "one"));
+    }
+    proxy.stop();
+    proxy.rewrite_config(&config.replace("20, 50, 100", "30, 50, 100"));
+    proxy.start_again();
+    assert_eq!(stands(&proxy), (json!("running"), 30.0, Value::Null), "another canary");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::config::{self, Config};
-use crate::state::{Bad, Entry, Marks, Store};
+use crate::state::{Bad, Canary, Entry, Marks, Store};
 use crate::telemetry::rfc3339::Rfc3339;
 
 /// Generations that are listed.
@@ -251,6 +251,15 @@ impl History {
 
     pub fn pin(&mut self, generation: Option<u64>) {
         self.marks.pin = generation;
+    }
+
+    pub fn canaries(&self) -> &[Canary] {
+        &self.marks.canaries
+    }
+
+    /// Whether that is new.
+    pub fn set_canaries(&mut self, canaries: Vec<Canary>) -> bool {
+        std::mem::replace(&mut self.marks.canaries, canaries) != self.marks.canaries
     }
 
     pub fn marks(&self) -> Marks {

@@ -13,11 +13,12 @@ use super::reload::Cause;
 use crate::admin::question::Reply;
 use crate::config::schema;
 use crate::config::units::Duration;
-use crate::policy::canary::{Counts, Order, Phase, Transition, Waits};
+use crate::policy::canary::{Counts, Order, Phase, Stood, Transition, Waits};
 use crate::policy::differ::Report;
 use crate::policy::probation::Observed;
 use crate::snapshot::traffic::Steered;
 use crate::snapshot::{Action, Route, Snapshot};
+use crate::state;
 use crate::telemetry::faults::Kind;
 use crate::telemetry::metrics::{Labels, Metrics};
 use crate::telemetry::mirrored::Ended;
@@ -32,6 +33,17 @@ fn canaries(snapshot: &Snapshot) -> impl Iterator<Item = (&Route, &Arc<Steered>)
         Action::Forward(forward) => Some((route, forward.canary.as_ref()?)),
         Action::Redirect(_) | Action::Respond(..) => None,
     })
+}
+
+/// Canaries go on from where they stood when the process before this one ended.
+pub fn resume(snapshot: &Snapshot, stood: &[state::Canary]) {
+    for (route, steered) in canaries(snapshot) {
+        let is_it = |known: &&state::Canary| *known.route == *route.name && known.digest == steered.digest();
+        if let Some(known) = stood.iter().find(is_it) {
+            steered.resume(&known.stood);
+            tracing::info!(route = &*route.name, share = steered.share(), "canary goes on from where it stood");
+        }
+    }
 }
 
 /// What the sides of routes with a canary have counted.
@@ -85,6 +97,19 @@ impl App {
         Ok((StatusCode::OK, report(&self.shared)))
     }
 
+    /// Where canaries stand, for the process after this one.
+    fn keep_canaries(&self) {
+        let snapshot = self.shared.snapshot.load();
+        let moved = canaries(&snapshot).filter_map(|(route, steered)| {
+            let stood = Some(steered.state().stands()).filter(|stood| *stood != Stood::default())?;
+            Some(state::Canary { route: route.name.to_string(), digest: steered.digest(), stood })
+        });
+        let changed = self.history().set_canaries(moved.collect());
+        if changed {
+            self.keep_marks();
+        }
+    }
+
     fn moved(&self, route: &Route, steered: &Steered, transition: Transition, cause: Cause<'_>) {
         let (share, phase) = {
             let state = steered.state();
@@ -106,6 +131,7 @@ impl App {
                 self.tell(cause, transition.name(), &what, 0, None);
             }
         }
+        self.keep_canaries();
     }
 
     /// A configuration is live: counters are there from the first scrape on, and those of what is gone go.
@@ -123,6 +149,7 @@ impl App {
                 metrics.mirrors.get(&(route.name.clone(), mirror.to.clone()));
             }
         }
+        self.keep_canaries();
         for problem in crate::config::warnings(&snapshot.config, SystemTime::now()) {
             tracing::warn!(problem = problem.brief(), "configuration");
         }

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::probation::{Bounds, Observed, Regression, Verdict, judge_among};
 use super::split;
 
@@ -40,6 +42,19 @@ pub enum Phase {
 pub enum Why {
     Worse(Regression),
     Operator,
+    /// As it was told before a restart.
+    Told(String),
+}
+
+/// Where a canary stands, for the process after this one. What was counted is not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stood {
+    /// Index of the step.
+    pub step: usize,
+    pub promoted: bool,
+    pub done: bool,
+    /// Why it was.
+    pub aborted: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +103,25 @@ impl Canary {
     pub fn new(now: Instant) -> Self {
         let none = Counts::default();
         Self { phase: Phase::Running, step: 0, since: now, promoted: false, last: None, all: none, before_step: none }
+    }
+
+    /// Goes on from there; the step begins anew.
+    pub fn resumed(stood: &Stood, plan: &Plan, now: Instant) -> Self {
+        let phase = match &stood.aborted {
+            Some(why) => Phase::Aborted(Why::Told(why.clone())),
+            None if stood.done => Phase::Done,
+            None => Phase::Running,
+        };
+        let step = stood.step.min(plan.steps.len().saturating_sub(1));
+        Self { phase, step, promoted: stood.promoted, ..Self::new(now) }
+    }
+
+    pub fn stands(&self) -> Stood {
+        let aborted = match &self.phase {
+            Phase::Aborted(why) => Some(why.to_string()),
+            Phase::Running | Phase::Done => None,
+        };
+        Stood { step: self.step, promoted: self.promoted, done: self.phase == Phase::Done, aborted }
     }
 
     /// Percent of the traffic that the side has.
@@ -258,6 +292,7 @@ impl fmt::Display for Why {
         match self {
             Self::Worse(regression) => write!(f, "compared with the other sides, {regression}"),
             Self::Operator => f.write_str("by an operator"),
+            Self::Told(why) => f.write_str(why),
         }
     }
 }

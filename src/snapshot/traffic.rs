@@ -11,9 +11,10 @@ use http::Method;
 use super::matcher::Facts;
 use super::route::Rule;
 use super::{Forward, HeaderEdits, Target};
+use crate::config::digest::sha256;
 use crate::config::schema;
 use crate::policy;
-use crate::policy::canary::{self, Counts, Order, Plan, Transition};
+use crate::policy::canary::{self, Counts, Order, Plan, Stood, Transition};
 
 #[derive(Debug)]
 pub struct Fault {
@@ -127,6 +128,19 @@ impl Steered {
 
     pub fn share(&self) -> f64 {
         self.state().share(&self.plan)
+    }
+
+    /// Of what is written: another canary has another.
+    pub fn digest(&self) -> String {
+        // What was read can be written.
+        sha256(&serde_json::to_vec(&self.written).unwrap_or_default())
+    }
+
+    /// Goes on from where it stood under the process before.
+    pub fn resume(&self, stood: &Stood) {
+        let mut state = self.state();
+        *state = canary::Canary::resumed(stood, &self.plan, Instant::now());
+        self.steer(&state);
     }
 
     pub fn tick(&self, counts: &Counts, among: usize, now: Instant) -> Option<Transition> {

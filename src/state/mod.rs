@@ -1,4 +1,5 @@
-//! The state directory: the configurations that went live, newest last, and what was said about them (pinned, bad).
+//! The state directory: the configurations that went live, newest last, what was said about them (pinned, bad), and where
+//! their canaries stand.
 //!
 //! Knows nothing of what a configuration means. Every file is replaced as a whole and sealed with a checksum; one that
 //! is damaged is named, and hides none of the others. Order is that of generations: clocks may jump. One process writes.
@@ -18,6 +19,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+
+use crate::policy::canary::Stood;
 
 pub use document::BYTES_MAX;
 
@@ -65,6 +68,18 @@ pub struct Marks {
     pub pin: Option<u64>,
     /// Oldest first.
     pub bad: Vec<Bad>,
+    /// Those that have moved.
+    #[serde(default)]
+    pub canaries: Vec<Canary>,
+}
+
+/// Where the canary of a route stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    pub route: String,
+    /// Of the canary as it is written.
+    pub digest: String,
+    pub stood: Stood,
 }
 
 /// A configuration that is not to go live again.
@@ -187,7 +202,7 @@ impl Store {
             bad.why.truncate(bad.why.floor_char_boundary(WHY_BYTES_MAX));
             bad
         });
-        let bytes = document::seal(&Marks { pin: marks.pin, bad: bad.collect() }).map_err(named)?;
+        let bytes = document::seal(&Marks { bad: bad.collect(), ..marks.clone() }).map_err(named)?;
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         disk::replace(&self.directory, MARKS, &bytes).map_err(named)
     }

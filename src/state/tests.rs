@@ -129,7 +129,7 @@ fn the_oldest_go_but_not_the_pinned_one() {
     for generation in 1..=3 {
         store.save(&entry(generation)).expect("saved");
     }
-    store.set_marks(&Marks { pin: Some(2), bad: Vec::new() }).expect("marked");
+    store.set_marks(&Marks { pin: Some(2), ..Marks::default() }).expect("marked");
     for generation in 4..=9 {
         store.save(&entry(generation)).expect("saved");
     }
@@ -147,7 +147,7 @@ fn the_oldest_go_but_not_the_pinned_one() {
 fn nothing_is_removed_while_the_pin_is_unknown() {
     let scratch = Scratch::new();
     let store = scratch.store(1);
-    store.set_marks(&Marks { pin: Some(1), bad: Vec::new() }).expect("marked");
+    store.set_marks(&Marks { pin: Some(1), ..Marks::default() }).expect("marked");
     fs::write(scratch.path.join("state").join(MARKS), "{").expect("damage");
     for generation in 1..=3 {
         store.save(&entry(generation)).expect("saved");
@@ -184,7 +184,7 @@ fn marks_are_kept_and_bounded() {
     let store = scratch.store(3);
     assert_eq!(store.marks().expect("none"), Marks::default());
     let bad = |n: usize| Bad { digest: n.to_string(), since: UNIX_EPOCH, why: "é".repeat(n * 20) };
-    store.set_marks(&Marks { pin: Some(7), bad: (0..100).map(bad).collect() }).expect("marked");
+    store.set_marks(&Marks { pin: Some(7), bad: (0..100).map(bad).collect(), ..Marks::default() }).expect("marked");
     let marks = scratch.store(3).marks().expect("marks");
     assert_eq!((marks.pin, marks.bad.len()), (Some(7), BAD_MAX));
     let digests: Vec<&str> = marks.bad.iter().map(|bad| bad.digest.as_str()).collect();
@@ -356,7 +356,12 @@ fn a_full_disk_costs_nothing_that_was_saved() {
     // The last bytes, too: now not even marks have room.
     let filler = fs::File::create(scratch.path.join("filler")).expect("a file");
     while io::Write::write_all(&mut &filler, &[0; 512]).is_ok() {}
-    let marks = Marks { pin: Some(1), bad: vec![Bad { digest: String::new(), since: UNIX_EPOCH, why: String::new() }] };
+    let stood = Stood { step: 2, aborted: Some("errors rose".to_owned()), ..Stood::default() };
+    let marks = Marks {
+        pin: Some(1),
+        bad: vec![Bad { digest: String::new(), since: UNIX_EPOCH, why: String::new() }],
+        canaries: vec![Canary { route: "shop".to_owned(), digest: String::new(), stood }],
+    };
     let error = store.set_marks(&marks).expect_err("a full disk");
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert_eq!(store.marks().expect("none"), Marks::default());
@@ -422,7 +427,7 @@ fn a_reader_never_sees_half_of_anything() {
             store.save(&Entry { files: vec![("a".to_owned(), text)], ..entry(generation) }).expect("saved");
             // The same number again: the file is replaced under the reader.
             store.save(&entry(generation)).expect("saved");
-            store.set_marks(&Marks { pin: Some(generation), bad: Vec::new() }).expect("marked");
+            store.set_marks(&Marks { pin: Some(generation), ..Marks::default() }).expect("marked");
         }
         done.store(true, Ordering::Release);
         reader.join().expect("the reader")
