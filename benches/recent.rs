@@ -46,6 +46,8 @@ fn fine() -> Exchange<'static> {
         grpc_status: None,
         reason: Reason::None,
         denied: "",
+        limit: "",
+        fault: "",
         producer: Producer::Application,
         peer: ENDPOINT,
         identity: "",

@@ -68,6 +68,8 @@ fn a_delay_is_a_delay_and_is_marked() {
         (&line["fault"], &line["status"], &line["producer"]),
         (&json!("delay=300ms"), &json!(200), &json!("application"))
     );
+    let id = line["request_id"].as_str().expect("its id");
+    common::until("why tells it", SOON, || proxy.cli(&["why", id]).out.contains("fault       delay=300ms"));
     assert_eq!(done(&proxy, "late", "delay"), 1);
     assert!(!get(proxy.addr(), "/other").head.has(MARK));
     assert!(!get(proxy.addr(), "/never").head.has(MARK));

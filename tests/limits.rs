@@ -81,6 +81,9 @@ fn who_is_refused_is_told_when_to_come_again() {
     assert!(field("proxy-status").contains(&format!("details=\"rate_limited by {limit}\"")), "{refused:?}");
     let json: serde_json::Value = serde_json::from_slice(&refused.body).expect("JSON");
     assert_eq!((&json["reason"], &json["limit"]), (&"rate_limited".into(), &limit.into()));
+    until("why tells the limit", SOON, || {
+        proxy.cli(&["why", &field("x-request-id")]).out.contains(&format!("limit       {limit}"))
+    });
     let grpc = request("POST", "/", &[("content-type", "application/grpc"), ("te", "trailers")]);
     let told = call(proxy.addr(), grpc, b"", None).expect("an answer");
     let field = |name: &str| told.head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -394,6 +394,7 @@ impl Record {
             None if failed && self.answered.is_some() => Some(NotAgain::Answered),
             known => known,
         };
+        let fault = self.fault.map(|fault| fault::Shown(fault).to_string()).unwrap_or_default();
         recent.push(&Exchange {
             id: self.request_id.as_ref().map_or(b"", HeaderValue::as_bytes),
             time: SystemTime::now().checked_sub(total).unwrap_or(SystemTime::UNIX_EPOCH),
@@ -415,6 +416,8 @@ impl Record {
             grpc_status: self.grpc_status,
             reason: self.reason,
             denied: self.denied.as_deref().unwrap_or_default(),
+            limit: self.refusal.as_deref().map(|refusal| refusal.limit.as_str()).unwrap_or_default(),
+            fault: &fault,
             producer: self.producer,
             peer: self.conn.peer.clone(),
             identity: self.conn.identity().map_or("", SpiffeId::as_str),

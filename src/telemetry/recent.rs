@@ -49,6 +49,10 @@ pub struct Exchange<'a> {
     pub reason: Reason,
     /// The entry of `authorization` that denied it; empty where none did.
     pub denied: &'a str,
+    /// Which limit refused it, in words; empty where none did.
+    pub limit: &'a str,
+    /// What was done to it on purpose, as in the access log; empty where nothing was.
+    pub fault: &'a str,
     pub producer: Producer,
     pub peer: Address,
     /// Who the client has proven to be; empty where nobody.

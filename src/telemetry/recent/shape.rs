@@ -24,6 +24,8 @@ pub fn long(exchange: &Exchange<'_>, marks: Marks) -> Value {
     object.some("bucket", exchange.bucket.map(|bucket| json!({ "number": bucket.number, "sticky": bucket.sticky })));
     object.add("protocol", version(exchange.protocol));
     object.name("authorization", exchange.denied);
+    object.name("limit", exchange.limit);
+    object.name("fault", exchange.fault);
     object.add("producer", exchange.producer.name());
     object.add("peer", exchange.peer.to_string());
     object.name("identity", exchange.identity);

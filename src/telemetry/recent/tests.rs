@@ -50,6 +50,8 @@ fn exchange() -> Exchange<'static> {
         grpc_status: None,
         reason: Reason::UpstreamReset,
         denied: "",
+        limit: "",
+        fault: "",
         producer: Producer::Proxy,
         peer: SocketAddr::from(([192, 0, 2, 1], 50_123)).into(),
         identity: "spiffe://test.local/ns/shop/sa/web",
@@ -198,18 +200,19 @@ fn the_documentation_knows_every_code() {
 fn what_is_absent_is_left_out() {
     let bare = Exchange { route: "", service: "", subset: "", rule: None, bucket: None, ..plain(b"a", 0, 1500) };
     let value = found(&bare);
-    for key in ["route", "service", "subset", "rule", "bucket", "reason", "notAgain", "grpcStatus"] {
+    for key in ["route", "service", "subset", "rule", "bucket", "reason", "notAgain", "grpcStatus", "limit", "fault"] {
         assert_eq!(value.get(key), None, "{key}");
     }
     assert_eq!(value["phases"], json!({ "total": 1.5 }));
     let guard = Would { guard: Guard::Timeout, limit: 250_000, actual: 312_512, entry: "" };
     let entry = Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: "reads" };
-    let slow = Exchange { shadow: &[guard, entry], denied: "writes", grpc_status: Some(0), ..bare };
+    let (limit, fault) = ("route a: 1 requests a second, burst 1", "delay=100ms");
+    let slow = Exchange { shadow: &[guard, entry], denied: "writes", limit, fault, grpc_status: Some(0), ..bare };
     let value = found(&slow);
     let timeout = json!({ "rule": "timeout", "limit": 250.0, "actual": 312.512, "unit": "ms" });
     assert_eq!(value["shadow"], json!([timeout, { "rule": "authorization", "entry": "reads" }]));
-    assert_eq!(value["authorization"], "writes");
-    assert_eq!(value["grpcStatus"], 0);
+    assert_eq!((&value["authorization"], &value["limit"]), (&json!("writes"), &json!(limit)));
+    assert_eq!((&value["fault"], &value["grpcStatus"]), (&json!(fault), &json!(0)));
 }
 
 #[test]
@@ -405,6 +408,8 @@ fn what_is_too_long_is_cut_and_said_so() {
         status: u16::MAX,
         grpc_status: Some(u8::MAX),
         denied: &name,
+        limit: &name,
+        fault: &name,
         peer: attempt.endpoint.clone(),
         request_bytes: u64::MAX,
         response_bytes: u64::MAX,
