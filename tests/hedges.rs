@@ -53,6 +53,28 @@ fn a_slow_one_is_outrun_and_given_up() {
     gate.open();
 }
 
+/// Nobody sees that it hangs, and yet it is out.
+#[test]
+fn who_is_always_outrun_is_ejected() {
+    let gate = Gate::default();
+    let (hangs, fast, other) = (Origin::gated("hangs", &gate), Origin::named("fast"), Origin::named("other"));
+    let outlier = "outlierDetection: { interval: 1s, maxEjectedPercent: 40,
+      latency: { percent: 300, above: 30ms, minRequests: 2, minEndpoints: 3 } }";
+    let config = CONFIG
+        .replace("HEDGE", "hedge: { after: 100ms }")
+        .replace("\"{b}\"]", "\"{b}\", \"{c}\"]")
+        .replace("{ policy: roundRobin }", &format!("{{ policy: roundRobin }}, {outlier}"));
+    let proxy = Proxy::start(&config, &[("a", hangs.addr()), ("b", fast.addr()), ("c", other.addr())]);
+    until("it is ejected", 3 * SOON, || {
+        assert_ne!(ask(&proxy, SLOW).text(), "hangs");
+        proxy.metric("outrigger_outlier_ejections_total", &[("cause", "latency"), ("mode", "enforce")]) == 1.0
+    });
+    let seen = hangs.seen().len();
+    (0..6).for_each(|_| assert_eq!(ask(&proxy, SLOW).status(), 200));
+    assert_eq!(hangs.seen().len(), seen);
+    gate.open();
+}
+
 #[test]
 fn only_what_makes_no_difference_and_what_is_there() {
     let gate = Gate::default();

@@ -34,6 +34,7 @@ use crate::snapshot::{Hedge, Route, Service};
 use crate::telemetry::recent;
 use crate::upstream::Want;
 use crate::upstream::gate::RetryPermit;
+use crate::upstream::learn;
 use crate::upstream::pool::{Limits, Load, Pool};
 use crate::wire::grpc;
 
@@ -348,7 +349,7 @@ impl Sending<'_> {
                         drop(running);
                         // How long they would have taken nobody knows, but so long at least.
                         for (pool, begun) in under_way {
-                            pool.meter.outrun(now.saturating_duration_since(begun), now);
+                            learn::outrun(self.service, &pool, now.saturating_duration_since(begun), now);
                         }
                         self.record.tries.cut(recent::Outcome::Outrun, false, now);
                         return tried.better(bad, &self.upstream.limits);

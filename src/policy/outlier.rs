@@ -118,6 +118,14 @@ impl Rules {
 }
 
 impl Record {
+    /// A try took so long, or longer.
+    pub fn took(&self, rules: &Rules, time: Duration) {
+        if rules.latency.is_some() {
+            self.timed.fetch_add(1, Relaxed);
+            self.micros.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
     /// Counts, and says whether that was one failure in a row too many. Of several that come at once, one is.
     pub fn observe(&self, rules: &Rules, outcome: &Outcome) -> bool {
         if outcome.kind == Kind::Dropped {
@@ -136,9 +144,8 @@ impl Record {
         }
         // What fails fast is not fast.
         let timed_out = matches!(outcome.kind, Kind::Failed(Reason::RequestTimeout | Reason::TryTimeout));
-        if rules.latency.is_some() && (timed_out || !failed) {
-            self.timed.fetch_add(1, Relaxed);
-            self.micros.fetch_add(u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        if timed_out || !failed {
+            self.took(rules, outcome.took);
         }
         let Some(limit) = rules.consecutive else { return false };
         if failed {

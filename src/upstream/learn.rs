@@ -22,7 +22,15 @@ pub fn learn(service: &Service, pool: &Pool, outcome: &Outcome) {
     }
 }
 
-/// The same for a connection of bytes, of which no more is known than whether it could be made.
+/// Another try was answered while this one had taken so long already.
+pub fn outrun(service: &Service, pool: &Pool, took: Duration, now: Instant) {
+    pool.meter.outrun(took, now);
+    if let Some(rules) = &service.outlier {
+        pool.standing.record.took(rules, took);
+    }
+}
+
+/// What came of a connection of bytes, of which no more is known than whether it could be made.
 pub fn connected<T>(service: &Service, pool: &Pool, result: &Result<T, Reason>, took: Duration) {
     let kind = match result {
         Ok(_) => Kind::Answered { status: StatusCode::OK, grpc: None },
