@@ -278,6 +278,44 @@ fn a_push_that_was_good_so_far_is_gone_back_to() {
     assert!(load.stop() <= FAILED_MAX);
 }
 
+/// With few requests, neither can be told from the other until the newer one has been seen to fail by itself.
+#[test]
+fn a_bad_push_is_not_blamed_on_the_good_one_before_it() {
+    let origin = Origin::ok();
+    let proxy = start(CONFIG, origin.addr(), free_addr());
+    let ask = |count: usize| {
+        let mut conn = Conn::connect(proxy.addr());
+        for _ in 0..count {
+            conn.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+            conn.response("GET");
+        }
+    };
+    ask(200);
+    proxy.reload(GOOD, SET);
+    ask(13);
+    proxy.reload(SET, &GOOD.replace("to: app", "to: other"));
+    until("it is taken back", SOON, || {
+        ask(1);
+        rollbacks(&proxy) == 1
+    });
+    assert_eq!(audited(&proxy, "rollback", "undone")["previous"], 3);
+    let live = common::get(proxy.addr(), "/");
+    assert_eq!((live.status(), live.head.get("x-new").as_deref()), (200, Some("1")), "the good one is live");
+}
+
+/// What is slow on purpose is no regression.
+#[test]
+fn a_delay_on_purpose_stays() {
+    let origin = Origin::ok();
+    let proxy = start(&CONFIG.replace("probation: 60s", "probation: 2s"), origin.addr(), free_addr());
+    let load = Steady::thousand(&proxy, "/");
+    load.more(500);
+    proxy.reload(GOOD, &GOOD.replace(" }", ", fault: { delay: { percent: 50, duration: 50ms } } }"));
+    load.more(500);
+    assert!(!on_probation(&proxy), "there is nothing to judge");
+    assert_eq!((load.stop(), generation(&proxy), rollbacks(&proxy)), (0, 2, 0));
+}
+
 /// Answers 500 once it is told to.
 fn failing(broken: &Arc<AtomicBool>) -> Origin {
     let broken = Arc::clone(broken);

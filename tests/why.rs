@@ -4,6 +4,8 @@ mod common;
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use common::h2peer::{H2Client, H2Origin, call, request};
@@ -161,21 +163,45 @@ fn what_was_not_sent_again_says_why() {
     let id = warm(1);
     assert_eq!(send(proxy.addr(), "POST /pay", &id, "Content-Length: 3\r\n\r\npay").status(), 502);
     let one = why(&proxy, &id);
-    is_story(&one, "upstream_reset", &["reused stale"], "body_gone");
+    is_story(&one, "upstream_reset", &["reused upstream_reset"], "perhaps_handled");
     assert_eq!((&one["status"], &one["failed"], &one["requestBytes"]), (&json!(502), &json!(true), &json!(3)));
     told(&proxy, &[&id]).says(&["POST app.test/pay: 502", "reused connection", "not again"]);
 
     send(proxy.addr(), "GET /", "zero", "");
     let id = warm(2);
     assert_eq!(send(proxy.addr(), "POST /pay", &id, "Content-Length: 0\r\n\r\n").status(), 502);
-    is_story(&why(&proxy, &id), "upstream_reset", &["reused stale"], "not_idempotent");
+    is_story(&why(&proxy, &id), "upstream_reset", &["reused upstream_reset"], "perhaps_handled");
 
-    send(proxy.addr(), "GET /", "zero", "");
-    let id = warm(3);
-    assert_eq!(send(proxy.addr(), "GET /again", &id, "").status(), 200);
-    let one = why(&proxy, &id);
+    // What makes no difference is sent again where the connection ends at once: on a busy machine, not the first time.
+    let mut number = 2;
+    let one = eventually("a story of two tries", SOON, || {
+        number += 1;
+        send(proxy.addr(), "GET /", "zero", "");
+        let id = warm(number);
+        send(proxy.addr(), "GET /again", &id, "");
+        Some(why(&proxy, &id)).filter(|one| one["status"] == 200)
+    });
     is_story(&one, "-", &["reused stale", "new answered"], "-");
-    assert_eq!((&one["status"], &one["failed"]), (&json!(200), &json!(false)));
+    assert_eq!(&one["failed"], &json!(false));
+}
+
+/// Work that takes its time was begun: it is not done twice, unless the route says so.
+#[test]
+fn what_was_begun_is_not_sent_again() {
+    let handled = Arc::new(AtomicUsize::new(0));
+    let count = handled.clone();
+    let origin = Origin::raw(move |mut conn, _| {
+        if conn.request().is_some() && conn.try_write(OK) && conn.request().is_some() {
+            count.fetch_add(1, SeqCst);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    let proxy = Proxy::front(origin.addr());
+    send(proxy.addr(), "GET /", "zero", "");
+    until("the pool is warm", SOON, || proxy.admin_json("/clusters")["app"]["endpoints"][0]["idle"] == 1);
+    assert_eq!(send(proxy.addr(), "DELETE /order", "begun", "").status(), 502);
+    assert_eq!(handled.load(SeqCst), 1);
+    is_story(&why(&proxy, "begun"), "upstream_reset", &["reused upstream_reset"], "perhaps_handled");
 }
 
 /// An address that neither takes a connection nor refuses it: its queue is full.

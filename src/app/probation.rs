@@ -94,6 +94,10 @@ impl App {
         let findings: Vec<Option<Finding>> = self.trials.iter_mut().map(|trial| trial.judge(&counters, now)).collect();
         // The newest first: what it broke, an older one would be blamed for.
         let worst = findings.into_iter().enumerate().rev().find_map(|(index, finding)| Some((index, finding?)));
+        let worst = worst.filter(|(index, finding)| {
+            let newer = self.trials.iter().skip(index + 1);
+            !newer.into_iter().any(|trial| trial.may_be_to_blame(finding))
+        });
         if let Some((index, finding)) = worst {
             return self.undo(index, &finding).await;
         }

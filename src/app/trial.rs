@@ -47,7 +47,9 @@ impl Trial {
         }
         // Of connections that are not understood nothing is counted that could be compared.
         let counted = |name: &String| !is_tcp(config, name) && !is_tcp(&previous.config, name);
-        let routes: BTreeSet<String> = routes.into_iter().filter(counted).collect();
+        // Nor of those that are slow on purpose.
+        let routes: BTreeSet<String> =
+            routes.into_iter().filter(|name| counted(name) && !is_slowed(config, name)).collect();
         if routes.is_empty() {
             return None;
         }
@@ -72,6 +74,12 @@ impl Trial {
         finding
     }
 
+    /// Whether what an older one is blamed for may be the doing of this one, of which too little was seen so far.
+    pub fn may_be_to_blame(&self, finding: &Finding) -> bool {
+        let changed = finding.route.is_empty() || self.routes.contains(&*finding.route);
+        changed && !self.probation.has_seen_enough_of(&finding.route)
+    }
+
     /// Going back has failed: what is in the way may go away.
     pub fn wait(&mut self) {
         self.next = Instant::now() + RETRY;
@@ -85,6 +93,13 @@ impl Trial {
     pub fn next(&self) -> Instant {
         self.next
     }
+}
+
+/// Whether some of its requests are delayed, or their answers slowed.
+fn is_slowed(config: &Config, name: &str) -> bool {
+    let route = config.root().routes.iter().find(|route| route.name == name);
+    let fault = route.and_then(|route| route.fault.as_ref());
+    fault.is_some_and(|fault| fault.delay.is_some() || fault.bandwidth.is_some())
 }
 
 /// Whether the route relays connections of TCP.

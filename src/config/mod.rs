@@ -19,6 +19,7 @@ mod merge;
 mod policies;
 mod problem;
 mod reach;
+mod retries;
 pub mod schema;
 mod secrets;
 mod sockets;

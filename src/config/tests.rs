@@ -270,7 +270,7 @@ fn what_services_and_listeners_are_refused_for() {
         ),
         (
             "port: 1, endpoints: { static: [10.0.0.1] }, connections: { idleTimeout: ▸0s }",
-            "services.s.connections.idleTimeout: must be longer than 0s | ",
+            "services.s.connections.idleTimeout: must be longer than 0s | write a time, such as `1s`",
         ),
         (
             "port: 1, endpoints: { static: [10.0.0.1] }, loadBalancer: { policy: ▸maglev }",
@@ -306,7 +306,7 @@ fn what_services_and_listeners_are_refused_for() {
         ),
         (
             "listeners: [{ name: a, mode: proxy, address: \"[::1]:1\", headerTimeout: ▸0s }]",
-            "listeners[0].headerTimeout: must be longer than 0s | ",
+            "listeners[0].headerTimeout: must be longer than 0s | write a time, such as `1s`",
         ),
         (
             "admin: { address: ▸\"10.0.0.1:1\" }\nlisteners: [{ name: a, mode: proxy, address: \"[::1]:2\" }]",

@@ -8,6 +8,9 @@ use super::schema::{Canary, Fault, Mirror, Route};
 use super::validate::View;
 use crate::telemetry::rfc3339;
 
+/// A share that has a bucket at least, in percent.
+const LEAST: f64 = 0.01;
+
 pub fn route(view: &mut View<'_>, path: &str, route: &Route) {
     let forwards = route.to.is_some() || route.split.is_some();
     let keys =
@@ -96,8 +99,9 @@ fn canary(view: &mut View<'_>, path: &str, canary: &Canary, route: &Route) {
         let message = "a step is not more than the one before";
         view.push(&format!("{path}.steps[{}]", index + 1), message, "write the steps in rising order");
     }
-    if steps.first().is_some_and(|first| *first <= 0.0) {
-        view.push(&format!("{path}.steps[0]"), "a step without traffic shows nothing", "begin above 0");
+    if steps.first().is_some_and(|first| *first < LEAST) {
+        let remedy = format!("begin at {LEAST} or above");
+        view.push(&format!("{path}.steps[0]"), "a step without traffic shows nothing", remedy);
     }
     view.positive(&format!("{path}.every"), canary.every);
 }
@@ -105,14 +109,19 @@ fn canary(view: &mut View<'_>, path: &str, canary: &Canary, route: &Route) {
 /// Sound, and yet hardly what somebody wants now.
 pub fn warnings(config: &Config, now: SystemTime) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let mut warn = |path: &str, message: String, remedy: &str| {
+        let place = config.tree.find(path).unwrap_or(&config.tree.place);
+        let problem = Problem::at(place, path, message).remedy(remedy);
+        problems.push(Problem { severity: Severity::Warning, ..problem });
+    };
+    for (path, message, remedy) in super::retries::doubts(config.root()) {
+        warn(&path, message, remedy);
+    }
     for (index, route) in config.root().routes.iter().enumerate() {
         let expires = route.fault.as_ref().and_then(|fault| fault.expires.as_deref());
         if expires.and_then(rfc3339::read).is_some_and(|moment| moment <= now) {
-            let path = format!("routes[{index}].fault.expires");
-            let place = config.tree.find(&path).unwrap_or(&config.tree.place);
             let message = format!("the fault of route `{}` has expired, and does nothing", route.name);
-            let problem = Problem::at(place, path.as_str(), message).remedy("remove it, or give it another time");
-            problems.push(Problem { severity: Severity::Warning, ..problem });
+            warn(&format!("routes[{index}].fault.expires"), message, "remove it, or give it another time");
         }
     }
     super::report(problems, Some(&config.tree), &config.sources).into_problems()

@@ -16,7 +16,7 @@ use super::tree::{Node, step};
 use super::units::Duration;
 use super::{
     ResolvedEndpoint, authorization, balancing, circuit, health, interception, limits, policies, reach, resolve,
-    sockets, tls, traffic,
+    retries, sockets, tls, traffic,
 };
 use crate::wire::address::Address;
 
@@ -76,9 +76,13 @@ pub fn validate(mut view: View<'_>, whole: bool) {
         let path = view.route_path(index);
         view.route(&path, route);
         traffic::route(&mut view, &path, route);
+        if let Some(retry) = &route.retry {
+            retries::check(&mut view, &format!("{path}.retry"), retry);
+        }
         limits::route(&mut view, &path, route);
         circuit::route(&mut view, &path, route);
     }
+    retries::check(&mut view, "defaults.retry", &root.defaults.retry);
     policies::validate(&mut view);
     for (index, entry) in root.authorization.iter().enumerate() {
         let path = view.authorization_path(index);
@@ -179,7 +183,7 @@ impl View<'_> {
 
     pub fn positive(&mut self, path: &str, duration: Duration) {
         if duration.is_zero() {
-            self.push(path, "must be longer than 0s", "");
+            self.push(path, "must be longer than 0s", "write a time, such as `1s`");
         }
     }
 

@@ -1,11 +1,12 @@
-//! One try of a request at one endpoint, and the tries that cost nothing: a request that provably was not handled
-//! is sent again, on another connection, without anybody noticing.
+//! One try of a request at one endpoint, and the tries that cost nothing: a request that was not handled is sent again,
+//! on another connection, without anybody noticing.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, TE};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
@@ -15,6 +16,7 @@ use crate::body::{Progress, Upload};
 use crate::error::Reason;
 use crate::identity;
 use crate::net::clock;
+use crate::net::io::Ended;
 use crate::policy::outcome::Kind;
 use crate::telemetry::recent::{NotAgain, Outcome};
 use crate::upstream::pool::{Limits, Pool};
@@ -26,6 +28,8 @@ use crate::worker::Worker;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Times that a request goes out again without having been handled.
 const REDO_MAX: u32 = 3;
+/// A connection that ends so soon, and a round trip more, was most likely closed while it was unused.
+const STALE: Duration = Duration::from_millis(25);
 
 /// What a try needs to know.
 pub struct Plan<'a> {
@@ -36,6 +40,10 @@ pub struct Plan<'a> {
     pub upgrade: bool,
     pub upload: &'a Progress,
     pub tries: &'a Tries,
+    /// Whether the route says what is done about an outcome.
+    pub is_ruled: &'a dyn Fn(Kind) -> bool,
+    /// Writes into the head what holds at the moment when it is sent.
+    pub stamp: &'a dyn Fn(&mut HeaderMap),
 }
 
 /// A try that came to nothing.
@@ -50,9 +58,12 @@ pub struct Failed {
 enum Failure {
     /// Not handled.
     Unsent,
-    /// Not handled, but the request is gone.
+    /// Not handled, but the request is gone: the peer goes away.
+    GoneAway,
+    /// The peer has refused the stream.
     Refused,
-    /// The connection was unused before and ended without a byte: the peer had closed it, or it had not.
+    /// The connection was unused before, and had been closed when the request came: certainly, or most likely where it
+    /// makes no difference if not (RFC 9110, section 9.2.2).
     Stale,
     /// Not sent: the upstream does not speak HTTP/2.
     NotHttp2,
@@ -91,16 +102,16 @@ pub async fn run(
             }
             Failure::Unsent => {}
             Failure::NotHttp2 => *request = request.take().map(downgrade).transpose().map_err(failed)?,
-            Failure::Refused | Failure::Stale => {
+            // Who has too much to do is not asked again and again, unless the route says so; once, since it may not have
+            // been heard yet how many streams it takes.
+            Failure::Refused if redo > 0 || (plan.is_ruled)(failure.kind()) => {
+                not_again(NotAgain::TooOften);
+                return Err(failed(Reason::UpstreamReset));
+            }
+            Failure::Refused | Failure::GoneAway | Failure::Stale => {
                 *request = spare();
-                match request {
-                    None => not_again(NotAgain::BodyGone),
-                    // What may have been handled is sent again only where that makes no difference.
-                    Some(again) if failure == Failure::Stale && !again.method().is_idempotent() => {
-                        *request = None;
-                        not_again(NotAgain::NotIdempotent);
-                    }
-                    Some(_) => {}
+                if request.is_none() {
+                    not_again(NotAgain::BodyGone);
                 }
             }
         }
@@ -159,12 +170,16 @@ async fn once(plan: &Plan<'_>, place: &mut Place) -> (Slot, Tried) {
             Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun))),
         };
         connected(plan, slot, lease.reused, lease.connecting, begun);
-        let reused = lease.reused;
-        let Some(request) = place.take() else { return (slot, Err(Failure::Refused)) };
+        let Some(mut request) = place.take() else { return (slot, Err(Failure::GoneAway)) };
+        (plan.stamp)(request.headers_mut());
+        let fresh = Fresh::of(&request);
         let sent = lease.sender().try_send_request(request).await;
         let tried = match sent {
             Ok(response) => Ok((response, Lease::Http2(lease))),
-            Err(error) => Err(classify(plan, error, reused, place)),
+            Err(error) => {
+                let is_stale = lease.reused && fresh.is_stale(lease.ended(), lease.is_alone());
+                Err(classify(plan, error, is_stale, place))
+            }
         };
         return (slot, tried);
     }
@@ -181,7 +196,9 @@ async fn once(plan: &Plan<'_>, place: &mut Place) -> (Slot, Tried) {
     if plan.upgrade {
         lease.want_upgrade();
     }
-    let Some(request) = place.take() else { return (slot, Err(Failure::Refused)) };
+    let Some(mut request) = place.take() else { return (slot, Err(Failure::GoneAway)) };
+    (plan.stamp)(request.headers_mut());
+    let fresh = Fresh::of(&request);
     let tried = match lease.sender.try_send_request(request).await {
         Ok(response) => {
             if let Some(timeout) = keep_alive(response.headers()) {
@@ -190,11 +207,36 @@ async fn once(plan: &Plan<'_>, place: &mut Place) -> (Slot, Tried) {
             Ok((response, Lease::Http1(lease)))
         }
         Err(error) => {
-            let stale = lease.reused && lease.is_silent();
-            Err(classify(plan, error, stale, place))
+            let is_stale = lease.reused && lease.is_silent() && fresh.is_stale(lease.ended(), true);
+            Err(classify(plan, error, is_stale, place))
         }
     };
     (slot, tried)
+}
+
+/// A request that has just been sent.
+struct Fresh {
+    at: Instant,
+    is_idempotent: bool,
+    /// Of a body, the beginning may have come without the end.
+    is_bare: bool,
+}
+
+impl Fresh {
+    fn of(request: &Request<Upload>) -> Self {
+        let (is_idempotent, is_bare) = (request.method().is_idempotent(), request.body().is_end_stream());
+        Self { at: clock::recent(), is_idempotent, is_bare }
+    }
+
+    /// Whether a connection on which nothing came back had been closed before. `alone`: nothing else was on it.
+    fn is_stale(&self, ended: Ended, alone: bool) -> bool {
+        let soon = match ended {
+            Ended::Unheard if self.is_bare && alone => return true,
+            Ended::Heard(micros) => STALE + Duration::from_micros(micros.into()),
+            Ended::Unheard | Ended::Unknown => STALE,
+        };
+        self.is_idempotent && Instant::now().saturating_duration_since(self.at) <= soon
+    }
 }
 
 /// From here on the request is on its way.
@@ -212,7 +254,7 @@ impl Failure {
     fn outcome(&self) -> Outcome {
         match self {
             Self::Unsent => Outcome::Unsent,
-            Self::Refused => Outcome::Refused,
+            Self::Refused | Self::GoneAway => Outcome::Refused,
             Self::Stale => Outcome::Stale,
             Self::NotHttp2 => Outcome::NotHttp2,
             Self::Unconnected(reason) | Self::Final(reason) => Outcome::Failed(*reason),
@@ -221,7 +263,7 @@ impl Failure {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Unsent | Self::Refused | Self::NotHttp2 => Kind::Refused,
+            Self::Unsent | Self::Refused | Self::GoneAway | Self::NotHttp2 => Kind::Refused,
             Self::Stale => Kind::Failed(Reason::UpstreamReset),
             Self::Final(Reason::ClientReset) => Kind::Dropped,
             Self::Unconnected(reason) | Self::Final(reason) => Kind::Failed(*reason),
@@ -241,12 +283,13 @@ fn classify(plan: &Plan<'_>, mut error: TrySendError<Request<Upload>>, stale: bo
     }
     if let Some(h2) = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<::h2::Error>()) {
         // RFC 9113, sections 6.8 and 8.7: the peer promises that it did not handle the stream.
-        let refused = h2.reason() == Some(::h2::Reason::REFUSED_STREAM) && h2.is_reset() || h2.is_go_away();
-        return match h2.is_remote() && refused {
-            true => Failure::Refused,
-            false if stale && h2.is_io() => Failure::Stale,
-            false if h2.is_library() || h2.is_go_away() => Failure::Final(Reason::UpstreamProtocol),
-            false => Failure::Final(Reason::UpstreamReset),
+        let refused = h2.reason() == Some(::h2::Reason::REFUSED_STREAM) && h2.is_reset();
+        return match h2.is_remote() {
+            true if refused => Failure::Refused,
+            true if h2.is_go_away() => Failure::GoneAway,
+            _ if stale && h2.is_io() => Failure::Stale,
+            _ if h2.is_library() || h2.is_go_away() => Failure::Final(Reason::UpstreamProtocol),
+            _ => Failure::Final(Reason::UpstreamReset),
         };
     }
     if error.is_parse() {
@@ -268,4 +311,31 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let seconds = value.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
     seconds.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_heard_is_sent_again_only_where_that_makes_no_difference() {
+        let sent = |method: Method, body: &'static [u8], ago: Duration| {
+            let request = Request::builder().method(method).body(Upload::full(body.into())).expect("a request");
+            Fresh { at: Instant::now().checked_sub(ago).expect("a past"), ..Fresh::of(&request) }
+        };
+        let (now, late) = (Duration::ZERO, Duration::from_millis(500));
+        // The peer had closed before it came.
+        assert!(sent(Method::POST, b"", late).is_stale(Ended::Unheard, true));
+        // Other streams were on the connection, or a part of it came.
+        assert!(!sent(Method::POST, b"", now).is_stale(Ended::Unheard, false));
+        assert!(!sent(Method::POST, b"body", now).is_stale(Ended::Unheard, true));
+        for ended in [Ended::Heard(100), Ended::Unknown] {
+            assert!(sent(Method::PUT, b"body", now).is_stale(ended, false), "{ended:?}");
+            assert!(!sent(Method::PUT, b"", late).is_stale(ended, true), "{ended:?}");
+            assert!(!sent(Method::POST, b"", now).is_stale(ended, true), "{ended:?}");
+        }
+        assert!(sent(Method::GET, b"", late).is_stale(Ended::Heard(600_000), true), "the way is long");
+    }
 }

@@ -171,14 +171,16 @@ impl Exchange {
         plan.tried_before = tried_before;
         if let Some(asked) = asked.map(Duration::from_millis) {
             // A deadline that came lowers ours.
-            plan.deadline = plan.deadline.into_iter().chain(self.0.record.start.checked_add(asked)).min();
-            plan.tells_deadline = true;
+            let own = self.0.record.start.checked_add(asked);
+            plan.deadline = plan.deadline.into_iter().chain(own).min();
+            (plan.tells_deadline, plan.client_deadline) = (true, own);
         }
         if self.0.record.grpc {
             // The client's own deadline lowers ours; far enough ahead it is none.
             let own = grpc::timeout(&request.headers).and_then(|timeout| self.0.record.start.checked_add(timeout));
             plan.deadline = plan.deadline.into_iter().chain(own).min();
-            plan.call_deadline = own;
+            plan.client_deadline = plan.client_deadline.into_iter().chain(own).min();
+            plan.is_call = own.is_some();
         }
         if plan.deadline.is_some_and(|deadline| deadline <= clock::recent()) {
             return Err(Reason::RequestTimeout);
@@ -226,7 +228,8 @@ impl Exchange {
             limits: terms::limits(&record.conn.worker, service, record.preserve_case(), record.grpc),
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
-            call_deadline: None,
+            client_deadline: None,
+            is_call: false,
             own_deadline: bounds.map(|timeout| record.start + timeout),
             tells_deadline: chosen.route.timeout_is_own && !record.grpc && chosen.hop.upgrade.is_none(),
             tried_before: false,
@@ -430,9 +433,8 @@ impl Exchange {
         // Streams are bound by their pauses, and by what their client has said.
         record.streams = record.grpc || is_event_stream(&parts.headers);
         let upstream = self.0.upstream.as_ref();
-        self.0.activity.deadline.set(match record.grpc {
-            true => upstream.and_then(|upstream| upstream.call_deadline),
-            false if record.streams => None,
+        self.0.activity.deadline.set(match record.streams {
+            true => upstream.and_then(|upstream| upstream.client_deadline),
             false => upstream.and_then(|upstream| upstream.deadline),
         });
         record.status = parts.status.as_u16();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, TE, UPGRADE};
-use http::{HeaderName, HeaderValue, Request, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -23,6 +23,7 @@ use crate::body::{Progress, Tee, Teed, Upload};
 use crate::error::Reason;
 use crate::policy::differ::Answer;
 use crate::policy::fault::Chance;
+use crate::policy::outcome::Kind;
 use crate::snapshot::traffic::Mirror;
 use crate::snapshot::{Route, Target};
 use crate::telemetry::mirrored::{Ended, OnItsWay};
@@ -147,6 +148,8 @@ impl Copy {
         tokio::task::spawn_local(async move {
             let ended = match tokio::time::timeout(timeout, self.exchange(body)).await {
                 Ok(Ok(())) => Ended::Answered,
+                Ok(Err(Reason::Limit)) => Ended::Limit,
+                Ok(Err(Reason::CircuitOpen)) => Ended::CircuitOpen,
                 Ok(Err(reason)) => {
                     tracing::debug!(reason = reason.code(), "a copy was not answered");
                     Ended::Failed
@@ -163,6 +166,12 @@ impl Copy {
         let snapshot = &self.view.snapshot;
         let target = self.to;
         let service = snapshot.services.get(target.service).ok_or(Reason::NoEndpoint)?;
+        let limits = service.limits.as_ref().filter(|limits| !limits.shadow);
+        let _place = limits.map(|limits| limits.gate.try_now(&limits.limits).ok_or(Reason::Limit)).transpose()?;
+        let own = service.circuits.as_deref().and_then(|circuits| circuits.own.as_ref());
+        if own.is_some_and(|circuit| !circuit.shadow && !circuit.breaker.is_closed()) {
+            return Err(Reason::CircuitOpen);
+        }
         let pool = {
             let cluster = self.view.clusters.get(target.service).ok_or(Reason::NoEndpoint)?;
             let picked = cluster.pick(service, target.subset, &Want::default(), &mut *self.worker.rng.borrow_mut());
@@ -181,7 +190,9 @@ impl Copy {
         let _load = Load::new(&pool);
         let (upload, tries) = (Progress::default(), Tries::default());
         let (worker, pool) = (&self.worker, &pool);
-        let plan = Plan { worker, pool, limits: &limits, upgrade: false, upload: &upload, tries: &tries };
+        let (is_ruled, stamp) = (&|_: Kind| false, &|_: &mut HeaderMap| {});
+        let plan =
+            Plan { worker, pool, limits: &limits, upgrade: false, upload: &upload, tries: &tries, is_ruled, stamp };
         let sent = Box::pin(attempt::run(&plan, &mut request, || None)).await;
         let (response, lease) = sent.map_err(|failed| failed.reason)?;
         let (parts, body) = response.into_parts();

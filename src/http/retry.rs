@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -26,7 +26,6 @@ use crate::body::{Origin, Progress, Replay, Upload};
 use crate::error::Reason;
 use crate::net::clock;
 use crate::net::io::{Activity, Pause};
-use crate::policy::budget::Share;
 use crate::policy::outcome::{Kind, Outcome};
 use crate::policy::retry::{NotAgain, Policy, Pushback, Situation};
 use crate::snapshot::circuit::Heard;
@@ -107,6 +106,10 @@ async fn again_and_again(sending: &Sending<'_>, mut load: Load, request: &mut Pl
             Some(hedge) if sending.may_hedge(hedge) => sending.hedged(hedge, load, request).await,
             _ => sending.once(load, request).await,
         };
+        if tried.result.is_ok() && !tried.outcome.is_failure() {
+            // What another try was not made for is no matter now.
+            sending.record.tries.not_again.set(None);
+        }
         let Some(policy) = policy else { return tried.end() };
         let wait;
         (wait, load, place) = match sending.next(policy, &tried, request.is_some(), (done, place.take())) {
@@ -211,11 +214,15 @@ impl Sending<'_> {
     /// What each try says of itself.
     fn stamp(&self, request: &mut Place) {
         let Some(headers) = request.as_mut().map(Request::headers_mut) else { return };
-        if self.route.retry.is_some() {
+        if self.route.retry.is_some() || self.route.hedge.is_some() {
             headers.insert(ATTEMPT, HeaderValue::from(self.number.get() + 1));
         }
+    }
+
+    /// How much time is left, when the request goes out.
+    fn tell_time(&self, headers: &mut HeaderMap) {
         let left = |until: Instant| until.saturating_duration_since(clock::recent());
-        if let Some(until) = self.upstream.call_deadline {
+        if let Some(until) = self.upstream.client_deadline.filter(|_| self.upstream.is_call) {
             headers.insert(grpc::TIMEOUT, grpc::timeout_value(left(until)));
         }
         if let Some(until) = self.upstream.deadline.filter(|_| self.upstream.tells_deadline) {
@@ -237,6 +244,11 @@ impl Sending<'_> {
             upgrade: upstream.upgrade.is_some(),
             upload: &record.upload,
             tries: &record.tries,
+            is_ruled: &|kind| {
+                let policy = self.route.retry.as_deref();
+                policy.is_some_and(|policy| policy.rule(&Outcome { kind, took: Duration::ZERO }, record.grpc).is_some())
+            },
+            stamp: &|headers| self.tell_time(headers),
         };
         let bounds = Bounds {
             deadline: upstream.deadline,
@@ -308,7 +320,10 @@ impl Sending<'_> {
     }
 
     fn may_hedge(&self, hedge: &Hedge) -> bool {
-        (self.record.method.is_idempotent() || hedge.non_idempotent) && self.upstream.upgrade.is_none()
+        // Of two proxies, one tries more than once.
+        !self.upstream.tried_before
+            && (self.record.method.is_idempotent() || hedge.non_idempotent)
+            && self.upstream.upgrade.is_none()
     }
 
     /// A try, and where it takes too long, others at its side.
@@ -358,13 +373,16 @@ impl Sending<'_> {
                 }
                 () = &mut timer, if left > 0 => {
                     left -= 1;
-                    match self.beside() {
-                        Some((load, request)) => {
+                    match self.beside(hedge) {
+                        Some((load, request, place)) => {
                             let mut request = Some(request);
                             self.number.set(self.number.get() + 1);
                             self.stamp(&mut request);
                             under_way.push((load.pool().clone(), clock::recent()));
-                            running.push(Box::pin(async move { self.once(load, &mut request).await }));
+                            running.push(Box::pin(async move {
+                                let _place = place;
+                                self.once(load, &mut request).await
+                            }));
                             timer.as_mut().reset(tokio::time::Instant::now() + after);
                         }
                         None => left = 0,
@@ -375,7 +393,7 @@ impl Sending<'_> {
     }
 
     /// Another endpoint and the same request, where there is a budget for it and the body is there as a whole.
-    fn beside(&self) -> Option<(Load, Request<Upload>)> {
+    fn beside(&self, hedge: &Hedge) -> Option<(Load, Request<Upload>, Option<RetryPermit>)> {
         if self.replay.as_ref().is_some_and(|replay| !replay.is_whole()) {
             return None;
         }
@@ -383,13 +401,13 @@ impl Sending<'_> {
             return None;
         }
         let load = self.another()?;
-        let share = self.route.retry.as_deref().map_or(Share::DEFAULT, |policy| policy.share);
+        let place = self.service.limits.as_ref().map(|limits| limits.try_retry()).transpose().ok()?.flatten();
         // The count of what was sent is that of one of them.
         let uploaded = self.record.upload.bytes.get();
-        let request = self.again().filter(|_| self.service.budget.retry(share, clock::tick()))?;
+        let request = self.again().filter(|_| self.service.budget.retry(hedge.budget, clock::tick()))?;
         self.record.upload.bytes.set(uploaded);
         self.record.conn.worker.counters.upstream_hedges.inc();
-        Some((load, request))
+        Some((load, request, place))
     }
 }
 
@@ -456,15 +474,22 @@ impl Sent {
     }
 }
 
-/// What the service asks for: `grpc-retry-pushback-ms`, or the seconds of `Retry-After` (RFC 9110, section 10.2.3).
+/// What the service asks for: `grpc-retry-pushback-ms`, or `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a
+/// moment.
 fn pushback(headers: &HeaderMap) -> Option<Pushback> {
     let number = |name| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
     if headers.contains_key(PUSHBACK) {
         let millis = number(PUSHBACK).and_then(|millis| u64::try_from(millis).ok());
         return Some(millis.map_or(Pushback::Never, |millis| Pushback::After(Duration::from_millis(millis))));
     }
-    let seconds = number(RETRY_AFTER).and_then(|seconds| u64::try_from(seconds).ok())?;
-    Some(Pushback::After(Duration::from_secs(seconds)))
+    let after = match number(RETRY_AFTER) {
+        Some(seconds) => Duration::from_secs(u64::try_from(seconds).ok()?),
+        None => {
+            let moment = httpdate::parse_http_date(headers.get(RETRY_AFTER)?.to_str().ok()?).ok()?;
+            moment.duration_since(SystemTime::now()).unwrap_or_default()
+        }
+    };
+    Some(Pushback::After(after))
 }
 
 /// The head of a request, to make it anew from.

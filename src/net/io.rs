@@ -13,9 +13,9 @@ use hyper::rt::ReadBufCursor;
 use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
 
-use super::clock;
 use super::stream::Stream;
 use super::tokio_io::poll_read;
+use super::{clock, delivery};
 use crate::error::Reason;
 
 /// Up to so many bytes, copying costs less than what `writev` does more than `send`: a head and a small body.
@@ -41,6 +41,20 @@ pub struct Activity {
     pub left: Cell<bool>,
     /// Why the watcher has ended it.
     pub expired: Cell<Option<Reason>>,
+    /// Of a connection to a service.
+    pub ended: Cell<Ended>,
+}
+
+/// How a connection has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ended {
+    /// It has not, or nothing is known of it.
+    #[default]
+    Unknown,
+    /// What was sent last had not come to the peer when it closed.
+    Unheard,
+    /// It may have. A round trip takes so many microseconds.
+    Heard(u32),
 }
 
 impl Activity {
@@ -56,6 +70,7 @@ impl Activity {
             asked: Cell::new(None),
             left: Cell::new(false),
             expired: Cell::new(None),
+            ended: Cell::default(),
         })
     }
 
@@ -103,18 +118,21 @@ pub struct Io<H = ()> {
     activity: Rc<Activity>,
     /// Told of the first byte.
     first: Option<oneshot::Sender<()>>,
+    /// It is asked at its end whether what was sent has come to the peer.
+    asks: bool,
     hold: H,
 }
 
 impl Io {
     pub fn new(stream: impl Into<Stream>, prefix: Bytes, activity: Rc<Activity>) -> Self {
-        Self { stream: stream.into(), prefix, activity, first: None, hold: () }
+        Self { stream: stream.into(), prefix, activity, first: None, asks: false, hold: () }
     }
 }
 
 impl<H> Io<H> {
+    /// To a service.
     pub fn holding(stream: Stream, activity: Rc<Activity>, hold: H) -> Self {
-        Self { stream, prefix: Bytes::new(), activity, first: None, hold }
+        Self { stream, prefix: Bytes::new(), activity, first: None, asks: true, hold }
     }
 
     /// To be told of the first byte that comes.
@@ -158,6 +176,11 @@ impl<H: Unpin> hyper::rt::Read for Io<H> {
             if let Some(first) = self.first.take() {
                 let _ = first.send(());
             }
+        }
+        match &result {
+            Poll::Ready(Ok(0)) => self.ended(None),
+            Poll::Ready(Err(error)) => self.ended(Some(error.kind())),
+            Poll::Ready(Ok(_)) | Poll::Pending => {}
         }
         result.map_ok(drop)
     }
@@ -216,10 +239,25 @@ fn gather<'w>(bufs: &[io::IoSlice<'_>], whole: &'w mut [u8; GATHER]) -> Option<&
 }
 
 impl<H> Io<H> {
+    /// The peer has closed; or has reset, which it may do before it has acknowledged what it read.
+    fn ended(&self, error: Option<io::ErrorKind>) {
+        if !self.asks || self.activity.ended.get() == Ended::Unheard {
+            return;
+        }
+        self.activity.ended.set(match delivery::of(self.stream.socket()) {
+            Some(told) if told.outstanding && error != Some(io::ErrorKind::ConnectionReset) => Ended::Unheard,
+            Some(told) => Ended::Heard(u32::try_from(told.round_trip.as_micros()).unwrap_or(u32::MAX)),
+            None => Ended::Unknown,
+        });
+    }
+
     fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending => self.activity.blocked.set(true),
-            Poll::Ready(_) => {
+            Poll::Ready(result) => {
+                if result.is_err() {
+                    self.activity.ended.set(Ended::Unheard);
+                }
                 // The clock is read only where somebody waits for it: while the peer was slow.
                 if self.activity.blocked.replace(false) {
                     self.activity.moved.set(clock::tick());

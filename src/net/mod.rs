@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod clock;
+pub mod delivery;
 pub mod dial;
 pub mod first_request;
 pub mod held;

@@ -175,7 +175,7 @@ impl Canary {
             return None;
         }
         if let Some(regression) = self.regression(plan, counts, among) {
-            self.phase = Phase::Aborted(Why::Worse(regression));
+            (self.phase, self.since) = (Phase::Aborted(Why::Worse(regression)), now);
             return Some(Transition::Aborted);
         }
         if self.waits(plan, counts, now).is_some() {

@@ -36,7 +36,7 @@ pub enum Kind {
 pub enum Condition {
     /// `5xx`: a status from 500 on, or no answer at all.
     ServerError,
-    /// `gatewayError`: 502, 503 or 504.
+    /// `gatewayError`: 502, 503 or 504, or no answer, of which a proxy makes one of these.
     GatewayError,
     /// `connectFailure`: no connection; the request was not sent.
     ConnectFailure,
@@ -108,8 +108,8 @@ impl Condition {
         match (self, outcome.kind) {
             (_, Kind::Dropped) => false,
             (Self::ServerError, Kind::Answered { status, .. }) => status.is_server_error(),
-            (Self::ServerError, Kind::Failed(reason)) => blames_service(reason),
-            (Self::ServerError | Self::RefusedStream, Kind::Refused) => true,
+            (Self::ServerError | Self::GatewayError, Kind::Failed(reason)) => blames_service(reason),
+            (Self::ServerError | Self::GatewayError | Self::RefusedStream, Kind::Refused) => true,
             (Self::GatewayError, Kind::Answered { status, .. }) => matches!(status.as_u16(), 502..=504),
             (Self::ConnectFailure, Kind::Failed(reason)) => is_unconnected(reason),
             (Self::Reset, Kind::Failed(reason)) => matches!(reason, Reason::UpstreamReset | Reason::UpstreamProtocol),
@@ -189,7 +189,11 @@ mod tests {
     fn words_mean_what_they_say() {
         let table: &[(&str, &[Outcome], &[Outcome])] = &[
             ("5xx", &[answered(500, None), answered(599, None), failed(Reason::UpstreamReset)], &[answered(499, None)]),
-            ("gatewayError", &[answered(502, None), answered(504, None)], &[answered(500, None), answered(501, None)]),
+            (
+                "gatewayError",
+                &[answered(502, None), answered(504, None), failed(Reason::UpstreamReset)],
+                &[answered(500, None), answered(501, None), failed(Reason::ClientReset)],
+            ),
             (
                 "connectFailure",
                 &[failed(Reason::ConnectFailed), failed(Reason::ConnectTimeout)],

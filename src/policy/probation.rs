@@ -196,6 +196,13 @@ impl Probation {
         (self.after, self.counters) = (Observations::default(), counters);
     }
 
+    /// Whether it has seen what a reload after another one must have seen before the other can be blamed: for a route, or
+    /// without one for all.
+    pub fn has_seen_enough_of(&self, route: &str) -> bool {
+        let of_it = self.after.0.iter().filter(|((_, name), _)| route.is_empty() || **name == *route);
+        of_it.map(|(_, seen)| seen.requests).sum::<u64>() >= judge::MIN_REQUESTS
+    }
+
     /// The regression that hit most requests, if there is one, by the counters as they stand now. Routes that did not
     /// change are never judged.
     pub fn judge(&mut self, counters: Observations) -> Option<Finding> {

@@ -84,6 +84,12 @@ pub enum NotAgain {
 }
 
 impl Policy {
+    /// What is said of an outcome. A code of gRPC is for calls of gRPC, whatever it would mean for others.
+    pub fn rule(&self, outcome: &Outcome, grpc: bool) -> Option<&Rule> {
+        let fits = |rule: &&Rule| grpc || !matches!(rule.condition, Condition::Grpc(_));
+        self.rules.iter().filter(fits).find(|rule| rule.condition.matches(outcome))
+    }
+
     /// How long to wait before the next try.
     pub fn again(&self, outcome: &Outcome, at: Situation, rng: &mut impl Rng) -> Result<Duration, NotAgain> {
         if at.left == Some(Duration::ZERO) {
@@ -92,10 +98,7 @@ impl Policy {
         if outcome.kind == Kind::Dropped {
             return Err(NotAgain::ClientGone);
         }
-        // A code of gRPC is for calls of gRPC, whatever it would mean for others.
-        let fits = |rule: &&Rule| at.grpc || !matches!(rule.condition, Condition::Grpc(_));
-        let rule = self.rules.iter().filter(fits).find(|rule| rule.condition.matches(outcome));
-        let rule = rule.ok_or(NotAgain::NotCovered)?;
+        let rule = self.rule(outcome, at.grpc).ok_or(NotAgain::NotCovered)?;
         if rule.attempts == 0 {
             return Err(NotAgain::Never);
         }

@@ -248,6 +248,7 @@ fn compile_route(
     let name: Arc<str> = route.name.as_str().into();
     let action = compile_action(route, names, known);
     let first_side = push_sides(&name, &action, names, sides);
+    let retry = route.retry.as_ref().unwrap_or(&defaults.retry);
     Route {
         index,
         name,
@@ -255,8 +256,8 @@ fn compile_route(
         first_side,
         timeout: compile_timeout(route.timeout.unwrap_or(schema::Timeout::After(defaults.timeout))),
         timeout_is_own: route.timeout.is_some(),
-        retry: retries::retry(route.retry.as_ref().unwrap_or(&defaults.retry)),
-        hedge: route.hedge.as_ref().and_then(|hedge| retries::hedge(hedge, known)),
+        retry: retries::retry(retry),
+        hedge: route.hedge.as_ref().and_then(|hedge| retries::hedge(hedge, retry, known)),
         stream_idle: *defaults.stream_idle_timeout,
         tcp_pauses: defaults.into(),
         max_body: route.max_body.and_then(compile_max_body),

@@ -25,7 +25,7 @@ use crate::blast::Looked;
 use crate::config::{Config, schema};
 use crate::net::relay::Pauses;
 use crate::policy::balance::Settings;
-use crate::policy::budget::Budget;
+use crate::policy::budget::{Budget, Share};
 use crate::policy::guard::Bound;
 use crate::policy::outlier::Rules;
 use crate::policy::percentile::Percentile;
@@ -152,6 +152,8 @@ pub struct Hedge {
     pub after: HedgeAfter,
     pub max: u32,
     pub non_idempotent: bool,
+    /// What retries and hedges may be together.
+    pub budget: Share,
 }
 
 #[derive(Debug)]

@@ -22,8 +22,10 @@ pub enum Ended {
     /// There was no answer, or no end of it.
     Failed,
     Timeout,
-    /// Not sent: as many as may be were on their way.
+    /// Not sent: as many as may be were on their way, or at the service.
     Limit,
+    /// Not sent: the circuit breaker of the service was open.
+    CircuitOpen,
     /// Not sent: the body is larger than what is kept.
     TooLarge,
     /// Not sent: the body of the request itself broke off, or was not needed to its end.
@@ -38,8 +40,8 @@ pub type Series = (Arc<str>, Arc<str>);
 pub struct OnItsWay(Arc<Mirrored>);
 
 impl Ended {
-    pub const ALL: [Self; 6] =
-        [Self::Answered, Self::Failed, Self::Timeout, Self::Limit, Self::TooLarge, Self::Unfinished];
+    pub const ALL: [Self; 7] =
+        [Self::Answered, Self::Failed, Self::Timeout, Self::Limit, Self::CircuitOpen, Self::TooLarge, Self::Unfinished];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -47,6 +49,7 @@ impl Ended {
             Self::Failed => "failed",
             Self::Timeout => "timeout",
             Self::Limit => "limit",
+            Self::CircuitOpen => "circuit_open",
             Self::TooLarge => "too_large",
             Self::Unfinished => "unfinished",
         }

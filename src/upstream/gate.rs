@@ -146,6 +146,13 @@ impl Gate {
         }
     }
 
+    /// A place now, for what matters least: nobody waits behind it.
+    pub fn try_now(self: &Arc<Self>, limits: &Limits) -> Option<Permit> {
+        self.know(limits);
+        let is_free = self.pending.load(Ordering::SeqCst) == 0 && self.try_enter(Class::Sheddable);
+        is_free.then(|| Permit(self.clone()))
+    }
+
     /// A place beyond every limit, for a rule in shadow mode: and which limit it is beyond, if any.
     pub fn force(self: &Arc<Self>, limits: &Limits, class: Class) -> (Permit, Option<Full>) {
         self.know(limits);

@@ -19,7 +19,7 @@ use crate::body::Upload;
 use crate::error::Reason;
 use crate::identity::Alpn;
 use crate::net::clock;
-use crate::net::io::{Activity, Io};
+use crate::net::io::{Activity, Ended, Io};
 use crate::net::stream::Stream;
 use crate::worker::Worker;
 
@@ -259,6 +259,10 @@ impl Lease {
     /// Nothing has come back on the connection since it was lent.
     pub fn is_silent(&self) -> bool {
         !self.state.activity.started.get()
+    }
+
+    pub fn ended(&self) -> Ended {
+        self.state.activity.ended.get()
     }
 
     /// Asks for the socket itself, to be had after an answer 101. Before the request is sent.

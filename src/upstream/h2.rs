@@ -20,7 +20,7 @@ use crate::body::Upload;
 use crate::error::Reason;
 use crate::identity::{self, Alpn};
 use crate::net::clock;
-use crate::net::io::{Activity, Io};
+use crate::net::io::{Activity, Ended, Io};
 use crate::net::stream::Stream;
 use crate::worker::{LocalExec, Worker};
 
@@ -45,6 +45,7 @@ pub struct Shared {
     used: Cell<Instant>,
     /// From here on no stream is begun on it.
     ends: Option<Instant>,
+    activity: Rc<Activity>,
 }
 
 impl Shared {
@@ -90,6 +91,14 @@ impl Drop for Lease {
 impl Lease {
     pub fn sender(&self) -> SendRequest<Upload> {
         self.shared.sender.clone()
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.shared.streams.get() == 1
+    }
+
+    pub fn ended(&self) -> Ended {
+        self.shared.activity.ended.get()
     }
 }
 
@@ -251,7 +260,8 @@ async fn connect(pool: &Rc<Pool>, place: Place, limits: &Limits, worker: &Rc<Wor
         return Err(Reason::UpstreamProtocol);
     }
     let Dialled { stream, lifetime, http2: is_agreed, hold } = dialled;
-    let mut io = Io::holding(stream, Activity::new(Instant::now()), hold);
+    let activity = Activity::new(Instant::now());
+    let mut io = Io::holding(stream, activity.clone(), hold);
     let first_byte = io.first_byte();
     let (sender, connection) = http2::Builder::new(LocalExec)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -269,6 +279,7 @@ async fn connect(pool: &Rc<Pool>, place: Place, limits: &Limits, worker: &Rc<Wor
         idle_timeout: limits.idle_timeout,
         used: Cell::new(Instant::now()),
         ends: lifetime.map(|lifetime| lifetime.soft),
+        activity,
     });
     let over = lifetime.map(|lifetime| lifetime.hard);
     let (ready, greeted) = oneshot::channel();

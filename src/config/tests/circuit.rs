@@ -12,15 +12,15 @@ fn of_route(keys: &str) -> String {
 fn circuit_breakers() {
     let path = "services.app.circuitBreaker";
     for (keys, expected) in [
-        ("window: ▸0s", "window: must be longer than 0s | "),
-        ("openDuration: ▸0s", "openDuration: must be longer than 0s | "),
+        ("window: ▸0s", "window: must be longer than 0s | write a time, such as `1s`"),
+        ("openDuration: ▸0s", "openDuration: must be longer than 0s | write a time, such as `1s`"),
         (
             "failureThreshold: ▸0",
             "failureThreshold: it would open with any failure | a share above 0; `consecutiveFailures: 1` if that is meant",
         ),
         ("failureThreshold: ▸60", "failureThreshold: 60 is out of range | from 0 to 1"),
         ("halfOpenRequests: ▸0", "halfOpenRequests: 0 is out of range | from 1 to 10000"),
-        ("fallback: { stale: ▸0s }", "fallback.stale: must be longer than 0s | "),
+        ("fallback: { stale: ▸0s }", "fallback.stale: must be longer than 0s | write a time, such as `1s`"),
         ("fallback: { to: ▸app/one }", "fallback.to: the fallback leads back to the service | lead to another service"),
         ("fallback: { to: ▸raw }", "fallback.to: `raw` is a tcp service | lead to one that speaks HTTP"),
         ("fallback: { to: ▸none }", "fallback.to: there is no service `none` | there is `app` or `raw`"),

@@ -39,7 +39,7 @@ fn modes_of_listeners() {
         ),
         (
             "tls: { mode: strict, handshakeTimeout: ▸0s }",
-            "listeners[0].tls.handshakeTimeout: must be longer than 0s | ",
+            "listeners[0].tls.handshakeTimeout: must be longer than 0s | write a time, such as `1s`",
         ),
     ] {
         only(&format!("{HEAD}{SERVICES}{}", listener(tls)), expected);

@@ -4,6 +4,24 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 
+#[test]
+fn one_goes_on_where_it_stood() {
+    let (plan, now) = (plan(), Instant::now());
+    let mut canary = Canary::new(now);
+    assert_eq!(canary.stands(), Stood::default());
+    canary.obey(Order::Step, &plan, &Counts::default(), now).unwrap();
+    let resumed = |stood: &Stood| Canary::resumed(stood, &plan, now);
+    assert_eq!(resumed(&canary.stands()).share(&plan), 15.0);
+    canary.obey(Order::Promote, &plan, &Counts::default(), now).unwrap();
+    assert_eq!((resumed(&canary.stands()).share(&plan), resumed(&canary.stands()).phase), (100.0, Phase::Done));
+    canary.obey(Order::Abort, &plan, &Counts::default(), now).unwrap();
+    let stood = canary.stands();
+    assert_eq!((resumed(&stood).share(&plan), resumed(&stood).stands()), (0.0, stood));
+    // Whatever lies on the disk.
+    let beyond = Stood { step: 99, ..Stood::default() };
+    assert_eq!(resumed(&beyond).share(&plan), 100.0);
+}
+
 const EVERY: Duration = Duration::from_secs(600);
 
 fn plan() -> Plan {

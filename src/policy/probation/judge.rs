@@ -20,7 +20,7 @@ use crate::telemetry::histogram::DURATION;
 const Z: f64 = 4.0;
 
 /// Requests after the reload before a route is judged at all.
-const MIN_REQUESTS: u64 = 20;
+pub(super) const MIN_REQUESTS: u64 = 20;
 
 /// Failed or refused requests that a rise takes. One or two are never a pattern, however rare they were before.
 const MIN_EVENTS: u64 = 5;

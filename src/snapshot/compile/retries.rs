@@ -38,10 +38,14 @@ pub(super) fn retry(retry: &schema::Retry) -> Option<Box<Policy>> {
         attempts: retry.attempts,
         rules,
         per_try: retry.per_try_timeout.map(|time| *time),
-        share: Share { percent: retry.budget.percent, min_per_second: retry.budget.min_per_second },
+        share: share(retry),
         buffer_limit: retry.buffer_limit.0,
         non_idempotent: retry.non_idempotent,
     }))
+}
+
+fn share(retry: &schema::Retry) -> Share {
+    Share { percent: retry.budget.percent, min_per_second: retry.budget.min_per_second }
 }
 
 fn backoff(backoff: schema::Backoff) -> Backoff {
@@ -49,7 +53,7 @@ fn backoff(backoff: schema::Backoff) -> Backoff {
 }
 
 /// What was learned of how long answers take stays, where the route keeps its name.
-pub(super) fn hedge(hedge: &schema::Hedge, previous: Option<&Route>) -> Option<Hedge> {
+pub(super) fn hedge(hedge: &schema::Hedge, retry: &schema::Retry, previous: Option<&Route>) -> Option<Hedge> {
     let after = match hedge.after.parse().ok()? {
         schema::HedgeAfter::Fixed(after) => HedgeAfter::Fixed(after),
         schema::HedgeAfter::Percentile(share) => {
@@ -61,7 +65,7 @@ pub(super) fn hedge(hedge: &schema::Hedge, previous: Option<&Route>) -> Option<H
             HedgeAfter::Percentile(share, known)
         }
     };
-    Some(Hedge { after, max: hedge.max, non_idempotent: hedge.non_idempotent })
+    Some(Hedge { after, max: hedge.max, non_idempotent: hedge.non_idempotent, budget: share(retry) })
 }
 
 pub(super) fn budget(previous: Option<&Service>) -> Arc<Budget> {
