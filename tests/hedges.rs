@@ -153,6 +153,47 @@ fn within_the_budget() {
     conns.iter_mut().for_each(|conn| assert_eq!(conn.response("GET").text(), "slow"));
 }
 
+/// Without retries, too; and no more at a time than there may be of both.
+#[test]
+fn within_the_budget_of_hedges_alone() {
+    let gate = Gate::default();
+    let slow = Origin::gated("slow", &gate);
+    let none = "hedge: { after: 5ms }, retry: { attempts: 0, budget: { percent: 0, minPerSecond: 0 } }";
+    let none = proxy(none, slow.addr(), slow.addr());
+    let full = CONFIG.replace("HEDGE", "hedge: { after: 5ms }").replace("app: {", "app: { limits: { maxRetries: 0 },");
+    let full = Proxy::start(&full.replace(", \"{b}\"", ""), &[("a", slow.addr())]);
+    let mut conns = [&none, &full].map(|proxy| {
+        let mut conn = Conn::connect(proxy.addr());
+        conn.write(SLOW);
+        conn
+    });
+    assert!(conns.iter_mut().all(|conn| conn.is_quiet(Duration::from_millis(100))));
+    assert_eq!((begun(&none), begun(&full), slow.seen().len()), (0.0, 0.0, 2));
+    gate.open();
+    conns.iter_mut().for_each(|conn| assert_eq!(conn.response("GET").text(), "slow"));
+}
+
+/// Of two proxies in a row, one tries more than once.
+#[test]
+fn who_has_one_in_front_makes_none() {
+    let gate = Gate::default();
+    let slow = Origin::gated("slow", &gate);
+    let proxy = proxy("hedge: { after: 5ms }", slow.addr(), slow.addr());
+    let mut inner = Conn::connect(proxy.addr());
+    inner.write("GET /slow HTTP/1.1\r\nHost: a\r\nx-outrigger-attempt: 1\r\n\r\n");
+    assert!(inner.is_quiet(Duration::from_millis(100)));
+    assert_eq!((begun(&proxy), slow.seen().len()), (0.0, 1));
+    let mut outer = Conn::connect(proxy.addr());
+    outer.write(SLOW);
+    until("it has company", SOON, || begun(&proxy) == 1.0 && slow.seen().len() == 3);
+    let numbers = slow.seen().into_iter().map(|seen| seen.message.head.get("x-outrigger-attempt")).skip(1);
+    let mut numbers: Vec<_> = numbers.flatten().collect();
+    numbers.sort();
+    assert_eq!(numbers, ["1", "2"]);
+    gate.open();
+    [inner, outer].iter_mut().for_each(|conn| assert_eq!(conn.response("GET").text(), "slow"));
+}
+
 /// Once it is known how long answers take, those that take longer than nearly all others have company.
 #[test]
 fn after_a_percentile_of_what_is_seen() {

@@ -3,9 +3,12 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use common::h2peer::{H2Origin, call, request};
+use common::h2raw::{self, Server};
 use common::origin::{Gate, Next};
 use common::{Conn, Message, Origin, Proxy, SOON, free_addr, until};
 use http::{HeaderName, HeaderValue, Response};
@@ -195,6 +198,116 @@ fn a_service_may_ask_for_time_or_to_be_left_alone() {
         assert_eq!(b.seen().len(), 1, "{head}");
         assert!(begun.elapsed() < Duration::from_millis(900), "at once");
         until(why, SOON, || skipped(&asks, why) == 1.0);
+    }
+}
+
+/// An answer that has begun is not begun again, and that is counted.
+#[test]
+fn what_breaks_in_the_middle_is_not_tried_again() {
+    let cut = Origin::raw(|mut conn, _| {
+        if conn.request().is_some() {
+            conn.try_write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+        }
+    });
+    let proxy = proxy("retry: { attempts: 3, on: [reset, 5xx] }", cut.addr(), cut.addr());
+    let mut conn = Conn::connect(proxy.addr());
+    conn.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(conn.head().status(), 200);
+    conn.read_to_end();
+    until("why", SOON, || skipped(&proxy, "answer_begun") == 1.0);
+    assert_eq!(cut.seen().len() + cut.connections(), 1);
+}
+
+/// A date says it as well (RFC 9110, section 10.2.3).
+#[test]
+fn a_date_to_come_back_at() {
+    let a = says("503 Never\r\nRetry-After: Fri, 31 Dec 2100 23:59:59 GMT");
+    let asks = proxy("timeout: 10s, retry: { attempts: 1, on: [5xx] }", a.addr(), a.addr());
+    assert_eq!((get(&asks).status(), a.seen().len()), (503, 1));
+    until("why", SOON, || skipped(&asks, "pushback") == 1.0);
+    let b = says("503 Soon\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT");
+    let asks = proxy("timeout: 10s, retry: { attempts: 1, on: [5xx] }", b.addr(), b.addr());
+    assert_eq!((get(&asks).status(), b.seen().len()), (503, 2), "it is past");
+}
+
+/// Streams that are refused are the route's to decide about, where it does; without a word they are tried once more.
+#[test]
+fn refused_streams_are_not_multiplied() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = tries.clone();
+    let origin = Server::start(&[], move |mut peer, _| {
+        while let Some(frame) = peer.next() {
+            if frame.kind == h2raw::HEADERS {
+                count.fetch_add(1, SeqCst);
+                peer.rst(frame.stream, h2raw::REFUSED_STREAM);
+            }
+        }
+    });
+    for (retry, expected) in [
+        ("maxBody: 1Ki", 2),
+        ("retry: { attempts: 3, on: [{ condition: refusedStream, attempts: 0 }] }", 1),
+        ("retry: { attempts: 2, on: [refusedStream], backoff: { base: 1ms, max: 1ms } }", 3),
+        ("retry: { attempts: 2, on: [\"404\"] }", 2),
+    ] {
+        let proxy = Proxy::start(&config("protocol: http2,", retry, true), &[("a", origin.addr), ("b", origin.addr)]);
+        tries.store(0, SeqCst);
+        assert_eq!(get(&proxy).status(), 502, "{retry}");
+        assert_eq!(tries.load(SeqCst), expected, "{retry}");
+    }
+}
+
+/// What is left is what is left when the request goes out, however long it has waited for a connection.
+#[test]
+fn time_in_the_queue_is_no_longer_left() {
+    let gate = Gate::default();
+    let a = Origin::gated("a", &gate);
+    let proxy =
+        Proxy::start(&config("connections: { max: 1 },", "timeout: 9s", true), &[("a", a.addr()), ("b", a.addr())]);
+    let first = Conn::connect(proxy.addr());
+    let mut conns = [first, Conn::connect(proxy.addr())];
+    conns[0].write("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("it is under way", SOON, || a.seen().len() == 1);
+    conns[1].write("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(conns[1].is_quiet(Duration::from_millis(300)));
+    gate.open();
+    conns.iter_mut().for_each(|conn| assert_eq!(conn.response("GET").status(), 200));
+    let left: u64 = a.last().head.get("x-outrigger-timeout-ms").expect("it is told").parse().expect("a number");
+    assert!(left <= 8700, "{left}");
+}
+
+/// A client that says when it gives up binds streams as well.
+#[test]
+fn a_stream_ends_when_its_client_gives_up() {
+    let origin = Origin::start(|_, conn| {
+        conn.try_write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+        while conn.try_write("3\r\na\n\n\r\n") {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Next::Close
+    });
+    let proxy = proxy("maxBody: 1Ki", origin.addr(), origin.addr());
+    let mut conn = Conn::connect(proxy.addr());
+    let begun = Instant::now();
+    conn.write("GET / HTTP/1.1\r\nHost: a\r\nx-outrigger-timeout-ms: 400\r\n\r\n");
+    assert_eq!(conn.head().status(), 200);
+    conn.read_to_end();
+    assert!(begun.elapsed() >= Duration::from_millis(400) && begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+/// Of why it was not tried in another way nothing is said once it was tried, and went well.
+#[test]
+fn what_went_well_in_the_end_is_not_explained() {
+    let bad = Origin::raw(|mut conn, _| drop(conn.request()));
+    let good = Origin::named("good");
+    let proxy = proxy("retry: { attempts: 1, on: [reset, connectFailure] }", bad.addr(), good.addr());
+    for id in ["one", "two"] {
+        let answer = ask(&proxy, &format!("GET / HTTP/1.1\r\nHost: a\r\nx-request-id: {id}\r\n\r\n"));
+        assert_eq!(answer.text(), "good");
+        let told = common::eventually("it is known", SOON, || {
+            let reply = proxy.admin("GET", &format!("/why/{id}"));
+            (reply.status() == 200).then(|| reply.text())
+        });
+        assert!(!told.contains("notAgain"), "{told}");
     }
 }
 

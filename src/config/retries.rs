@@ -64,3 +64,36 @@ fn hedge(all: &mut Vec<Doubt>, path: &str, hedge: &Hedge, timeout: Duration) {
         all.push((format!("{path}.after"), message, "write a shorter one"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config;
+
+    #[test]
+    fn what_can_never_come_to_pass() {
+        let text = r#"apiVersion: outrigger/v1
+listeners: [{ name: edge, mode: proxy, address: "127.0.0.1:8080" }]
+services: { app: { endpoints: { static: ["127.0.0.1:1"] } } }
+routes:
+  - name: a
+    to: app
+    timeout: 1s
+    hedge: { after: 2s }
+    retry: { attempts: 1, perTryTimeout: 1s, on: [{ condition: 5xx, attempts: 2 }], backoff: { base: 2s, max: 1s } }
+"#;
+        let warned = |text: &str| {
+            let config = config::parse("t.yaml", text, &|_| None).expect("it is sound");
+            let mut paths: Vec<String> =
+                config::warnings(&config, std::time::SystemTime::now()).into_iter().map(|one| one.path).collect();
+            paths.sort();
+            paths
+        };
+        let retry = "routes[0].retry";
+        let all = ["backoff.base", "on[0].attempts", "perTryTimeout"].map(|key| format!("{retry}.{key}"));
+        assert_eq!(warned(text), [&["routes[0].hedge.after".to_owned()][..], &all].concat());
+        assert_eq!(warned(&text.replace("attempts: 1,", "attempts: 0,")), ["routes[0].hedge.after"]);
+        let never = text.replace("perTryTimeout: 1s", "perTryTimeout: 0s");
+        let refused = config::parse("t.yaml", &never, &|_| None).expect_err("no try has no time").to_string();
+        assert!(refused.contains("perTryTimeout") && refused.contains("longer than 0s"), "{refused}");
+    }
+}

@@ -366,6 +366,23 @@ impl Record {
         u32::try_from(chosen.rule).ok().filter(|_| !written.matches.is_empty())
     }
 
+    /// Why what has failed was not tried again, where that is known at the end alone. Counted for routes with retries.
+    fn settle(&self) {
+        let why = match self.tries.not_again.get() {
+            None if self.answered.is_none() && self.reason == Reason::ClientReset && self.tries.count() > 0 => {
+                NotAgain::ClientGone
+            }
+            None if self.answered.is_some() && self.failed() => NotAgain::Answered,
+            Some(NotAgain::AnswerBegun) => NotAgain::AnswerBegun,
+            _ => return,
+        };
+        self.tries.not_again.set(Some(why));
+        let route = self.chosen.and_then(|chosen| self.view.snapshot.routes.get(chosen.route));
+        if route.is_some_and(|route| route.retry.is_some()) {
+            self.conn.worker.counters.upstream_not_again.inc(why);
+        }
+    }
+
     /// For `why`.
     fn keep(&self, now: Instant, shadow: &[Would<'_>]) {
         let mut recent = self.conn.worker.recent.borrow_mut();
@@ -387,13 +404,7 @@ impl Record {
         };
         let total = now.saturating_duration_since(self.start);
         let failed = self.failed();
-        let not_again = match self.tries.not_again.get() {
-            None if !attempts.is_empty() && self.answered.is_none() && self.reason == Reason::ClientReset => {
-                Some(NotAgain::ClientGone)
-            }
-            None if failed && self.answered.is_some() => Some(NotAgain::Answered),
-            known => known,
-        };
+        let not_again = self.tries.not_again.get();
         let fault = self.fault.map(|fault| fault::Shown(fault).to_string()).unwrap_or_default();
         recent.push(&Exchange {
             id: self.request_id.as_ref().map_or(b"", HeaderValue::as_bytes),
@@ -523,6 +534,7 @@ impl Drop for Record {
                 self.status = forced.status().as_u16();
             }
         }
+        self.settle();
         self.count(now);
         let mut shadow = [NOTHING; SHADOW_MAX];
         let mut refusals = 0;
