@@ -239,6 +239,62 @@ fn answers_are_compared_without_what_differs_by_nature() {
     until("they are equal", SOON, equal);
 }
 
+/// One answer that failed is no noise: what is found by it would be nothing any more.
+#[test]
+fn a_failure_is_no_noise() {
+    let app = Origin::start(|seen, conn| {
+        let status = if seen.message.head.has(MARK) { "503 Service Unavailable" } else { "200 OK" };
+        let sent = conn.try_write(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok"));
+        if sent { Next::Keep } else { Next::Close }
+    });
+    let copy = Origin::fixed("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\nno");
+    let proxy = start(app.addr(), copy.addr());
+    let report = || proxy.admin_json("/mirrors")["routes"]["compared"]["copy"]["compared"].clone();
+    for _ in 0..3 {
+        assert_eq!(get(proxy.addr(), "/compared").status(), 200);
+    }
+    until("all are compared", SOON, || report()["pairs"] == 3 && report()["uncompared"] == 3);
+    assert_eq!(
+        (&report()["differsIn"]["status"], &report()["noise"]["differsIn"]),
+        (&3.into(), &serde_json::json!([]))
+    );
+}
+
+/// A copy takes a place of its service, waits for none, and is not sent through a breaker that is open.
+#[test]
+fn copies_keep_to_what_their_service_keeps_to() {
+    let gate = Gate::default();
+    let waiting = gate.clone();
+    let copy = Origin::start(move |seen, conn| {
+        if seen.message.head.start_line().contains("/broken") {
+            conn.try_write("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
+            return Next::Keep;
+        }
+        waiting.pass();
+        let sent = conn.try_write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        if sent { Next::Keep } else { Next::Close }
+    });
+    let app = Origin::named("app");
+    let config = CONFIG.replace(
+        "copy: {",
+        "copy: { limits: { maxRequests: 1 }, circuitBreaker: { consecutiveFailures: 1, openDuration: 5m },",
+    ) + "  - { name: broken, match: [{ path: { prefix: /broken } }], to: copy }\n";
+    let proxy = Proxy::start(&config, &[("up", app.addr()), ("copy", copy.addr()), ("none", free_addr())]);
+    for _ in 0..3 {
+        assert_eq!(get(proxy.addr(), "/read").status(), 200);
+    }
+    until("two found no place", SOON, || count(&proxy, "read", "limit") == 2);
+    assert_eq!(proxy.admin_json("/clusters")["copy"]["limits"]["inFlight"], 1);
+    gate.open();
+    until("one did", SOON, || count(&proxy, "read", "answered") == 1);
+    until("its place is free", SOON, || proxy.admin_json("/clusters")["copy"]["limits"]["inFlight"] == 0);
+    assert_eq!(get(proxy.addr(), "/broken").status(), 500);
+    until("the breaker opens", SOON, || {
+        assert_eq!(get(proxy.addr(), "/read").status(), 200);
+        count(&proxy, "read", "circuit_open") > 0
+    });
+}
+
 #[test]
 fn a_share_is_a_share() {
     let (app, copy) = (Origin::named("app"), Origin::named("copy"));
