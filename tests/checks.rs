@@ -23,6 +23,15 @@ fn is(proxy: &Proxy, address: SocketAddr, healthy: bool) {
     until(&what, SOON, || checked(proxy, "app", address)["healthy"] == healthy);
 }
 
+#[test]
+fn the_path_of_a_check_may_have_a_query() {
+    let a = Moody::new("a");
+    let check = format!("healthCheck: {{ http: {{ path: \"/healthz?from=proxy\" }}, {FAST} }}");
+    let proxy = Proxy::of_service(&format!(r#"endpoints: {{ static: ["{{a}}"] }}, {check}"#), &[("a", a.addr())]);
+    is(&proxy, a.addr(), true);
+    assert_eq!(a.origin.nth(1).head.start_line(), "GET /healthz?from=proxy HTTP/1.1");
+}
+
 /// Who answers so many requests.
 fn answers(proxy: &Proxy, requests: usize) -> Vec<String> {
     let mut all: Vec<String> = (0..requests).map(|_| get(proxy.addr(), "/").text()).collect();

@@ -83,6 +83,47 @@ fn a_name_server_that_fails_empties_nothing_and_is_told() {
     assert!(discovery(&proxy)["lastError"].is_null());
 }
 
+/// One of two targets is gone: its endpoint stays, and that it is old shows.
+#[test]
+fn a_look_up_that_fails_in_part_is_told() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let dns = Dns::start();
+    let of = |origin: &Origin, target| Data::Srv(0, 1, origin.addr().port(), target);
+    dns.set("_http._tcp.app.test.", &[of(&a, "one.test."), of(&b, "two.test.")]);
+    for name in ["one.test.", "two.test."] {
+        dns.set(name, &[Data::A(Ipv4Addr::LOCALHOST)]);
+    }
+    let proxy = Proxy::of_service(
+        r#"endpoints: { dns: { name: _http._tcp.app.test, type: srv, servers: ["{dns}"], minTtl: 1s, maxTtl: 1s } }"#,
+        &[("dns", dns.addr)],
+    );
+    until("both are there", SOON, || endpoints(&proxy).len() == 2);
+    assert!(discovery(&proxy)["lastError"].is_null());
+    dns.set("two.test.", &[]);
+    proxy.await_metric("outrigger_discovery_failures_total", &[("service", "app")], 2.0);
+    proxy.await_metric("outrigger_discovery_age_seconds", &[("service", "app")], 2.0);
+    assert_eq!(endpoints(&proxy).len(), 2);
+    assert_eq!(discovery(&proxy)["lastError"], "two.test.: the name has no address");
+    assert!(proxy.stderr_text().contains("two.test.: the name has no address"));
+    dns.set("two.test.", &[Data::A(Ipv4Addr::LOCALHOST)]);
+    until("it is fresh again", 3 * SOON, || discovery(&proxy)["failures"] == 0);
+}
+
+#[test]
+fn a_file_without_any_weight_is_refused() {
+    let dir = TempDir::new("weights");
+    let origin = Origin::named("here");
+    let list = |weight| format!("- {{ address: \"{}\", weight: {weight} }}\n", origin.addr());
+    let file = dir.file("list.yaml", list(1));
+    let proxy = Proxy::of_service(&format!("endpoints: {{ file: \"{}\" }}", file.display()), &[]);
+    assert_eq!(get(proxy.addr(), "/").text(), "here");
+    std::fs::write(&file, list(0)).expect("write");
+    until("it is refused", SOON, || discovery(&proxy)["lastError"].is_string());
+    let error = discovery(&proxy)["lastError"].to_string();
+    assert!(error.contains("list.yaml") && error.contains("the weights sum to zero"), "{error}");
+    assert_eq!(get(proxy.addr(), "/").text(), "here");
+}
+
 /// As it is written in the documentation.
 #[test]
 fn the_example_holds_back_what_shrinks_and_takes_what_is_confirmed() {

@@ -110,6 +110,21 @@ fn in_shadow_mode_it_tells_and_ejects_nobody() {
     assert!(failed >= 8, "{failed} of 20: it still has its turns");
     assert_eq!(ejections(&proxy, "consecutive_failures", "shadow"), 1.0, "once, as it would be");
     assert_eq!(ejections(&proxy, "consecutive_failures", "enforce"), 0.0);
+
+    // Whom it has noted is not out by that, but by what it does from then on.
+    assert_eq!(ejected(&proxy, &b)["enforced"], false);
+    b.status(200);
+    proxy.reload(", mode: shadow", "");
+    assert!(ejected(&proxy, &b).is_null());
+    let served = b.served();
+    assert_eq!(self::failed(&proxy, 20), 0);
+    assert!(b.served() > served, "it still has its turns");
+    b.status(500);
+    until("it is out", SOON, || {
+        self::failed(&proxy, 1);
+        ejected(&proxy, &b)["enforced"] == true
+    });
+    assert_eq!(ejected(&proxy, &b)["times"], 1);
 }
 
 #[test]

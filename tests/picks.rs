@@ -238,6 +238,26 @@ fn zones_and_regions() {
     assert_eq!(users(&geo("dead", "[]"), 10), vec!["503"; 10], "data stay in their region");
 }
 
+/// More than half of all is gone, and yet it is no panic while the others are well.
+#[test]
+fn a_zone_or_region_of_most_endpoints_may_go() {
+    let origins = named(["b", "c"]);
+    let dead = [free_addr(), free_addr(), free_addr()];
+    let all = ["one", "two", "three"].into_iter().zip(dead).chain([("b", origins[0].addr()), ("c", origins[1].addr())]);
+    let fills: Vec<(&str, SocketAddr)> = all.collect();
+    let at = |(name, place): (&&str, &str)| format!(r#"{{ address: "{{{name}}}", zone: {place}, region: {place} }}"#);
+    let list: Vec<String> = ["one", "two", "three", "b", "c"].iter().zip(["a", "a", "a", "b", "b"]).map(at).collect();
+    for balancer in
+        ["policy: roundRobin, zone: prefer", "policy: geoHashedRing, hashKey: { header: x-user }, regions: [b]"]
+    {
+        let proxy = start(&list.join(", "), balancer, &fills);
+        until("the others take it", SOON, || users(&proxy, 40).iter().all(|who| who != "503"));
+        let found: BTreeSet<String> = users(&proxy, 40).into_iter().collect();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["b", "c"], "{balancer}");
+        assert_eq!(proxy.metric("outrigger_load_balancer_panic", &[("service", "app")]), 0.0, "{balancer}");
+    }
+}
+
 /// Answers after as many milliseconds as `slow` says.
 fn slow(name: &'static str, millis: u64) -> Origin {
     Origin::start(move |_, conn| {

@@ -61,6 +61,14 @@ const MATTERING: &[&str] = &[
     "hashKey",
     "zone",
     "region",
+    "http",
+    "grpc",
+    "tcp",
+    "delay",
+    "abort",
+    "bandwidth",
+    "status",
+    "reset",
 ];
 
 /// The schema of a whole configuration.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, Method};
 
 use super::schema::{HedgeAfter, UNIX};
@@ -33,8 +34,9 @@ pub fn judge(format: &str, text: &str) -> Result<(), Flaw> {
             .map_err(|(message, _)| (message, host_remedy(text))),
         "authority" => plain(is_authority(text), "a host name, with or without a port"),
         "name" => plain(is_name(text), &format!("a name (letters, digits, `.`, `_`, `-`; at most {NAME_MAX})")),
-        "path" => path(text),
-        "pathTemplate" => path(text).and_then(|()| template(text)),
+        "path" => path(text, false),
+        "pathAndQuery" => path(text, true).and_then(|()| plain(text.parse::<PathAndQuery>().is_ok(), "a path")),
+        "pathTemplate" => path(text, false).and_then(|()| template(text)),
         "method" => method(text),
         "httpUrl" => plain(is_http_url(text), "a URL such as `http://127.0.0.1:8080/health`"),
         "trustDomain" => plain(spiffe::is_trust_domain(text), "a trust domain such as `cluster.local`"),
@@ -149,11 +151,11 @@ fn is_http_url(text: &str) -> bool {
     })
 }
 
-fn path(text: &str) -> Result<(), Flaw> {
+fn path(text: &str, query: bool) -> Result<(), Flaw> {
     if !text.starts_with('/') {
         return Err((format!("`{text}` does not start with `/`"), Some(format!("write `/{text}`"))));
     }
-    match text.chars().find(|c| c.is_control() || matches!(c, '?' | '#' | ' ')) {
+    match text.chars().find(|c| c.is_control() || matches!(c, '#' | ' ') || (*c == '?' && !query)) {
         Some('?') => Err((
             format!("`{text}` has a query, and a path has none"),
             Some("parameters are matched by `query: { name: value }`".to_owned()),
@@ -206,6 +208,7 @@ mod tests {
             ("authority", &["a", "a:80", "[::1]:80", "1.2.3.4:5"], &["", "a:", "a:0", "a:70000", "a/b", "u@h"]),
             ("name", &["a", "A.b_c-1"], &["", "a/b", "a b", "é"]),
             ("path", &["/", "/a//b", "/é"], &["", "a", "/a?b", "/a#b", "/a\n", "/a b"]),
+            ("pathAndQuery", &["/", "/a?b", "/a?b=c&d=/e?f"], &["", "a", "?a", "/a?b#c", "/a?b c", "/a?<"]),
             ("pathTemplate", &["/", "/a/{b}/{c}"], &["/{}", "/{a", "/a{b}", "/{a}/{a}", "/*", "x"]),
             ("method", &["GET", "M-SEARCH"], &["", "get", "G ET"]),
             (

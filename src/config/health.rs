@@ -7,9 +7,13 @@ pub fn service(view: &mut View<'_>, path: &str, service: &Service) {
     if let Some(check) = &service.health_check {
         let path = format!("{path}.healthCheck");
         let kinds = [check.http.is_some(), check.grpc.is_some(), check.tcp.is_some()];
-        if kinds.into_iter().filter(|there| *there).count() != 1 {
-            let message = "a check is one of `http`, `grpc` and `tcp`";
-            view.push(&path, message, "write `http: { path: /healthz }`, `grpc: {}` or `tcp: {}`");
+        match kinds.into_iter().filter(|there| *there).count() {
+            1 => {}
+            0 => {
+                let message = "a check is one of `http`, `grpc` and `tcp`";
+                view.push(&path, message, "write `http: { path: /healthz }`, `grpc: {}` or `tcp: {}`");
+            }
+            _ => view.push(&path, "`http`, `grpc` and `tcp` exclude each other", "keep one of them"),
         }
         view.positive(&format!("{path}.interval"), check.interval);
         view.positive(&format!("{path}.timeout"), check.timeout);

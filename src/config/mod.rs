@@ -164,6 +164,9 @@ pub fn endpoints(path: &Path, text: &str, port: Option<u16>) -> Result<Vec<Resol
             let place = tree.seq().get(index).map_or(&tree.place, |item| &item.place);
             problems.push(Problem::at(place, format!("[{index}]"), message).remedy(remedy));
         }
+        if !resolved.is_empty() && resolved.iter().all(|endpoint| endpoint.weight == 0) {
+            problems.push(Problem::at(&tree.place, "", validate::NO_WEIGHT).remedy(validate::SOME_WEIGHT));
+        }
     }
     if problems.is_empty() { Ok(resolved) } else { Err(report(problems, None, &[source])) }
 }

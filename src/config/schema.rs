@@ -386,7 +386,7 @@ pub struct Dns {
     pub port: Option<u16>,
     /// Name servers, `ip:port`: those of `/etc/resolv.conf` where absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>", extend("items" = { "type": "string", "format": "socketAddress" }))]
+    #[schemars(with = "Vec<String>", length(min = 1), extend("items" = { "type": "string", "format": "socketAddress" }))]
     pub servers: Vec<std::net::SocketAddr>,
     /// An answer is good for this long at least, whatever its records say.
     #[serde(default = "default_min_ttl", skip_serializing_if = "is_min_ttl")]

@@ -9,6 +9,7 @@ use super::*;
 
 mod authorization;
 mod circuit;
+mod health;
 mod limits;
 mod reference;
 mod secrets;

@@ -36,6 +36,10 @@ const OURS: [&str; 10] = [
 /// The largest request head: a bound on what one connection may make us hold.
 const HEAD_BYTES_MAX: u64 = 16 << 20;
 
+/// What is said of a list of endpoints that nothing can be sent to.
+pub const NO_WEIGHT: &str = "the weights sum to zero, so nothing can be sent";
+pub const SOME_WEIGHT: &str = "give one a weight above 0";
+
 /// What is judged, and where it stands.
 pub struct View<'a> {
     pub root: &'a Root,
@@ -232,7 +236,7 @@ impl View<'_> {
         }
         let resolved = resolved.0;
         if resolved.len() == endpoints.len() && resolved.iter().all(|endpoint| endpoint.weight == 0) {
-            self.push(&list, "the weights sum to zero, so nothing can be sent", "give one a weight above 0");
+            self.push(&list, NO_WEIGHT, SOME_WEIGHT);
         }
         for (name, subset) in &service.subsets {
             let labels = |endpoint: &Endpoint| match endpoint {

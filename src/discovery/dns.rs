@@ -56,6 +56,13 @@ struct Target {
     priority: u32,
 }
 
+/// What a look-up has found, how long it is good for, and what of it failed, so that the last answer stands in for it.
+struct Found {
+    endpoints: Vec<Endpoint>,
+    ttl: Duration,
+    failed: Option<String>,
+}
+
 /// Asks for as long as it is not dropped. `/etc/hosts` and `/etc/resolv.conf` are read anew for every look-up: they may
 /// change.
 pub(super) async fn run(query: Query, pace: Pace, again: Arc<Notify>, mut publisher: Publisher) {
@@ -66,9 +73,13 @@ pub(super) async fn run(query: Query, pace: Pace, again: Arc<Notify>, mut publis
         // So that many proxies do not ask all at once.
         let jitter = rand::rng().random_range(0.9..=1.1);
         match find(&query, &mut known).await {
-            Ok((endpoints, ttl)) => {
+            Ok(Found { endpoints, ttl, failed }) => {
                 failures = 0;
-                let wait = match publisher.publish(endpoints) {
+                let held_back = match failed {
+                    None => publisher.publish(endpoints),
+                    Some(error) => publisher.publish_part(endpoints, error),
+                };
+                let wait = match held_back {
                     None => ttl.clamp(floor, ceiling.max(floor)),
                     // Held back: asked for again, to confirm it.
                     Some(soon) => soon.max(pace.soonest).min(ceiling),
@@ -88,10 +99,10 @@ pub(super) async fn run(query: Query, pace: Pace, again: Arc<Notify>, mut publis
     }
 }
 
-async fn find(query: &Query, known: &mut BTreeMap<String, Known>) -> Result<(Vec<Endpoint>, Duration), String> {
+async fn find(query: &Query, known: &mut BTreeMap<String, Known>) -> Result<Found, String> {
     let (targets, mut ttl) = match query.kind {
         Kind::Address(port) => (vec![Target { name: query.name.clone(), port, weight: 1, priority: 0 }], Duration::MAX),
-        Kind::Srv => services(query).await?,
+        Kind::Srv => services(query).await.map_err(|error| format!("{}: {error}", query.name))?,
     };
     known.retain(|name, _| targets.iter().any(|target| target.name == *name));
     let names: BTreeSet<String> = targets.iter().map(|target| target.name.clone()).collect();
@@ -104,22 +115,17 @@ async fn find(query: &Query, known: &mut BTreeMap<String, Known>) -> Result<(Vec
         })
         .buffer_unordered(AT_A_TIME);
     while let Some((name, answers)) = answers.next().await {
-        let good_for = merge(known.entry(name).or_default(), answers);
-        found |= good_for.is_ok();
-        match good_for {
-            Ok(good_for) => ttl = ttl.min(good_for),
-            Err(error) => {
-                tracing::debug!(%error, "a target could not be looked up");
-                ttl = Duration::ZERO;
-                failed.get_or_insert(error);
-            }
-        }
+        let (good_for, error) = merge(known.entry(name.clone()).or_default(), answers);
+        found |= good_for.is_some();
+        ttl = ttl.min(good_for.unwrap_or_default());
+        // Of several always the same, whichever comes first: the log hears of each new one.
+        failed = failed.into_iter().chain(error.map(|error| format!("{name}: {error}"))).min();
     }
     match failed {
         Some(error) if !found => Err(error),
-        _ => {
+        failed => {
             let of = |target: &Target| endpoints(known.get(&target.name).unwrap_or(&Known::default()), target);
-            Ok((targets.iter().flat_map(of).collect(), ttl))
+            Ok(Found { endpoints: targets.iter().flat_map(of).collect(), ttl, failed })
         }
     }
 }
@@ -132,8 +138,8 @@ async fn services(query: &Query) -> Result<(Vec<Target>, Duration), String> {
     let records = lookup.answers().iter().filter_map(|record| {
         ttl = ttl.min(record.ttl);
         match &record.data {
-            // A target of the root says that there is no such service.
-            RData::SRV(srv) if !srv.target.is_root() => Some(Target {
+            // A target of the root says that there is no such service; and nobody listens on port 0.
+            RData::SRV(srv) if !srv.target.is_root() && srv.port > 0 => Some(Target {
                 name: srv.target.to_utf8(),
                 port: srv.port,
                 // There, a weight of nothing still has a small chance.
@@ -178,11 +184,13 @@ fn endpoints(known: &Known, target: &Target) -> Vec<Endpoint> {
     [paired(v4, v6), paired(v6, v4)].concat()
 }
 
-/// Takes over each family that was answered, if any was with addresses; one that failed keeps its last answer.
-fn merge(known: &mut Known, answers: Answers) -> Result<Duration, String> {
-    if !answers.iter().any(|answer| matches!(answer, Ok((addresses, _)) if !addresses.is_empty())) {
-        let error = answers.into_iter().find_map(Result::err);
-        return Err(error.unwrap_or_else(|| "the name has no address".to_owned()));
+/// Takes over each family that was answered, if any was with addresses; one that failed keeps its last answer. How long
+/// that is good for, if any was; and what failed.
+fn merge(known: &mut Known, answers: Answers) -> (Option<Duration>, Option<String>) {
+    let found = answers.iter().any(|answer| matches!(answer, Ok((addresses, _)) if !addresses.is_empty()));
+    let failed = answers.iter().find_map(|answer| answer.as_ref().err().cloned());
+    if !found {
+        return (None, failed.or_else(|| Some("the name has no address".to_owned())));
     }
     let mut ttl = u32::MAX;
     for (known, answer) in known.iter_mut().zip(answers) {
@@ -191,13 +199,10 @@ fn merge(known: &mut Known, answers: Answers) -> Result<Duration, String> {
                 *known = addresses;
                 ttl = ttl.min(good_for);
             }
-            Err(error) => {
-                tracing::debug!(%error, "one address family could not be looked up");
-                ttl = 0;
-            }
+            Err(_) => ttl = 0,
         }
     }
-    Ok(Duration::from_secs(ttl.into()))
+    (Some(Duration::from_secs(ttl.into())), failed)
 }
 
 fn backoff(failures: u32, pace: Pace) -> Duration {

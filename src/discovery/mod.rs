@@ -249,9 +249,26 @@ impl Publisher {
         (Self { endpoints, status, source, guard, held: None, own: false }, endpoints_seen, status_seen)
     }
 
-    /// An attempt succeeded. Of several endpoints with one address, the first counts. Where the list is held back:
-    /// when it should be looked for again.
-    fn publish(&mut self, mut list: Vec<Endpoint>) -> Option<Duration> {
+    /// An attempt succeeded. Where the list is held back: when it should be looked for again.
+    fn publish(&mut self, list: Vec<Endpoint>) -> Option<Duration> {
+        let soon = self.show(list);
+        self.status.send_modify(|status| {
+            status.success = Some((Instant::now(), SystemTime::now()));
+            status.last_error = None;
+            status.failures = 0;
+        });
+        soon
+    }
+
+    /// The same of an attempt that failed in part: a part of the list is as old as the last success.
+    fn publish_part(&mut self, list: Vec<Endpoint>, error: String) -> Option<Duration> {
+        let soon = self.show(list);
+        self.fail(error);
+        soon
+    }
+
+    /// Of several endpoints with one address, the first counts.
+    fn show(&mut self, mut list: Vec<Endpoint>) -> Option<Duration> {
         list.sort_by(|one, other| one.address.cmp(&other.address));
         list.dedup_by(|one, other| one.address == other.address);
         let soon = self.held_back(list.len());
@@ -268,11 +285,6 @@ impl Publisher {
                 VERSION.fetch_add(1, Ordering::AcqRel);
             }
         }
-        self.status.send_modify(|status| {
-            status.success = Some((Instant::now(), SystemTime::now()));
-            status.last_error = None;
-            status.failures = 0;
-        });
         soon
     }
 

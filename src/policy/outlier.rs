@@ -85,6 +85,8 @@ pub struct Ejection {
     pub until: Instant,
     /// The next one lasts for one time more.
     pub times: u32,
+    /// Only noted.
+    pub shadow: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,7 +253,7 @@ impl<K: Clone + Eq + Hash> Ejections<K> {
         let lasts = rules.base.saturating_mul(times).min(rules.max);
         // Where it cannot grow any more, there is no more to forget.
         let times = if rules.base.saturating_mul(times) > rules.max { times - 1 } else { times }.max(1);
-        self.0.insert(key.clone(), Ejection { out: true, cause, until: now + lasts, times });
+        self.0.insert(key.clone(), Ejection { out: true, cause, until: now + lasts, times, shadow: rules.shadow });
         Verdict::Out(lasts)
     }
 
@@ -291,6 +293,11 @@ impl<K: Clone + Eq + Hash> Ejections<K> {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Forgets those that were only noted.
+    pub fn forget_shadow(&mut self) {
+        self.0.retain(|_, ejection| !ejection.shadow);
     }
 
     /// Forgets all, and names those that were out.

@@ -247,6 +247,10 @@ impl Upstream {
             self.let_back(service, &out);
             return self.standings().values().for_each(|standing| standing.record.forget());
         };
+        if !rules.shadow {
+            // It was never done, and is not to be by a reload.
+            ejections.forget_shadow();
+        }
         for (address, standing) in &*self.standings() {
             standing.set_ejected(ejections.is_out(address) && !rules.shadow);
         }

@@ -8,9 +8,9 @@ use serde_json::Value;
 use crate::cli::paint::{Paint, Painted, harmless};
 use crate::explain::{Authorization, Candidate, Explanation, More, Outcome, Policy, Says, Side, Standing};
 
-/// Columns of the names on the left, and of what is said before a place.
+/// Columns of the names on the left, and of what is said before a place; two spaces come behind it, however long it is.
 const NAME: usize = 11;
-const BODY: usize = 74;
+const BODY: usize = 73;
 /// Candidates after the winner that are named.
 const AFTER: usize = 3;
 
@@ -50,7 +50,7 @@ impl Page {
         let text = colour(self.paint, harmless(text));
         let name = self.paint.bold(format!("{name:<NAME$}"));
         let line = match place {
-            Some(place) => format!("{name}{text:<BODY$} {}", self.paint.dim(harmless(place))),
+            Some(place) => format!("{name}{text:<BODY$}  {}", self.paint.dim(harmless(place))),
             None => format!("{name}{text}"),
         };
         // Writing to a string does not fail.
@@ -221,7 +221,7 @@ impl Page {
     fn policy(&mut self, policies: &[Policy]) {
         for (index, policy) in policies.iter().enumerate() {
             let name = if index == 0 { "policy" } else { "" };
-            let text = format!("{:<27}{:<18}{}", policy.name, policy.value, policy.from);
+            let text = format!("{:<25}  {:<16}  {}", policy.name, policy.value, policy.from);
             self.line(name, &text, policy.place.as_deref());
         }
     }
@@ -294,6 +294,24 @@ mod tests {
         });
         let text = render(&serde_json::from_value(lost).unwrap(), Paint::PLAIN);
         assert!(text.contains("and 7 more that fail"), "{text}");
+    }
+
+    #[test]
+    fn what_is_long_does_not_touch_what_comes_behind_it() {
+        let long = "0/s for each query u, which the request has";
+        let policies = ["hedge.after", long]
+            .map(|name| json!({ "name": name, "value": long, "from": "service", "place": "outrigger.yaml:4:5" }));
+        let route =
+            json!({ "name": "r".repeat(80), "why": "its turn", "action": "forward", "place": "outrigger.yaml:2:1" });
+        let explained = json!({ "policy": policies, "route": route });
+        let text = render(&serde_json::from_value(explained).unwrap(), Paint::PLAIN);
+        for part in [
+            &format!("hedge.after                {long}  service"),
+            &format!("{long}  {long}  service"),
+            "its turn  outrigger.yaml",
+        ] {
+            assert!(text.contains(part), "`{part}` is missing in:\n{text}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct HealthCheck {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpCheck {
-    #[schemars(extend("format" = "path"))]
+    #[schemars(extend("format" = "pathAndQuery"))]
     pub path: String,
     /// The first of the service's `hosts` where absent, or else the address of the endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ pub struct HttpCheck {
     pub host: Option<String>,
     /// Statuses that say that it is well: any from 200 to 399 where absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("items" = { "type": "integer", "minimum": 100, "maximum": 599 }))]
+    #[schemars(length(min = 1), extend("items" = { "type": "integer", "minimum": 100, "maximum": 599 }))]
     pub statuses: Vec<u16>,
 }
 
@@ -73,6 +73,7 @@ pub struct OutlierDetection {
     pub consecutive_failures: u32,
     /// What is a failure: what a client would call an error of the server where absent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
     pub failures: Vec<Condition>,
     /// Endpoints that fail more often than their peers.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -143,6 +143,16 @@ async fn shows(endpoints: &mut watch::Receiver<Arc<[Endpoint]>>, expected: &[&st
     timeout(Duration::from_secs(20), endpoints.wait_for(same)).await.unwrap().unwrap();
 }
 
+/// It counts as a failure, with this error, and what was found at last whole grows old.
+async fn fails_in_part(looking: &mut Looking, error: &str) {
+    let fails =
+        |status: &Status| status.failures > 1 && status.last_error.as_ref().is_some_and(|e| e.starts_with(error));
+    let success = timeout(20 * SECOND, looking.status.wait_for(fails)).await.unwrap().unwrap().success;
+    let before = looking.status.borrow().failures;
+    let again = looking.status.wait_for(|status| status.failures > before);
+    assert_eq!(timeout(20 * SECOND, again).await.unwrap().unwrap().success, success);
+}
+
 #[tokio::test]
 async fn follows_the_records_and_outlives_failures() {
     let zone = Zone::default();
@@ -163,6 +173,7 @@ async fn follows_the_records_and_outlives_failures() {
     // One family fails: only the other moves.
     set(Some(&["10.0.0.3"]), None);
     shows(&mut looking.endpoints, &["10.0.0.3:80", "[::2]:80"]).await;
+    fails_in_part(&mut looking, "svc.test.: ").await;
 
     // The name is gone, then the server fails: all stay.
     for (v4, v6) in [(Some(&[][..]), Some(&[][..])), (None, None)] {
@@ -214,6 +225,17 @@ async fn targets_of_services_have_ports_weights_and_priorities() {
     zone.set("c.test.", A, records(&["10.0.0.9"]));
     zone.set("c.test.", AAAA, Vec::new());
     shows(&mut looking.endpoints, &["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.9:9090"]).await;
+    fails_in_part(&mut looking, "a.test.: ").await;
+    // So does one whose name is gone.
+    zone.set("a.test.", A, Vec::new());
+    zone.set("a.test.", AAAA, Vec::new());
+    fails_in_part(&mut looking, "a.test.: the name has no address").await;
+    zone.set("a.test.", A, records(&["10.0.0.1"]));
+    timeout(20 * SECOND, looking.status.wait_for(|status| status.last_error.is_none())).await.unwrap().unwrap();
+
+    // A record without a port is passed over.
+    zone.set(name, SRV, vec![Data::Service(0, 1, 0, "a.test."), Data::Service(0, 1, 9090, "c.test.")]);
+    shows(&mut looking.endpoints, &["10.0.0.9:9090"]).await;
 
     // The root is no target: there is no such service. And neither is nothing.
     for none in [vec![Data::Service(0, 0, 0, ".")], Vec::new()] {
@@ -222,6 +244,8 @@ async fn targets_of_services_have_ports_weights_and_priorities() {
         let before = looking.status.borrow().failures_total;
         let failed = looking.status.wait_for(|status| status.failures_total > before + 1);
         timeout(20 * SECOND, failed).await.unwrap().unwrap();
+        let error = looking.status.borrow().last_error.clone().unwrap();
+        assert!(error.starts_with("_http._tcp.svc.test.: "), "{error}");
         assert!(!looking.endpoints.has_changed().unwrap());
     }
     server.abort();
@@ -287,10 +311,10 @@ fn waits_grow_up_to_a_bound() {
 #[test]
 fn the_shortest_life_counts() {
     let mut known = Default::default();
-    let ttl = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Ok((Vec::new(), u32::MAX))]);
-    assert_eq!(ttl, Ok(Duration::from_secs(30)));
-    let ttl = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Err("x".to_owned())]);
-    assert_eq!(ttl, Ok(Duration::ZERO));
+    let merged = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Ok((Vec::new(), u32::MAX))]);
+    assert_eq!(merged, (Some(Duration::from_secs(30)), None));
+    let merged = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Err("x".to_owned())]);
+    assert_eq!(merged, (Some(Duration::ZERO), Some("x".to_owned())));
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Group {
     draw: Draw,
     index: Index,
     turn: Cell<u64>,
+    /// The same of a round for turns that somebody has passed over.
+    spare: Cell<u64>,
     /// Weights by slot, where a policy asks for them.
     weights: Vec<u32>,
     /// Requests in flight as they were last counted, and picks until they are counted again.
@@ -141,10 +143,15 @@ impl Group {
     }
 
     fn in_turn<L: Live>(&self, ask: &Ask<'_, L>, rng: &mut impl Rng) -> Option<u32> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let turns = (0..DRAWS as u64).map(|n| self.slot(self.draw.in_turn(turn.wrapping_add(n))));
-        self.first(turns, ask, rng).or_else(|| self.scan(ask, turn as usize))
+        let next = |place: &Cell<u64>| {
+            let turn = place.get();
+            place.set(turn.wrapping_add(1));
+            self.slot(self.draw.in_turn(turn))
+        };
+        let own = std::iter::once_with(|| next(&self.turn));
+        // What is passed over goes to all the others in turn, and not to whoever stands behind.
+        let others = (1..DRAWS).map(|_| next(&self.spare));
+        self.first(own.chain(others), ask, rng).or_else(|| self.scan(ask, self.turn.get() as usize))
     }
 
     /// By chance and by weight.

@@ -45,24 +45,24 @@ impl Set {
 
     /// Finds who may be chosen, and how much each group gets.
     pub fn refresh(&mut self, settings: &Settings, live: &impl Live) {
-        let mut weights: Vec<Weight> = self.groups.iter().map(|group| group.weight(live)).collect();
+        let weights: Vec<Weight> = self.groups.iter().map(|group| group.weight(live)).collect();
         let tiers: BTreeSet<u32> = self.groups.iter().map(|group| group.priority).collect();
-        let tier = |priority: u32, weights: &[Weight]| {
-            let of_tier = self.groups.iter().zip(weights).filter(|(group, _)| group.priority == priority);
+        let tier = |priority: u32| {
+            let of_tier = self.groups.iter().zip(&weights).filter(|(group, _)| group.priority == priority);
             of_tier.fold(Weight::default(), |sum, (_, weight)| Weight {
                 all: sum.all + weight.all,
                 available: sum.available + weight.available,
             })
         };
-        let of_tiers: Vec<Weight> = tiers.iter().map(|priority| tier(*priority, &weights)).collect();
-        self.panic = shares::panics(&of_tiers, settings.panic_threshold);
-        if self.panic {
-            weights.iter_mut().for_each(|weight| weight.available = weight.all);
-        }
-        let of_tiers: Vec<Weight> = tiers.iter().map(|priority| tier(*priority, &weights)).collect();
+        self.panic = shares::panics(&weights, settings.panic_threshold);
+        let sum = weights.iter().map(|weight| weight.all).sum::<u64>().max(1) as f64;
+        let of_tiers: Vec<Weight> = tiers.iter().map(|priority| tier(*priority)).collect();
         let tier_shares: BTreeMap<u32, f64> = tiers.iter().copied().zip(shares::tiers(&of_tiers)).collect();
         let all = || self.groups.iter().zip(&weights);
         let share = |(group, weight): (&Group, &Weight)| {
+            if self.panic {
+                return weight.all as f64 / sum;
+            }
             let others = all().filter(|(other, _)| other.priority == group.priority && other.rank != group.rank);
             let of_tier = tier_shares.get(&group.priority).copied().unwrap_or_default();
             if settings.policy == LbPolicy::GeoHashedRing {

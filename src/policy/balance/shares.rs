@@ -13,14 +13,15 @@ pub struct Weight {
 
 const OVERPROVISIONED: f64 = 1.4;
 
-/// More than `threshold` percent is unavailable, in every tier: so many that it says more of the network, or of the
-/// checks, than of the endpoints; and those that are left could not bear it.
-pub fn panics(tiers: &[Weight], threshold: u32) -> bool {
-    let over = |tier: &Weight| {
-        let missing = u128::from(tier.all.saturating_sub(tier.available));
-        tier.available < tier.all && missing * 100 > u128::from(threshold) * u128::from(tier.all)
+/// More than `threshold` percent is unavailable, in every group: so many that it says more of the network, or of the
+/// checks, than of the endpoints; and those that are left could not bear it. A zone or region that is gone as a whole is
+/// what the others are there for.
+pub fn panics(groups: &[Weight], threshold: u32) -> bool {
+    let over = |group: &Weight| {
+        let missing = u128::from(group.all.saturating_sub(group.available));
+        group.available < group.all && missing * 100 > u128::from(threshold) * u128::from(group.all)
     };
-    !tiers.is_empty() && tiers.iter().all(over)
+    !groups.is_empty() && groups.iter().all(over)
 }
 
 /// Shares of tiers, the first one first; they add up to 1, unless nothing is available.

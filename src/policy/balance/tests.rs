@@ -141,7 +141,18 @@ fn who_is_new_begins_with_little() {
             let found = counts(&set, &settings, &live, false, 20_000);
             // Of two different ones that are drawn the first is taken, so that its share is that of one draw.
             assert!((share(&found, 3) - expected).abs() < 0.02, "{policy:?} {warmth}: {found:?}");
+            for other in 0..3 {
+                let even = (1.0 - expected) / 3.0;
+                assert!((share(&found, other) - even).abs() < 0.02, "{policy:?} {warmth}: {found:?}");
+            }
         }
+    }
+    // Several that are new, next to each other: what they leave is for the old ones alike.
+    let settings = Settings { slow_start: Duration::from_secs(10), ..settings(RoundRobin) };
+    let live = Said { warmth: [(3, 0.1), (4, 0.1), (5, 0.1)].into(), ..Said::default() };
+    let found = counts(&set(members(&[1; 6]), &settings, &live), &settings, &live, false, 6_000);
+    for old in 0..3 {
+        assert!((share(&found, old) - 1.0 / 3.3).abs() < 0.02, "{found:?}");
     }
     assert_eq!(warmth(Duration::ZERO, Duration::from_secs(10)), 0.1);
     assert_eq!(warmth(Duration::from_secs(5), Duration::from_secs(10)), 0.5);
@@ -248,13 +259,17 @@ proptest! {
             _ => zone != Some(ZoneMode::Strict) || member.zone.as_deref() == Some("a"),
         };
         let used: Vec<&Member> = members.iter().filter(may).collect();
-        let missing = |priority: u32| {
-            let tier = || used.iter().filter(|one| one.priority == priority);
-            let all: u32 = tier().map(|one| one.weight).sum();
-            let gone: u32 = tier().filter(|one| !before.is_available(one.slot)).map(|one| one.weight).sum();
+        let group = |member: &Member| match policy {
+            LbPolicy::GeoHashedRing => (member.priority, member.region.clone()),
+            _ => (member.priority, zone.and(member.zone.clone()).filter(|zone| **zone == *"a")),
+        };
+        let missing = |member: &Member| {
+            let together = || used.iter().filter(|one| group(one) == group(member));
+            let all: u32 = together().map(|one| one.weight).sum();
+            let gone: u32 = together().filter(|one| !before.is_available(one.slot)).map(|one| one.weight).sum();
             gone > 0 && gone * 100 > threshold * all
         };
-        let panic = !used.is_empty() && used.iter().all(|one| missing(one.priority));
+        let panic = !used.is_empty() && used.iter().all(|one| missing(one));
         prop_assert_eq!(set.panics(), panic);
         let usable: Vec<u32> = used.iter().map(|one| one.slot).filter(|slot| panic || live.is_available(*slot)).collect();
         match picked {
@@ -340,14 +355,14 @@ fn tiers_take_over_in_proportion() {
 }
 
 #[test]
-fn panic_is_when_every_tier_is_mostly_gone() {
+fn panic_is_when_every_group_is_mostly_gone() {
     let panics = |list: &[(u64, u64)], threshold| {
         let weights: Vec<Weight> =
             list.iter().map(|(all, available)| Weight { all: *all, available: *available }).collect();
         shares::panics(&weights, threshold)
     };
     assert!(!panics(&[(4, 2)], 50) && panics(&[(4, 1)], 50) && panics(&[(1, 0)], 50));
-    assert!(!panics(&[(3, 0), (3, 3)], 50), "the second tier is whole");
+    assert!(!panics(&[(3, 0), (3, 3)], 50), "the second is whole");
     assert!(panics(&[(3, 1), (3, 0)], 50));
     assert!(panics(&[(4, 3)], 0) && !panics(&[(4, 4)], 0), "0: as soon as one is missing");
     assert!(!panics(&[(4, 0)], 100) && !panics(&[], 50), "100: never");
@@ -395,6 +410,32 @@ fn zones_and_regions_lead_where_they_should() {
     assert_eq!(slots(&tally(&geo(Some(&["c", "b"])), &none)), [4]);
     let set = set(list.clone(), &geo(Some(&[])), &none);
     assert!(set.pick(&geo(Some(&[])), Some(1), false, &none, &mut SmallRng::seed_from_u64(1)).is_none());
+}
+
+/// More than half of all is gone in each of these, with a threshold of half.
+#[test]
+fn a_zone_or_region_that_is_gone_leads_to_the_next_and_not_to_panic() {
+    let at = |slot, place: &str| Member { zone: Some(place.into()), region: Some(place.into()), ..member(slot, 1) };
+    let list: Vec<Member> = (0..5).map(|slot| at(slot, if slot < 3 { "a" } else { "b" })).collect();
+    let found = |settings: &Settings, unavailable: &[u32]| {
+        let live = Said { unavailable: unavailable.to_vec(), ..Said::default() };
+        let set = set(list.clone(), settings, &live);
+        (set.panics(), counts(&set, settings, &live, true, 1_000).into_keys().collect::<Vec<_>>())
+    };
+    let zone = |mode| Settings { zone: Some((mode, "a".into())), ..settings(LbPolicy::RoundRobin) };
+    let geo = |regions: &[&str]| Settings {
+        region: "a".into(),
+        regions: Some(regions.iter().map(|name| Box::from(*name)).collect()),
+        ..settings(LbPolicy::GeoHashedRing)
+    };
+    for settings in [zone(ZoneMode::Prefer), geo(&["b"])] {
+        assert_eq!(found(&settings, &[0, 1, 2]), (false, vec![3, 4]));
+        assert_eq!(found(&settings, &[0, 1, 2, 3]), (false, vec![4]), "half of the next is not too few");
+        assert_eq!(found(&settings, &[0, 1, 3, 4]), (true, vec![0, 1, 2, 3, 4]), "all of it");
+    }
+    for settings in [zone(ZoneMode::Strict), geo(&[])] {
+        assert_eq!(found(&settings, &[0, 1, 2]), (true, vec![0, 1, 2]), "nobody else may be used");
+    }
 }
 
 /// The whole, over time: requests come, take their time and end.
