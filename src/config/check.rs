@@ -355,7 +355,10 @@ impl Checker<'_> {
         }
         let form = leaves.iter().find_map(|leaf| leaf["format"].as_str());
         let remedy = match (&node.value, form) {
-            (Value::Number(number), Some("gatewayDuration")) => Some(format!("write it with its unit: `{number}s`")),
+            (Value::Number(number), Some("gatewayDuration")) => {
+                Some(format!("write it with its unit: `{number}ms` or `{number}s`"))
+            }
+            (Value::Number(number), Some("hedgeAfter")) => Some(format!("write `p{number}`, or `{number}ms`")),
             (Value::Number(_) | Value::Bool(_), _) if leaves.iter().any(is_free_text) => {
                 Some("write it in quotes".to_owned())
             }

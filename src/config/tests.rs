@@ -151,7 +151,7 @@ const BY_THE_SCHEMA: &[(&str, &str)] = &[
     ("▸routes: { a: 1 }", "routes: expected a list, found a mapping | "),
     (
         "defaults: { timeout: ▸5 }",
-        "defaults.timeout: expected a duration, found a number | write it with its unit: `5s`",
+        "defaults.timeout: expected a duration, found a number | write it with its unit: `5ms` or `5s`",
     ),
     (
         "defaults: { timeout: ▸5sec }",
@@ -433,7 +433,7 @@ fn all_problems_are_reported_at_once() {
         "8:20 routes[0].to: there is no service `ap` | did you mean `app`?",
         "8:24 routes[0].timeot: unknown key `timeot` | did you mean `timeout`?",
         "9:13 routes[1].name: `a` is there twice | the first is at t.yaml:8:13",
-        "9:34 routes[1].timeout: expected a duration or a mapping, found a number | write it with its unit: `5s`",
+        "9:34 routes[1].timeout: expected a duration or a mapping, found a number | write it with its unit: `5ms` or `5s`",
         "10:10 admin.adress: unknown key `adress` | did you mean `address`?",
     ];
     assert_eq!(said(&problems(&text)), expected);

@@ -185,13 +185,16 @@ fn endpoints(known: &Known, target: &Target) -> Vec<Endpoint> {
 }
 
 /// Takes over each family that was answered, if any was with addresses; one that failed keeps its last answer. How long
-/// that is good for, if any was; and what failed.
+/// that is good for, if any was; and what failed, where something is shown in its place. (Where one family never had an
+/// answer, there are servers that fail for it, and always will.)
 fn merge(known: &mut Known, answers: Answers) -> (Option<Duration>, Option<String>) {
     let found = answers.iter().any(|answer| matches!(answer, Ok((addresses, _)) if !addresses.is_empty()));
     let failed = answers.iter().find_map(|answer| answer.as_ref().err().cloned());
     if !found {
         return (None, failed.or_else(|| Some("the name has no address".to_owned())));
     }
+    let stands_in = known.iter().zip(&answers).filter(|(known, _)| !known.is_empty());
+    let failed = stands_in.filter_map(|(_, answer)| answer.as_ref().err().cloned()).next();
     let mut ttl = u32::MAX;
     for (known, answer) in known.iter_mut().zip(answers) {
         match answer {

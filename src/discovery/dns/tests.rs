@@ -314,6 +314,9 @@ fn the_shortest_life_counts() {
     let merged = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Ok((Vec::new(), u32::MAX))]);
     assert_eq!(merged, (Some(Duration::from_secs(30)), None));
     let merged = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Err("x".to_owned())]);
+    assert_eq!(merged, (Some(Duration::ZERO), None), "there never was one");
+    merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Ok((ips(&["::1"]), 30))]);
+    let merged = merge(&mut known, [Ok((ips(&["10.0.0.1"]), 30)), Err("x".to_owned())]);
     assert_eq!(merged, (Some(Duration::ZERO), Some("x".to_owned())));
 }
 
