@@ -145,6 +145,7 @@ impl Exchange {
                 Gate::Pass(target) if target == chosen.target => {}
                 Gate::Pass(target) => {
                     chosen.target = target;
+                    self.0.record.diverted(target);
                     let service = view.snapshot.services.get(target.service).ok_or(Reason::NoEndpoint)?;
                     self.0.admission.divert(&mut self.0.record, service, &parts.headers)?;
                 }

@@ -124,6 +124,14 @@ impl Circuit {
         }
     }
 
+    /// The other service that its fallback leads to.
+    pub fn leads_to(&self) -> Option<Target> {
+        match &self.fallback {
+            Some(Fallback::To(target)) => Some(*target),
+            _ => None,
+        }
+    }
+
     /// For `/clusters`.
     pub fn describe(&self, now: Instant) -> Value {
         let report = self.breaker.report(now);
@@ -142,6 +150,11 @@ impl Circuit {
 }
 
 impl Circuits {
+    /// Its own breaker, and those of its classes.
+    pub fn all(&self) -> impl Iterator<Item = &Circuit> {
+        self.own.iter().chain(self.classes.iter().filter_map(|class| class.circuit.as_ref()))
+    }
+
     /// Looks at the head of an answer.
     pub fn hear(&self, status: StatusCode, headers: &HeaderMap) -> Heard {
         let of = self.classes.iter().enumerate().filter(|(_, class)| class.may_be(status, headers));
