@@ -204,6 +204,24 @@ fn it_outlives_reloads_and_thresholds_bite_at_once() {
     assert_eq!((ask(&proxy, "500").status(), state(&proxy).as_str()), (500, "closed"), "what is removed is forgotten");
 }
 
+#[test]
+fn what_came_to_no_answer_says_nothing_of_a_class() {
+    let app = obliging(&Gate::default());
+    let terms = "consecutiveFailures: 2, openDuration: 200ms, halfOpenRequests: 2";
+    let class = format!("{{ name: k, match: {{ status: 500 }}, circuitBreaker: {{ {terms} }} }}");
+    let proxy = start(&format!("mode: off }}, errorClasses: [{class}], connections: {{ max: 100"), "", &app);
+    let of_class = || proxy.admin_json("/clusters")["app"]["errorClasses"][0]["circuitBreaker"].clone();
+    assert_eq!(statuses(&proxy, &["200", "close", "close"]), [200, 502, 502]);
+    assert_eq!(of_class()["requests"], 1, "of answers");
+    assert_eq!(statuses(&proxy, &["500", "500"]), [500, 500]);
+    until("it is open", SOON, || of_class()["state"] == "open");
+    for _ in 0..4 {
+        until("one is tried", SOON, || ask(&proxy, "close").status() == 502);
+    }
+    assert_eq!(of_class()["state"], "halfOpen", "trials that came to nothing give their places back");
+    until("answers close it", SOON, || ask(&proxy, "200").status() == 200 && of_class()["state"] == "closed");
+}
+
 /// A gRPC service whose status is in its trailers: it is unavailable where the message is not empty.
 fn grpc_service() -> h2raw::Server {
     h2raw::Server::start(&[], |mut peer, _| {

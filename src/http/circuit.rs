@@ -140,6 +140,10 @@ fn ask<'s>(watch: &mut Watch, circuit: &'s Circuit, of: Of, name: Name<'s>, now:
             watch.permits.get_mut().push((of, permit));
             None
         }
+        Admit::Decided(state) => {
+            told(circuit, name, state, now);
+            ask(watch, circuit, of, name, now)
+        }
         Admit::No { .. } if circuit.shadow => {
             watch.would.get_or_insert_with(|| name.to_string().into());
             None
@@ -294,7 +298,9 @@ pub fn learn(watch: &Watch, route: &Route, service: &Service, heard: Heard, outc
         see(watch, circuit, Of::Service, Name::Service(&service.name), outcome, now);
     }
     let class = circuits.class(heard, outcome);
-    for (number, known) in circuits.classes.iter().enumerate() {
+    // A class is a share of answers: what came to none says nothing of it, and a trial that did gives its place back.
+    let answered = matches!(outcome.kind, Kind::Answered { .. });
+    for (number, known) in circuits.classes.iter().enumerate().filter(|_| answered) {
         let is = class == Some(number);
         if is {
             known.answers.fetch_add(1, Ordering::Relaxed);

@@ -142,7 +142,7 @@ impl Circuit {
             "failures": report.failures,
             "share": (report.calls > 0).then(|| report.failures as f64 / report.calls as f64),
             "threshold": self.terms.threshold,
-            "opensForMs": (report.state == State::Open).then_some(report.left.as_millis() as u64),
+            "opensForMs": (report.state == State::Open).then_some(report.left(&self.terms, now).as_millis() as u64),
             "opened": report.opened,
             "refused": report.refused,
         })
