@@ -154,6 +154,7 @@ fn the_last_good_answer() {
         ("/yours", "Authorization: Basic x\r\n"),
         ("/cookie", "X-More: Set-Cookie: a=b\r\n"),
         ("/word", "Accept-Language: de\r\nX-More: Vary: accept-language\r\n"),
+        ("/secret", "Cache-Control: no-store\r\n"),
     ];
     for (number, (path, headers)) in before.iter().enumerate() {
         assert_eq!(ask(&proxy, "app.test", path, headers).text(), format!("answer {number}"), "{path}");
@@ -166,6 +167,7 @@ fn the_last_good_answer() {
     assert_marked(&reply, "service app");
     proxy.await_reason("fallback", 200);
     assert_eq!(ask(&proxy, "app.test", "/word", "Accept-Language: de\r\n").text(), "answer 6");
+    assert_eq!(ask(&proxy, "App.Test", "/page?a=b", "").text(), "answer 0", "hosts are the same in any case");
     for (path, headers) in [
         ("/page?a=c", ""),
         ("/page?a=b", "Cookie: a=b\r\n"),
@@ -175,6 +177,7 @@ fn the_last_good_answer() {
         ("/yours", ""),
         ("/cookie", ""),
         ("/word", "Accept-Language: en\r\n"),
+        ("/secret", ""),
     ] {
         assert_eq!(ask(&proxy, "app.test", path, headers).status(), 503, "{path} {headers}");
     }

@@ -274,11 +274,11 @@ fn asked<R>(record: &Record, route: &Route, parts: &request::Parts, f: impl FnOn
     if !stale::may_ask(&parts.method, &parts.headers) {
         return None;
     }
-    let host = std::str::from_utf8(record.host()).ok()?;
+    let host = std::str::from_utf8(record.host()).ok()?.to_ascii_lowercase();
     Some(f(Asked {
         route: &route.name,
         identity: record.conn.identity().map_or("", |identity| identity.as_str()),
-        host,
+        host: &host,
         path: parts.uri.path_and_query().map_or("/", |path| path.as_str()),
         headers: &parts.headers,
     }))
@@ -373,7 +373,8 @@ fn prepare_keeping(
     let of_service =
         snapshot.services.get(target.service).and_then(|service| service.circuits.as_ref()?.stale.as_ref());
     let of_route = route.circuit.as_ref().and_then(|circuit| circuit.stale()).filter(|_| !record.circuit.strays);
-    if of_service.is_none() && of_route.is_none() || record.circuit.shut.is_some() {
+    let nowhere = of_service.is_none() && of_route.is_none() || record.circuit.shut.is_some();
+    if nowhere || !stale::may_be_kept(&parts.headers) {
         return;
     }
     let keep = asked(record, route, parts, |asked| {
