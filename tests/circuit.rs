@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use common::h2peer::{call, request};
 use common::h2raw;
@@ -132,7 +133,7 @@ fn a_failed_trial_opens_it_again_and_a_client_that_leaves_does_not() {
     until("a trial is under way", SOON, || {
         let mut conn = Conn::connect(proxy.addr());
         conn.write("GET / HTTP/1.1\r\nHost: app.test\r\nX-Want: wait\r\n\r\n");
-        let refused = !conn.is_quiet(std::time::Duration::from_millis(50));
+        let refused = !conn.is_quiet(Duration::from_millis(50));
         conn.reset();
         !refused && trials() > 0
     });
@@ -270,6 +271,35 @@ routes: [{ name: all, to: app }]
     assert!(refused.head.headers.contains_key("retry-after") && refused.trailers.is_none());
     proxy.await_reason("circuit_open", 200);
     assert_eq!(proxy.admin_json("/clusters")["app"]["errorClasses"][0]["answers"], 5);
+}
+
+#[test]
+fn who_gives_up_when_its_time_is_over_has_met_a_timeout() {
+    let server = grpc_service();
+    let config = r#"apiVersion: outrigger/v1
+admin: { address: "{admin}" }
+health: { address: "{health}" }
+listeners: [{ name: edge, mode: proxy, address: "{listen}" }]
+services:
+  app: { protocol: http2, endpoints: { static: ["{app}"] }, circuitBreaker: { consecutiveFailures: 2 } }
+routes: [{ name: all, to: app }]
+"#;
+    let proxy = Proxy::start(config, &[("app", server.addr)]);
+    // Two calls of a method that hangs, as long as their client waits.
+    let give_up = |timeout: &str, after: u64| {
+        let mut client = h2raw::Peer::client(proxy.addr(), &[]);
+        let grpc = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout)];
+        [1, 3].map(|stream| client.headers(stream, &h2raw::request("POST", "/test.Echo/Unary", &grpc), true));
+        thread::sleep(Duration::from_millis(after));
+        [1, 3].map(|stream| client.rst(stream, h2raw::CANCEL));
+        client
+    };
+    let _left = give_up("30S", 300);
+    let _hurried = give_up("300m", 290);
+    until("four have gone", SOON, || proxy.counted("client_reset") + proxy.counted("request_timeout") >= 4.0);
+    assert_eq!((state(&proxy).as_str(), &breaker(&proxy)["requests"]), ("closed", &0.into()));
+    let _patient = give_up("1500m", 1400);
+    until("it is open", SOON, || state(&proxy) == "open");
 }
 
 #[test]

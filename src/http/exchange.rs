@@ -22,6 +22,7 @@ use super::compare;
 use super::fault;
 use super::mirror;
 use super::outgoing::{Chosen, outgoing};
+use super::patience::Patience;
 use super::record::Record;
 use super::reply::{self, Asker};
 use super::retry::{self, BodyPlan, Sending, Sent};
@@ -355,7 +356,10 @@ impl Exchange {
             let mut place = Some(request);
             let (record, activity) = (&self.0.record, &*self.0.activity);
             let sending = Sending { record, upstream, route, service, activity, spare, replay, number: Cell::new(0) };
-            retry::run(&sending, load, &mut place).await
+            let patience = Patience::begin(&sending, sent);
+            let tried = retry::run(&sending, load, &mut place).await;
+            patience.end();
+            tried
         };
         let record = &mut self.0.record;
         let endpoint = tried.as_ref().ok().map(|sent| sent.load.pool().address.clone());
