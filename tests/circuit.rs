@@ -289,9 +289,10 @@ routes: [{ name: all, to: app }]
     let give_up = |timeout: &str, after: u64| {
         let mut client = h2raw::Peer::client(proxy.addr(), &[]);
         let grpc = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout)];
-        [1, 3].map(|stream| client.headers(stream, &h2raw::request("POST", "/test.Echo/Unary", &grpc), true));
+        let head = h2raw::request("POST", "/test.Echo/Unary", &grpc);
+        assert!([1, 3].iter().all(|stream| client.headers(*stream, &head, true)));
         thread::sleep(Duration::from_millis(after));
-        [1, 3].map(|stream| client.rst(stream, h2raw::CANCEL));
+        assert!([1, 3].iter().all(|stream| client.rst(*stream, h2raw::CANCEL)));
         client
     };
     let _left = give_up("30S", 300);
