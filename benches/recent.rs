@@ -47,6 +47,7 @@ fn fine() -> Exchange<'static> {
         reason: Reason::None,
         denied: "",
         limit: "",
+        circuit: "",
         fault: "",
         producer: Producer::Application,
         peer: ENDPOINT,

@@ -391,6 +391,7 @@ fn log(conn: &Conn, snapshot: &Snapshot, listener: usize, start: Instant, facts:
         producer: reason.producer(),
         peer_reason: "",
         limit: "",
+        circuit: "",
         fault: "",
         duration,
         upstream_duration: None,

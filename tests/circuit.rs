@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use common::h2peer::{call, request};
 use common::h2raw;
@@ -132,7 +133,7 @@ fn a_failed_trial_opens_it_again_and_a_client_that_leaves_does_not() {
     until("a trial is under way", SOON, || {
         let mut conn = Conn::connect(proxy.addr());
         conn.write("GET / HTTP/1.1\r\nHost: app.test\r\nX-Want: wait\r\n\r\n");
-        let refused = !conn.is_quiet(std::time::Duration::from_millis(50));
+        let refused = !conn.is_quiet(Duration::from_millis(50));
         conn.reset();
         !refused && trials() > 0
     });
@@ -204,6 +205,24 @@ fn it_outlives_reloads_and_thresholds_bite_at_once() {
     assert_eq!((ask(&proxy, "500").status(), state(&proxy).as_str()), (500, "closed"), "what is removed is forgotten");
 }
 
+#[test]
+fn what_came_to_no_answer_says_nothing_of_a_class() {
+    let app = obliging(&Gate::default());
+    let terms = "consecutiveFailures: 2, openDuration: 200ms, halfOpenRequests: 2";
+    let class = format!("{{ name: k, match: {{ status: 500 }}, circuitBreaker: {{ {terms} }} }}");
+    let proxy = start(&format!("mode: off }}, errorClasses: [{class}], connections: {{ max: 100"), "", &app);
+    let of_class = || proxy.admin_json("/clusters")["app"]["errorClasses"][0]["circuitBreaker"].clone();
+    assert_eq!(statuses(&proxy, &["200", "close", "close"]), [200, 502, 502]);
+    assert_eq!(of_class()["requests"], 1, "of answers");
+    assert_eq!(statuses(&proxy, &["500", "500"]), [500, 500]);
+    until("it is open", SOON, || of_class()["state"] == "open");
+    for _ in 0..4 {
+        until("one is tried", SOON, || ask(&proxy, "close").status() == 502);
+    }
+    assert_eq!(of_class()["state"], "halfOpen", "trials that came to nothing give their places back");
+    until("answers close it", SOON, || ask(&proxy, "200").status() == 200 && of_class()["state"] == "closed");
+}
+
 /// A gRPC service whose status is in its trailers: it is unavailable where the message is not empty.
 fn grpc_service() -> h2raw::Server {
     h2raw::Server::start(&[], |mut peer, _| {
@@ -252,6 +271,36 @@ routes: [{ name: all, to: app }]
     assert!(refused.head.headers.contains_key("retry-after") && refused.trailers.is_none());
     proxy.await_reason("circuit_open", 200);
     assert_eq!(proxy.admin_json("/clusters")["app"]["errorClasses"][0]["answers"], 5);
+}
+
+#[test]
+fn who_gives_up_when_its_time_is_over_has_met_a_timeout() {
+    let server = grpc_service();
+    let config = r#"apiVersion: outrigger/v1
+admin: { address: "{admin}" }
+health: { address: "{health}" }
+listeners: [{ name: edge, mode: proxy, address: "{listen}" }]
+services:
+  app: { protocol: http2, endpoints: { static: ["{app}"] }, circuitBreaker: { consecutiveFailures: 2 } }
+routes: [{ name: all, to: app }]
+"#;
+    let proxy = Proxy::start(config, &[("app", server.addr)]);
+    // Two calls of a method that hangs, as long as their client waits.
+    let give_up = |timeout: &str, after: u64| {
+        let mut client = h2raw::Peer::client(proxy.addr(), &[]);
+        let grpc = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout)];
+        let head = h2raw::request("POST", "/test.Echo/Unary", &grpc);
+        assert!([1, 3].iter().all(|stream| client.headers(*stream, &head, true)));
+        thread::sleep(Duration::from_millis(after));
+        assert!([1, 3].iter().all(|stream| client.rst(*stream, h2raw::CANCEL)));
+        client
+    };
+    let _left = give_up("30S", 300);
+    let _hurried = give_up("300m", 290);
+    until("four have gone", SOON, || proxy.counted("client_reset") + proxy.counted("request_timeout") >= 4.0);
+    assert_eq!((state(&proxy).as_str(), &breaker(&proxy)["requests"]), ("closed", &0.into()));
+    let _patient = give_up("1500m", 1400);
+    until("it is open", SOON, || state(&proxy) == "open");
 }
 
 #[test]

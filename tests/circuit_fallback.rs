@@ -118,6 +118,30 @@ fn another_service_and_its_own_breaker() {
 }
 
 #[test]
+fn what_another_service_answers_is_told_of_that_one() {
+    let (app, other) = (obliging(), obliging());
+    let proxy = open("to: other", &app, &other);
+    trip(&proxy);
+    let reply = ask(&proxy, "app.test", "/fell", "X-Want: 502\r\nX-Request-Id: fell\r\nX-Outrigger-Explain: 1\r\n");
+    assert_eq!(reply.status(), 502);
+    let says = reply.head.get("x-outrigger-explain").unwrap_or_default();
+    assert!(says.contains("; to=other; ") && says.contains("; circuitBreaker=service app; "), "{says}");
+    let requests = |service| proxy.metric("http_requests_total", &[("route", "all"), ("service", service)]) as u64;
+    until("both are counted", SOON, || (requests("app"), requests("other")) == (1, 1));
+    let active = |service| proxy.metric("http_requests_in_flight", &[("service", service)]) as i64;
+    assert_eq!((active("app"), active("other")), (0, 0));
+    until("why tells", SOON, || {
+        let told = proxy.cli(&["why", "fell"]).out;
+        told.contains("breaker     of service app was open") && told.contains("service     other")
+    });
+    let lines = || proxy.stdout_lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    until("it is logged", SOON, || lines().any(|line| line["path"] == "/fell"));
+    let line = lines().find(|line| line["path"] == "/fell").unwrap_or_default();
+    assert_eq!((&line["service"], &line["circuit_breaker"]), (&"other".into(), &"service app".into()), "{line}");
+    assert_eq!(line["endpoint"], other.addr().to_string());
+}
+
+#[test]
 fn the_last_good_answer() {
     let app = obliging();
     let proxy = open("stale: 5m", &app, &app);
@@ -130,6 +154,7 @@ fn the_last_good_answer() {
         ("/yours", "Authorization: Basic x\r\n"),
         ("/cookie", "X-More: Set-Cookie: a=b\r\n"),
         ("/word", "Accept-Language: de\r\nX-More: Vary: accept-language\r\n"),
+        ("/secret", "Cache-Control: no-store\r\n"),
     ];
     for (number, (path, headers)) in before.iter().enumerate() {
         assert_eq!(ask(&proxy, "app.test", path, headers).text(), format!("answer {number}"), "{path}");
@@ -142,6 +167,7 @@ fn the_last_good_answer() {
     assert_marked(&reply, "service app");
     proxy.await_reason("fallback", 200);
     assert_eq!(ask(&proxy, "app.test", "/word", "Accept-Language: de\r\n").text(), "answer 6");
+    assert_eq!(ask(&proxy, "App.Test", "/page?a=b", "").text(), "answer 0", "hosts are the same in any case");
     for (path, headers) in [
         ("/page?a=c", ""),
         ("/page?a=b", "Cookie: a=b\r\n"),
@@ -151,6 +177,7 @@ fn the_last_good_answer() {
         ("/yours", ""),
         ("/cookie", ""),
         ("/word", "Accept-Language: en\r\n"),
+        ("/secret", ""),
     ] {
         assert_eq!(ask(&proxy, "app.test", path, headers).status(), 503, "{path} {headers}");
     }

@@ -123,6 +123,32 @@ fn the_patient_wait_for_their_turn() {
 }
 
 #[test]
+fn who_leaves_the_line_gives_its_token_back() {
+    let origin = Origin::ok();
+    let route = ", rateLimit: { requestsPerSecond: 0.5, burst: 1, wait: 20s, maxWaiting: 10 }";
+    let proxy = Setup { route, ..Setup::default() }.start(origin.addr());
+    assert_eq!(ask(proxy.addr(), "/", "").status(), 200);
+    let waiting = || proxy.admin_json("/limits")["routes"]["all"][0]["waiting"].clone();
+    let wait = || {
+        let mut conn = Conn::connect(proxy.addr());
+        conn.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+        conn
+    };
+    let line: Vec<Conn> = (0..4).map(|_| wait()).collect();
+    until("they wait", SOON, || waiting() == 4);
+    drop(line);
+    until("nobody waits", SOON, || waiting() == 0);
+    let begun = Instant::now();
+    assert_eq!(ask(proxy.addr(), "/", "").status(), 200);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Nor is anybody held whose time is over before its turn.
+    let refused = ask(proxy.addr(), "/", "x-outrigger-timeout-ms: 500\r\n");
+    assert_eq!(refused.status(), 429);
+    assert!(refused.head.has("retry-after"), "{refused:?}");
+    proxy.await_counted("rate_limited", 1.0);
+}
+
+#[test]
 fn in_shadow_mode_all_pass_and_are_counted() {
     let origin = Origin::ok();
     let service = ", limits: { maxRequests: 1, mode: shadow }";

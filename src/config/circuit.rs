@@ -12,6 +12,7 @@ use super::validate::{View, is_ours};
 const CLASSES_MAX: usize = 32;
 /// Ours to write, on every answer of a fallback.
 const MARK: &str = "x-graceful-fallback";
+const BACK: (&str, &str) = ("the fallback leads back to the service", "lead to another service");
 
 pub fn service(view: &mut View<'_>, path: &str, name: &str, service: &Service) {
     let tcp = service.protocol == Protocol::Tcp;
@@ -56,8 +57,14 @@ pub fn route(view: &mut View<'_>, path: &str, written: &super::schema::Route) {
             let name = to.split('/').next().unwrap_or_default();
             root.services.get(name).is_some_and(|service| service.protocol == Protocol::Tcp)
         };
-        let tcp = written.to.iter().chain(sides).any(is_tcp);
-        fallback(view, &format!("{path}.fallback"), written_fallback, None, tcp);
+        let tcp = written.to.iter().chain(sides.clone()).any(is_tcp);
+        let path = format!("{path}.fallback");
+        fallback(view, &path, written_fallback, None, tcp);
+        if let Fallback::To(to) = written_fallback
+            && written.to.iter().chain(sides).all(|side| side == to)
+        {
+            view.push(&format!("{path}.to"), BACK.0, BACK.1);
+        }
     }
 }
 
@@ -121,7 +128,7 @@ fn fallback(view: &mut View<'_>, path: &str, fallback: &Fallback, service: Optio
                 view.push(&path, format!("`{name}` is a tcp service"), "lead to one that speaks HTTP");
             }
             if service == Some(name) {
-                view.push(&path, "the fallback leads back to the service", "lead to another service");
+                view.push(&path, BACK.0, BACK.1);
             }
         }
         Fallback::Stale(age) => view.positive(&format!("{path}.stale"), *age),

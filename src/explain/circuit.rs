@@ -65,10 +65,11 @@ fn text(
         text += " (shadow)";
     }
     // One that was read from a file has nothing to tell.
-    if let Some(report) = circuit.filter(|_| snapshot.generation > 0).map(|known| known.breaker.report(Instant::now()))
-    {
+    if let Some(known) = circuit.filter(|_| snapshot.generation > 0) {
+        let now = Instant::now();
+        let report = known.breaker.report(now);
         text += &match report.state {
-            State::Open => format!("; now open for {} s", report.left.as_secs()),
+            State::Open => format!("; now open for {} s", report.left(&known.terms, now).as_secs()),
             State::HalfOpen => format!("; now half open, {} of {half_open_requests} tried", report.calls),
             State::Closed => format!("; now closed, {} of {} failed", report.failures, report.calls),
         };

@@ -44,6 +44,8 @@ pub struct Known<'a> {
     /// What the endpoint was picked by.
     pub picked: Option<Why>,
     pub reason: &'a str,
+    /// Whose circuit breaker did not let it pass.
+    pub circuit: Option<&'a str>,
     /// The entry of `authorization` that denies it.
     pub denied: Option<&'a str>,
     /// Numbers of those in shadow mode that would.
@@ -93,6 +95,9 @@ pub fn compact(known: &Known<'_>) -> Option<HeaderValue> {
     }
     if !known.reason.is_empty() {
         say("reason", &known.reason);
+    }
+    if let Some(of) = known.circuit {
+        say("circuitBreaker", &of);
     }
     if let Some(entry) = known.denied {
         say("authorization", &entry);

@@ -364,6 +364,7 @@ fn bare(snapshot: &Snapshot) -> Known<'_> {
         endpoint: None,
         picked: None,
         reason: "",
+        circuit: None,
         denied: None,
         would_deny: &[],
         attributes: &[],

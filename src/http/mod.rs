@@ -10,6 +10,7 @@ mod fault;
 mod mirror;
 pub mod outcome;
 mod outgoing;
+mod patience;
 mod record;
 pub mod reply;
 mod retry;

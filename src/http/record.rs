@@ -196,6 +196,17 @@ impl Record {
         self.choose(Some(decision.side()));
     }
 
+    /// A fallback leads elsewhere, and there it counts.
+    pub fn diverted(&mut self, target: Target) {
+        let Some(chosen) = &mut self.chosen else { return };
+        chosen.target = Some(target);
+        let side = self.view.snapshot.routes.get(chosen.route).and_then(|route| route.side(target));
+        if let Some(block) = &self.block {
+            block.active(-1);
+        }
+        self.choose(side.or(self.side));
+    }
+
     /// There is no route.
     pub fn refused(&mut self, refusal: Refusal) -> Reason {
         let ruling = Ruling { denied: refusal.denied, ..Ruling::default() };
@@ -264,6 +275,7 @@ impl Record {
             endpoint: self.endpoint.as_ref(),
             picked: self.picked.get(),
             reason: self.reason.code(),
+            circuit: self.circuit.shut(),
             denied: self.denied.as_deref(),
             would_deny: &self.would_deny,
             attributes: &self.attributes,
@@ -428,6 +440,7 @@ impl Record {
             reason: self.reason,
             denied: self.denied.as_deref().unwrap_or_default(),
             limit: self.refusal.as_deref().map(|refusal| refusal.limit.as_str()).unwrap_or_default(),
+            circuit: self.circuit.shut().unwrap_or_default(),
             fault: &fault,
             producer: self.producer,
             peer: self.conn.peer.clone(),
@@ -500,6 +513,7 @@ impl Record {
             producer: self.producer,
             peer_reason: self.peer_reason.as_deref().unwrap_or_default(),
             limit: self.refusal.as_deref().map(|refusal| refusal.limit.as_str()).unwrap_or_default(),
+            circuit: self.circuit.shut().unwrap_or_default(),
             fault: &fault,
             duration,
             upstream_duration: self.upstream,

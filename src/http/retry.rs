@@ -219,8 +219,14 @@ impl Sending<'_> {
         }
     }
 
+    /// Whether the route says what is done about an outcome.
+    pub fn is_ruled(&self, kind: Kind) -> bool {
+        let outcome = Outcome { kind, took: Duration::ZERO };
+        self.route.retry.as_deref().is_some_and(|policy| policy.rule(&outcome, self.record.grpc).is_some())
+    }
+
     /// How much time is left, when the request goes out.
-    fn tell_time(&self, headers: &mut HeaderMap) {
+    pub fn tell_time(&self, headers: &mut HeaderMap) {
         let left = |until: Instant| until.saturating_duration_since(clock::recent());
         if let Some(until) = self.upstream.client_deadline.filter(|_| self.upstream.is_call) {
             headers.insert(grpc::TIMEOUT, grpc::timeout_value(left(until)));
@@ -244,11 +250,7 @@ impl Sending<'_> {
             upgrade: upstream.upgrade.is_some(),
             upload: &record.upload,
             tries: &record.tries,
-            is_ruled: &|kind| {
-                let policy = self.route.retry.as_deref();
-                policy.is_some_and(|policy| policy.rule(&Outcome { kind, took: Duration::ZERO }, record.grpc).is_some())
-            },
-            stamp: &|headers| self.tell_time(headers),
+            sending: Some(self),
         };
         let bounds = Bounds {
             deadline: upstream.deadline,

@@ -1,10 +1,15 @@
-//! On which terms a request is sent: in which version of HTTP, and within which limits of its connection.
+//! On which terms a request is sent: in which version of HTTP, within which limits of its connection, and until when.
 
-use http::Version;
+use std::time::Duration;
 
+use http::{HeaderMap, Version};
+
+use super::record::Record;
+use super::retry::TIMEOUT;
 use crate::config::schema::Protocol;
-use crate::snapshot::Service;
+use crate::snapshot::{Route, Service};
 use crate::upstream::pool::{Limits, Pool};
+use crate::wire::grpc;
 use crate::worker::Worker;
 
 /// What connections of this worker to a service keep to.
@@ -30,4 +35,21 @@ pub fn upstream_version(protocol: Protocol, client: Version, only_http1: bool, p
         Protocol::Auto if pool.is_secure() && !only_http1 && pool.speaks_http2() => Version::HTTP_2,
         Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     }
+}
+
+/// The time that the route gives a request.
+pub fn timeout(record: &Record, route: &Route) -> Option<Duration> {
+    route.timeout.and_then(|timeout| timeout.enforced()).filter(|_| !record.grpc || route.timeout_is_own)
+}
+
+/// The time that is left for it, as whoever sends it says.
+pub fn asked(headers: &HeaderMap) -> Option<Duration> {
+    let millis = headers.get(TIMEOUT)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+/// After this nobody waits for an answer, as far as the head says.
+pub fn patience(record: &Record, route: &Route, headers: &HeaderMap) -> Option<Duration> {
+    let call = record.grpc.then(|| grpc::timeout(headers)).flatten();
+    timeout(record, route).into_iter().chain(asked(headers)).chain(call).min()
 }

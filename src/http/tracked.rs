@@ -81,6 +81,8 @@ pub struct Upstream {
 
 /// What a client leaves a service at least, for its patience to be the service's fault.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A client's clock runs ahead of ours by as long as its request was on its way: this much, or a tenth of its time.
+const AHEAD: Duration = Duration::from_millis(50);
 
 impl Upstream {
     /// The client gives less time to a try that begins now than would say anything of the service.
@@ -88,6 +90,16 @@ impl Upstream {
         let left = |deadline: Instant| deadline.saturating_duration_since(now);
         let own = self.own_deadline.is_some_and(|own| self.deadline == Some(own));
         !own && self.deadline.is_some_and(|deadline| left(deadline) < PATIENCE)
+    }
+
+    /// A client that leaves now does so because the time is over that it has announced.
+    pub fn is_given_up(&self, begun: Instant, now: Instant) -> bool {
+        let announced = self.deadline.filter(|deadline| self.own_deadline != Some(*deadline));
+        let over = |deadline: Instant| {
+            let ahead = AHEAD.max(deadline.saturating_duration_since(begun) / 10);
+            deadline.saturating_duration_since(now) <= ahead
+        };
+        announced.is_some_and(over) && !self.is_hurried(begun)
     }
 }
 
@@ -241,8 +253,11 @@ impl Drop for Tracked {
         if over {
             return end.complete();
         }
-        if end.upstream.is_some() {
-            end.record.reason = end.activity.expired.get().unwrap_or(Reason::ClientReset);
+        let Some(upstream) = &end.upstream else { return };
+        let given_up = upstream.is_given_up(end.record.start, clock::tick());
+        end.record.reason = end.activity.expired.get().unwrap_or(Reason::ClientReset);
+        if given_up && end.record.reason == Reason::ClientReset && end.record.conn.forced().is_none() {
+            end.came(|_, _| Kind::Failed(Reason::RequestTimeout));
         }
     }
 }

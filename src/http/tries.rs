@@ -121,6 +121,13 @@ impl Tries {
         self.known().last().map(|attempt| attempt.endpoint.clone())
     }
 
+    /// Of the last one, where it was sent and is not answered.
+    pub fn asked(&self) -> Option<Address> {
+        let known = self.known();
+        let (last, since) = (known.last()?, self.since.get(known.len() - 1)?.get());
+        (since.is_some() && last.connection.is_some()).then(|| last.endpoint.clone())
+    }
+
     fn take_waited(&self, slot: Slot, now: Instant) -> Option<Micros> {
         let since = self.since.get(slot.0)?.take()?;
         Some(now.saturating_duration_since(since).into())

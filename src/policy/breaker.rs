@@ -10,6 +10,10 @@ pub const SLOTS: u64 = 10;
 /// Values of `gate` that are no time.
 const CLOSED: u64 = 0;
 const HALF_OPEN: u64 = 1;
+/// Open, and for long enough.
+const OVER: u64 = 2;
+/// From here on it is open since so many nanoseconds.
+const OPENED: u64 = 3;
 
 /// What is told of it; read at each event, so that a reload bites at the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,7 +41,7 @@ pub enum State {
 pub struct Breaker {
     born: Instant,
     window: Duration,
-    /// `CLOSED`, `HALF_OPEN`, or until when it is open, in nanoseconds since `born`.
+    /// `CLOSED`, `HALF_OPEN`, `OVER`, or since when it is open, in nanoseconds since `born`, from `OPENED` on.
     gate: AtomicU64,
     /// Failures since the last success.
     in_row: AtomicU32,
@@ -68,6 +72,8 @@ pub enum Admit {
     No {
         until: Instant,
     },
+    /// There are fewer trials than there were, so that those that are done have decided: it is to be asked again.
+    Decided(State),
 }
 
 /// The place of a trial. Dropped without an outcome, it is free again.
@@ -83,8 +89,8 @@ pub struct Permit {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {
     pub state: State,
-    /// How long it stays open at least.
-    pub left: Duration,
+    /// Since when it is open; none where it is not, or has been for long enough.
+    pub since: Option<Instant>,
     /// In the window, or of the trials.
     pub calls: u64,
     pub failures: u64,
@@ -116,6 +122,21 @@ impl Terms {
     }
 }
 
+impl Trial {
+    /// Of all trials, those under way as well: the rest may only make it worse.
+    fn fails(&self, terms: &Terms) -> bool {
+        let share = self.failed > 0 && f64::from(self.failed) / f64::from(terms.trials) >= terms.threshold;
+        share || terms.in_a_row(self.in_row)
+    }
+}
+
+impl Report {
+    /// How long it stays open at least.
+    pub fn left(&self, terms: &Terms, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| (since + terms.open).saturating_duration_since(now))
+    }
+}
+
 impl Breaker {
     /// What `before` knew, but for its counts where they are of another window.
     pub fn new(window: Duration, before: Option<&Arc<Self>>, now: Instant) -> Arc<Self> {
@@ -138,7 +159,7 @@ impl Breaker {
             // Half open, it begins with trials again.
             new.gate.store(
                 match before.gate.load(Relaxed) {
-                    HALF_OPEN => HALF_OPEN + 1,
+                    HALF_OPEN => OVER,
                     other => other,
                 },
                 Relaxed,
@@ -157,8 +178,10 @@ impl Breaker {
     pub fn admit(self: &Arc<Self>, terms: &Terms, now: Instant) -> Admit {
         match self.gate.load(Relaxed) {
             CLOSED => Admit::Yes,
-            until if until > HALF_OPEN && self.nanos(now) < until => self.refuse(self.at(until)),
-            _ => self.try_out(terms, now),
+            gate => match self.opened(gate).map(|since| since + terms.open).filter(|until| now < *until) {
+                Some(until) => self.refuse(until),
+                None => self.try_out(terms, now),
+            },
         }
     }
 
@@ -171,6 +194,7 @@ impl Breaker {
         let mut trial = self.trial();
         let is_first = match self.gate.load(Relaxed) {
             CLOSED => return Admit::Yes,
+            HALF_OPEN if trial.done >= terms.trials => return Admit::Decided(self.decide(&trial, terms, now)),
             HALF_OPEN => {
                 let due = trial.since.map_or(now, |since| since + terms.open);
                 if trial.under_way + trial.done >= terms.trials {
@@ -179,14 +203,14 @@ impl Breaker {
                     }
                     // They do not come back: others take their places.
                     *trial = Trial { round: trial.round + 1, under_way: 0, since: Some(now), ..*trial };
-                    if trial.done >= terms.trials {
-                        // There are fewer trials than there were.
-                        (trial.done, trial.failed, trial.in_row) = (0, 0, 0);
-                    }
                 }
                 false
             }
-            until if self.nanos(now) < until => return self.refuse(self.at(until)),
+            gate if let Some(since) = self.opened(gate)
+                && now < since + terms.open =>
+            {
+                return self.refuse(since + terms.open);
+            }
             _ => {
                 *trial = Trial { round: trial.round + 1, since: Some(now), ..Trial::default() };
                 self.gate.store(HALF_OPEN, Relaxed);
@@ -225,7 +249,7 @@ impl Breaker {
             return None;
         }
         let _trial = self.trial();
-        (self.gate.load(Relaxed) == CLOSED).then(|| self.open(terms, now))
+        (self.gate.load(Relaxed) == CLOSED).then(|| self.open(now))
     }
 
     fn tried(&self, terms: &Terms, permit: Permit, failed: bool, now: Instant) -> Option<State> {
@@ -236,33 +260,29 @@ impl Breaker {
         trial.done += 1;
         trial.failed += u32::from(failed);
         trial.in_row = if failed { trial.in_row + 1 } else { 0 };
-        // Of all trials, those under way as well: the rest may only make it worse.
-        let share = f64::from(trial.failed) / f64::from(terms.trials);
-        let state = if failed && (share >= terms.threshold || terms.in_a_row(trial.in_row)) {
-            Some(self.open(terms, now))
-        } else if trial.done >= terms.trials {
-            self.close();
-            Some(State::Closed)
-        } else {
-            None
-        };
+        let fails = failed && trial.fails(terms);
+        let state = (fails || trial.done >= terms.trials).then(|| self.decide(&trial, terms, now));
         // The permit gives its place back.
         drop(trial);
         state
     }
 
-    fn open(&self, terms: &Terms, now: Instant) -> State {
-        let until = self.nanos(now).saturating_add(terms.open.as_nanos().try_into().unwrap_or(u64::MAX));
-        self.gate.store(until.max(HALF_OPEN + 1), Relaxed);
+    fn decide(&self, trial: &Trial, terms: &Terms, now: Instant) -> State {
+        if trial.fails(terms) { self.open(now) } else { self.close() }
+    }
+
+    fn open(&self, now: Instant) -> State {
+        self.gate.store(self.nanos(now).saturating_add(OPENED), Relaxed);
         self.opened.fetch_add(1, Relaxed);
         State::Open
     }
 
-    fn close(&self) {
+    fn close(&self) -> State {
         self.in_row.store(0, Relaxed);
         self.slots.iter().for_each(|slot| slot.0.store(0, Relaxed));
         self.gate.store(CLOSED, Relaxed);
         self.closed.fetch_add(1, Relaxed);
+        State::Closed
     }
 
     pub fn report(&self, now: Instant) -> Report {
@@ -278,7 +298,7 @@ impl Breaker {
                 HALF_OPEN => State::HalfOpen,
                 _ => State::Open,
             },
-            left: Duration::from_nanos(if gate > HALF_OPEN { gate.saturating_sub(self.nanos(now)) } else { 0 }),
+            since: self.opened(gate),
             calls,
             failures,
             opened: self.opened.load(Relaxed),
@@ -296,8 +316,9 @@ impl Breaker {
         now.saturating_duration_since(self.born).as_nanos().try_into().unwrap_or(u64::MAX)
     }
 
-    fn at(&self, nanos: u64) -> Instant {
-        self.born.checked_add(Duration::from_nanos(nanos)).unwrap_or(self.born)
+    /// Since when it is open.
+    fn opened(&self, gate: u64) -> Option<Instant> {
+        self.born.checked_add(Duration::from_nanos(gate.checked_sub(OPENED)?))
     }
 
     /// Parts of the window since the beginning.

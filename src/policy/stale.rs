@@ -71,18 +71,27 @@ pub fn may_ask(method: &Method, headers: &HeaderMap) -> bool {
         && [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, RANGE].iter().all(|own| !headers.contains_key(own))
 }
 
+/// Whether the request forbids that (RFC 9111, section 5.2.1.5).
+pub fn may_be_kept(request: &HeaderMap) -> bool {
+    !says(request, &["no-store"])
+}
+
 /// Whether an answer is good, and may be kept and given to others.
 pub fn may_keep(status: StatusCode, headers: &HeaderMap) -> bool {
     const NEVER: [&str; 5] = ["no-store", "private", "no-cache", "must-revalidate", "proxy-revalidate"];
-    let forbids = |item: &str| {
+    status == StatusCode::OK
+        && !says(headers, &NEVER)
+        && !headers.contains_key(SET_COOKIE)
+        && varying(headers).is_some()
+}
+
+/// Whether any of these is in `cache-control`, or something that cannot be read.
+fn says(headers: &HeaderMap, any: &[&str]) -> bool {
+    let is = |item: &str| {
         let name = item.split('=').next().unwrap_or_default().trim();
-        NEVER.iter().any(|never| name.eq_ignore_ascii_case(never))
+        any.iter().any(|one| name.eq_ignore_ascii_case(one))
     };
-    let forbidden = headers.get_all(CACHE_CONTROL).iter().any(|line| match line.to_str() {
-        Ok(line) => line.split(',').any(forbids),
-        Err(_) => true,
-    });
-    status == StatusCode::OK && !forbidden && !headers.contains_key(SET_COOKIE) && varying(headers).is_some()
+    headers.get_all(CACHE_CONTROL).iter().any(|line| line.to_str().map_or(true, |line| line.split(',').any(is)))
 }
 
 /// The headers that an answer varies with; none where nobody can know.

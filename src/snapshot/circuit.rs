@@ -124,6 +124,14 @@ impl Circuit {
         }
     }
 
+    /// The other service that its fallback leads to.
+    pub fn leads_to(&self) -> Option<Target> {
+        match &self.fallback {
+            Some(Fallback::To(target)) => Some(*target),
+            _ => None,
+        }
+    }
+
     /// For `/clusters`.
     pub fn describe(&self, now: Instant) -> Value {
         let report = self.breaker.report(now);
@@ -134,7 +142,7 @@ impl Circuit {
             "failures": report.failures,
             "share": (report.calls > 0).then(|| report.failures as f64 / report.calls as f64),
             "threshold": self.terms.threshold,
-            "opensForMs": (report.state == State::Open).then_some(report.left.as_millis() as u64),
+            "opensForMs": (report.state == State::Open).then_some(report.left(&self.terms, now).as_millis() as u64),
             "opened": report.opened,
             "refused": report.refused,
         })
@@ -142,6 +150,11 @@ impl Circuit {
 }
 
 impl Circuits {
+    /// Its own breaker, and those of its classes.
+    pub fn all(&self) -> impl Iterator<Item = &Circuit> {
+        self.own.iter().chain(self.classes.iter().filter_map(|class| class.circuit.as_ref()))
+    }
+
     /// Looks at the head of an answer.
     pub fn hear(&self, status: StatusCode, headers: &HeaderMap) -> Heard {
         let of = self.classes.iter().enumerate().filter(|(_, class)| class.may_be(status, headers));

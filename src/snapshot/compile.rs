@@ -6,6 +6,7 @@ mod health;
 mod limits;
 mod originals;
 mod retries;
+mod sides;
 mod traffic;
 
 use std::collections::HashMap;
@@ -20,8 +21,8 @@ use super::matcher::{Attribute, Condition, Conditions, Key, Text};
 use super::redirected::{Endpoints, always};
 use super::route::{PathRule, RouteTable, Rule};
 use super::{
-    Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, SideLabels, Snapshot, Subset,
-    Target, Transport, Upstream,
+    Action, Forward, HeaderEdits, Kind, Listener, Redirect, Rewrite, Route, Service, Snapshot, Subset, Target,
+    Transport, Upstream,
 };
 use balancing::{compile_hash_key, compile_settings};
 use circuit::{compile_circuits, compile_route_circuits};
@@ -49,7 +50,6 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
     }
     let names = Names::new(&services, root);
     let mut routes = Vec::with_capacity(root.routes.len());
-    let mut sides = Vec::new();
     let before = previous.map_or(&[][..], |snapshot| &snapshot.routes);
     let before: HashMap<&str, &Route> = before.iter().map(|route| (&*route.name, route)).collect();
     for route in &root.routes {
@@ -61,12 +61,13 @@ pub fn compile(config: Arc<Config>, generation: u64, previous: Option<&Snapshot>
             generation,
             known.map_or(&[], |known| &known.rate_limits),
         );
-        let compiled = compile_route(route, routes.len(), &names, (&root.defaults, known), &mut sides);
+        let compiled = compile_route(route, routes.len(), &names, (&root.defaults, known));
         routes.push(Route { rate_limits, ..compiled });
     }
     compile_route_circuits(root, previous, &mut routes);
-    let implicit = compile_implicit(&names, root, &mut routes, &mut sides);
-    let originals = compile_originals(&names, root, &mut routes, &mut sides);
+    let implicit = compile_implicit(&names, root, &mut routes);
+    let originals = compile_originals(&names, root, &mut routes);
+    let sides = sides::number(&services, &mut routes);
     let width = 1 + sides.len();
     let listeners = root
         .listeners
@@ -243,17 +244,16 @@ fn compile_route(
     index: usize,
     names: &Names<'_>,
     (defaults, known): (&schema::Defaults, Option<&Route>),
-    sides: &mut Vec<SideLabels>,
 ) -> Route {
     let name: Arc<str> = route.name.as_str().into();
     let action = compile_action(route, names, known);
-    let first_side = push_sides(&name, &action, names, sides);
     let retry = route.retry.as_ref().unwrap_or(&defaults.retry);
     Route {
         index,
         name,
         action,
-        first_side,
+        first_side: 0,
+        fallbacks: Box::default(),
         timeout: compile_timeout(route.timeout.unwrap_or(schema::Timeout::After(defaults.timeout))),
         timeout_is_own: route.timeout.is_some(),
         retry: retries::retry(retry),
@@ -287,26 +287,6 @@ fn bound<T>(limit: T, mode: schema::RuleMode) -> Option<Bound<T>> {
         schema::RuleMode::Shadow => Some(Bound { limit, shadow: true }),
         schema::RuleMode::Off => None,
     }
-}
-
-fn push_sides(name: &Arc<str>, action: &Action, names: &Names<'_>, sides: &mut Vec<SideLabels>) -> usize {
-    let first = sides.len();
-    let empty: Arc<str> = "".into();
-    match action {
-        Action::Forward(forward) => sides.extend(forward.targets.iter().map(|target| {
-            let service = names.list.get(target.service);
-            let subset = service.and_then(|service| service.subsets.get(target.subset?));
-            SideLabels {
-                route: name.clone(),
-                service: service.map_or_else(|| empty.clone(), |service| service.name.clone()),
-                subset: subset.map_or_else(|| empty.clone(), |subset| subset.name.clone()),
-            }
-        })),
-        Action::Redirect(_) | Action::Respond(..) => {
-            sides.push(SideLabels { route: name.clone(), service: empty.clone(), subset: empty });
-        }
-    }
-    first
 }
 
 fn compile_action(route: &schema::Route, names: &Names<'_>, known: Option<&Route>) -> Action {
@@ -374,12 +354,7 @@ fn compile_edits(edits: &schema::HeaderEdits) -> HeaderEdits {
 }
 
 /// A route for every service that names hosts, for requests that no written route matches.
-fn compile_implicit(
-    names: &Names<'_>,
-    root: &schema::Root,
-    routes: &mut Vec<Route>,
-    sides: &mut Vec<SideLabels>,
-) -> Vec<(Vec<String>, usize)> {
+fn compile_implicit(names: &Names<'_>, root: &schema::Root, routes: &mut Vec<Route>) -> Vec<(Vec<String>, usize)> {
     let mut implicit = Vec::new();
     // There, an address may lead to any.
     let outbound = has(root, schema::Mode::Outbound);
@@ -397,21 +372,21 @@ fn compile_implicit(
             rewrite: None,
             rewrite_host: None,
         });
-        let first_side = push_sides(&name, &action, names, sides);
         if by_host {
             implicit.push((config.hosts.clone(), routes.len()));
         }
-        routes.push(implied(routes.len(), name, action, first_side, root));
+        routes.push(implied(routes.len(), name, action, root));
     }
     implicit
 }
 
-fn implied(index: usize, name: Arc<str>, action: Action, first_side: usize, root: &schema::Root) -> Route {
+fn implied(index: usize, name: Arc<str>, action: Action, root: &schema::Root) -> Route {
     Route {
         index,
         name,
         action,
-        first_side,
+        first_side: 0,
+        fallbacks: Box::default(),
         timeout: compile_timeout(schema::Timeout::After(root.defaults.timeout)),
         timeout_is_own: false,
         retry: retries::retry(&root.defaults.retry),

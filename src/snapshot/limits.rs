@@ -72,14 +72,15 @@ impl RateLimit {
         self.state.hasher.hash_one(value)
     }
 
-    /// Takes a token; in shadow mode none that is yet to come.
-    pub fn take(&self, key: u64, now: Instant) -> Taken {
-        let patience = if self.shadow { Duration::ZERO } else { self.wait };
+    /// Takes a token; in shadow mode none that is yet to come, and never one that comes after `most`.
+    pub fn take(&self, key: u64, now: Instant, most: Option<Duration>) -> Taken {
+        let wait = if self.shadow { Duration::ZERO } else { self.wait };
+        let patience = most.map_or(wait, |most| most.min(wait));
         self.state.buckets.take(key, (&self.rate, self.generation), self.state.nanos(now), patience)
     }
 
     pub fn give_back(&self, key: u64, now: Instant) {
-        self.state.buckets.give_back(key, &self.rate, self.state.nanos(now));
+        self.state.give_back(key, &self.rate, now);
     }
 
     /// Whether a table of these keys goes on under what another configuration says.
@@ -147,6 +148,10 @@ impl Limited {
             refused: AtomicU64::new(0),
             delayed: AtomicU64::new(0),
         }
+    }
+
+    pub fn give_back(&self, key: u64, rate: &Rate, now: Instant) {
+        self.buckets.give_back(key, rate, self.nanos(now));
     }
 
     fn nanos(&self, now: Instant) -> Nanos {

@@ -126,8 +126,10 @@ pub struct Route {
     pub index: usize,
     pub name: Arc<str>,
     pub action: Action,
-    /// Number of its first side over all routes.
+    /// Number of its first side over all routes: one for each target, then one for each of `fallbacks`.
     pub first_side: usize,
+    /// Where fallbacks may lead instead.
+    pub fallbacks: Box<[Target]>,
     /// `None` is no limit.
     pub timeout: Option<Bound<Duration>>,
     /// The route says so itself: it then binds streams too, up to the head of the answer.
@@ -261,6 +263,15 @@ impl Hedge {
         if let HedgeAfter::Percentile(share, percentile) = &self.after {
             percentile.see(took, *share);
         }
+    }
+}
+
+impl Route {
+    /// Number of the side that a target is.
+    pub fn side(&self, target: Target) -> Option<usize> {
+        let Action::Forward(forward) = &self.action else { return None };
+        let place = forward.targets.iter().chain(&self.fallbacks).position(|known| *known == target)?;
+        Some(self.first_side + place)
     }
 }
 

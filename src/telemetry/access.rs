@@ -54,6 +54,8 @@ pub struct Entry<'a> {
     pub peer_reason: &'a str,
     /// The limit that refused it; empty where none did.
     pub limit: &'a str,
+    /// Whose circuit breaker did not let it pass; empty where all did.
+    pub circuit: &'a str,
     /// Faults on purpose that it has met; empty where none.
     pub fault: &'a str,
     pub duration: Duration,

@@ -35,6 +35,7 @@ pub fn json(out: &mut Vec<u8>, entry: &Entry<'_>, workload: &Workload) {
     object.text("authorization", entry.authorization.as_bytes());
     object.text("producer", entry.producer.name().as_bytes());
     object.text("limit", entry.limit.as_bytes());
+    object.text("circuit_breaker", entry.circuit.as_bytes());
     object.text("peer_reason", entry.peer_reason.as_bytes());
     object.text("fault", entry.fault.as_bytes());
     object.raw("duration_ms", Millis(entry.duration));
@@ -110,6 +111,10 @@ pub fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     if !entry.limit.is_empty() {
         out.extend_from_slice(b" limit=");
         escape(out, entry.limit.as_bytes(), Style::Word);
+    }
+    if !entry.circuit.is_empty() {
+        out.extend_from_slice(b" circuit_breaker=");
+        escape(out, entry.circuit.as_bytes(), Style::Word);
     }
     if !entry.peer_reason.is_empty() {
         out.extend_from_slice(b" peer=");

@@ -51,6 +51,8 @@ pub struct Exchange<'a> {
     pub denied: &'a str,
     /// Which limit refused it, in words; empty where none did.
     pub limit: &'a str,
+    /// Whose circuit breaker did not let it pass; empty where all did.
+    pub circuit: &'a str,
     /// What was done to it on purpose, as in the access log; empty where nothing was.
     pub fault: &'a str,
     pub producer: Producer,

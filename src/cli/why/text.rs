@@ -26,6 +26,7 @@ pub fn exchange(value: &Value, paint: Paint) -> String {
     page.line("why", coded(&value["reason"]));
     page.line("denied by", text(&value["authorization"]).map(|entry| format!("authorization {entry}")));
     page.line("limit", text(&value["limit"]));
+    page.line("breaker", text(&value["circuitBreaker"]).map(|of| format!("of {of} was open")));
     page.line("fault", text(&value["fault"]).map(|fault| paint.yellow(fault)));
     page.line("answer by", text(&value["producer"]).map(|who| producer(&who)));
     page.line("id", text(&value["id"]));

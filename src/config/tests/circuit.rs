@@ -45,6 +45,8 @@ fn circuit_breakers() {
     let tcp = format!("{HEAD}routes: [{{ name: a, to: raw }}]\n");
     let tcp = tcp.replace("protocol: tcp", "protocol: tcp, circuitBreaker: { ▸fallback: { stale: 1s } }");
     only(&tcp, "services.raw.circuitBreaker.fallback: a tcp connection can only be refused | remove it");
+    let back = "circuitBreaker.fallback.to: the fallback leads back to the service | lead to another service";
+    only(&of_route("fallback: { to: ▸app }"), &format!("routes[0].{back}"));
     for sound in ["", "fallback: { to: app/one }", "consecutiveFailures: 3, failures: [5xx, 429, \"grpc:14\"]"] {
         assert_eq!(said(&problems(&of_route(sound))), [""; 0], "{sound}");
     }

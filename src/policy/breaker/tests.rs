@@ -141,6 +141,7 @@ proptest! {
                     (Admit::Yes, Ok(None)) => under_way.push((None, None)),
                     (Admit::Trial(permit), Ok(Some(round))) => under_way.push((Some(permit), Some(round))),
                     (Admit::No { until }, Err(model)) => prop_assert_eq!(until, born + model),
+                    (Admit::Decided(state), _) => prop_assert!(false, "{:?} by the same terms", state),
                     (_, other) => prop_assert!(false, "the model says {:?}", other),
                 },
                 Step::End(which, failed) if which < under_way.len() => {
@@ -169,6 +170,7 @@ fn trial(breaker: &Arc<Breaker>, now: Instant) -> Permit {
         Admit::Trial(permit) => permit,
         Admit::Yes => panic!("closed"),
         Admit::No { .. } => panic!("open"),
+        Admit::Decided(state) => panic!("{state:?}"),
     }
 }
 
@@ -201,7 +203,28 @@ fn a_failed_trial_opens_it_again() {
     let permits = [trial(&breaker, until), trial(&breaker, until)];
     let [first, second] = permits.map(|permit| breaker.record(&TERMS, Some(permit), true, until));
     assert_eq!((first, second), (None, Some(State::Open)), "two of three");
-    assert_eq!(breaker.report(until).left, TERMS.open);
+    assert_eq!(breaker.report(until).left(&TERMS, until), TERMS.open);
+}
+
+#[test]
+fn other_terms_hold_from_the_next_call_on() {
+    let now = Instant::now();
+    let breaker = Breaker::new(WINDOW, None, now);
+    fail(&breaker, 10, now);
+    let (soon, sooner) = (now + Duration::from_secs(2), Terms { open: Duration::from_secs(2), ..TERMS });
+    assert!(matches!(breaker.admit(&TERMS, soon), Admit::No { until } if until == now + TERMS.open));
+    assert_eq!(breaker.report(soon).left(&sooner, soon), Duration::ZERO);
+    let Admit::Trial(first) = breaker.admit(&sooner, soon) else { panic!("open for long enough") };
+    let second = trial(&breaker, soon);
+    assert_eq!([first, second].map(|permit| breaker.record(&TERMS, Some(permit), false, soon)), [None; 2]);
+    let fewer = Terms { trials: 2, ..TERMS };
+    assert!(matches!(breaker.admit(&fewer, soon), Admit::Decided(State::Closed)));
+    assert!(matches!(breaker.admit(&fewer, soon), Admit::Yes));
+    // One failure of three trials is not too much; of one it is.
+    fail(&breaker, 10, soon);
+    let later = soon + TERMS.open;
+    assert_eq!(breaker.record(&TERMS, Some(trial(&breaker, later)), true, later), None);
+    assert!(matches!(breaker.admit(&Terms { trials: 1, ..TERMS }, later), Admit::Decided(State::Open)));
 }
 
 #[test]

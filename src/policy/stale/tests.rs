@@ -64,6 +64,8 @@ fn what_is_somebodys_own_is_not_kept() {
     ] {
         assert!(!ok(&[(name, value)]), "{name}: {value}");
     }
+    assert!(!may_be_kept(&headers(&[("cache-control", "max-age=0, No-Store")])));
+    assert!(may_be_kept(&headers(&[("cache-control", "no-cache")])), "that asks for a new answer");
     assert!(!may_keep(StatusCode::NOT_FOUND, &HeaderMap::new()));
     assert!(may_ask(&Method::GET, &HeaderMap::new()) && !may_ask(&Method::POST, &HeaderMap::new()));
     for name in ["authorization", "cookie", "proxy-authorization", "range"] {

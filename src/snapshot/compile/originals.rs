@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{APPLICATION, Names, PASSTHROUGH, implied, push_sides, written, written_rules};
+use super::{APPLICATION, Names, PASSTHROUGH, implied, written, written_rules};
 use crate::config::schema;
 use crate::policy::split;
 use crate::snapshot::hosts::Hosts;
 use crate::snapshot::redirected::{self, Outbound, Port, Ports, always};
 use crate::snapshot::route::RouteTable;
-use crate::snapshot::{Action, Forward, Route, SideLabels, authz};
+use crate::snapshot::{Action, Forward, Route, authz};
 
 /// Numbers of the routes to original destinations.
 #[derive(Default)]
@@ -21,12 +21,7 @@ pub struct Originals {
     first_implied: usize,
 }
 
-pub fn compile_originals(
-    names: &Names<'_>,
-    root: &schema::Root,
-    routes: &mut Vec<Route>,
-    sides: &mut Vec<SideLabels>,
-) -> Originals {
+pub fn compile_originals(names: &Names<'_>, root: &schema::Root, routes: &mut Vec<Route>) -> Originals {
     let mut originals = Originals { first_implied: root.routes.len(), ..Originals::default() };
     let mut add = |name: &str, to: &str| {
         let Some(target) = names.target(to) else { return 0 };
@@ -39,9 +34,8 @@ pub fn compile_originals(
             rewrite: None,
             rewrite_host: None,
         });
-        let first_side = push_sides(&name, &action, names, sides);
         // Whoever sent it has a timeout, and perhaps a longer one.
-        routes.push(Route { timeout: None, ..implied(routes.len(), name, action, first_side, root) });
+        routes.push(Route { timeout: None, ..implied(routes.len(), name, action, root) });
         routes.len() - 1
     };
     for port in root.listeners.iter().flat_map(|listener| listener.ports.keys()).filter_map(|port| port.parse().ok()) {

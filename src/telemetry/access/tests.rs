@@ -31,6 +31,7 @@ fn entry() -> Entry<'static> {
         producer: Producer::Application,
         peer_reason: "",
         limit: "",
+        circuit: "",
         fault: "",
         duration: Duration::from_micros(12_034),
         upstream_duration: Some(Duration::from_millis(11)),
@@ -142,6 +143,9 @@ fn who_denies_is_named() {
     let refused = Entry { status: 503, reason: Reason::Limit, limit, attributes: &[], ..entry() };
     assert_eq!((&json(&refused)["reason"], &json(&refused)["limit"]), (&"limit".into(), &limit.into()));
     assert!(text(&refused).contains(" limit="), "{}", text(&refused));
+    let shut = Entry { status: 503, reason: Reason::CircuitOpen, circuit: "service app", attributes: &[], ..entry() };
+    assert_eq!(json(&shut)["circuit_breaker"], "service app");
+    assert!(text(&shut).ends_with(r" circuit_breaker=service\x20app"), "{}", text(&shut));
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub const ID_MAX: usize = 128;
 pub const METHOD_MAX: usize = 32;
 pub const HOST_MAX: usize = 64;
 pub const PATH_MAX: usize = 256;
-/// Of a listener, a route, a service, a subset, an attribute; of an identity, a limit, a fault.
+/// Of a listener, a route, a service, a subset, an attribute; of an identity, a limit, a circuit breaker, a fault.
 pub const NAME_MAX: usize = 128;
 /// Of an attribute.
 pub const VALUE_MAX: usize = 64;
@@ -99,7 +99,7 @@ pub fn encode<'o>(out: &'o mut Buffer, exchange: &Exchange<'_>, slow: bool) -> &
     writer.number(exchange.status.into());
     writer.option(exchange.grpc_status.map(u64::from));
     writer.byte(exchange.reason as u8);
-    for name in [exchange.denied, exchange.limit, exchange.fault] {
+    for name in [exchange.denied, exchange.limit, exchange.circuit, exchange.fault] {
         writer.text(name, NAME_MAX);
     }
     writer.byte(exchange.producer as u8);
@@ -168,6 +168,7 @@ pub fn decode<T>(record: &[u8], tell: impl FnOnce(&Exchange<'_>, Marks) -> T) ->
         reason: reader.reason()?,
         denied: reader.text()?,
         limit: reader.text()?,
+        circuit: reader.text()?,
         fault: reader.text()?,
         producer: *Producer::ALL.get(usize::from(reader.byte()?))?,
         peer: reader.address()?,

@@ -25,6 +25,7 @@ pub fn long(exchange: &Exchange<'_>, marks: Marks) -> Value {
     object.add("protocol", version(exchange.protocol));
     object.name("authorization", exchange.denied);
     object.name("limit", exchange.limit);
+    object.name("circuitBreaker", exchange.circuit);
     object.name("fault", exchange.fault);
     object.add("producer", exchange.producer.name());
     object.add("peer", exchange.peer.to_string());

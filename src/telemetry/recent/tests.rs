@@ -51,6 +51,7 @@ fn exchange() -> Exchange<'static> {
         reason: Reason::UpstreamReset,
         denied: "",
         limit: "",
+        circuit: "",
         fault: "",
         producer: Producer::Proxy,
         peer: SocketAddr::from(([192, 0, 2, 1], 50_123)).into(),
@@ -200,19 +201,21 @@ fn the_documentation_knows_every_code() {
 fn what_is_absent_is_left_out() {
     let bare = Exchange { route: "", service: "", subset: "", rule: None, bucket: None, ..plain(b"a", 0, 1500) };
     let value = found(&bare);
-    for key in ["route", "service", "subset", "rule", "bucket", "reason", "notAgain", "grpcStatus", "limit", "fault"] {
+    let absent = "route service subset rule bucket reason notAgain grpcStatus limit circuitBreaker fault";
+    for key in absent.split(' ') {
         assert_eq!(value.get(key), None, "{key}");
     }
     assert_eq!(value["phases"], json!({ "total": 1.5 }));
     let guard = Would { guard: Guard::Timeout, limit: 250_000, actual: 312_512, entry: "" };
     let entry = Would { guard: Guard::Authorization, limit: 0, actual: 0, entry: "reads" };
     let (limit, fault) = ("route a: 1 requests a second, burst 1", "delay=100ms");
-    let slow = Exchange { shadow: &[guard, entry], denied: "writes", limit, fault, grpc_status: Some(0), ..bare };
+    let refused = Exchange { denied: "writes", limit, circuit: "service app", fault, ..bare };
+    let slow = Exchange { shadow: &[guard, entry], grpc_status: Some(0), ..refused };
     let value = found(&slow);
     let timeout = json!({ "rule": "timeout", "limit": 250.0, "actual": 312.512, "unit": "ms" });
     assert_eq!(value["shadow"], json!([timeout, { "rule": "authorization", "entry": "reads" }]));
-    assert_eq!((&value["authorization"], &value["limit"]), (&json!("writes"), &json!(limit)));
-    assert_eq!((&value["fault"], &value["grpcStatus"]), (&json!(fault), &json!(0)));
+    let told = ["authorization", "limit", "circuitBreaker", "fault"].map(|key| value[key].as_str());
+    assert_eq!((told, &value["grpcStatus"]), (["writes", limit, "service app", fault].map(Some), &json!(0)));
 }
 
 #[test]
@@ -409,6 +412,7 @@ fn what_is_too_long_is_cut_and_said_so() {
         grpc_status: Some(u8::MAX),
         denied: &name,
         limit: &name,
+        circuit: &name,
         fault: &name,
         peer: attempt.endpoint.clone(),
         request_bytes: u64::MAX,
