@@ -149,6 +149,7 @@ impl App {
             return Err(trouble.to_string());
         }
         let snapshot = compile(config.clone(), self.history().next_generation(), Some(&known));
+        super::traffic::resume(&snapshot, self.history().canaries());
         self.settle_endpoints(&snapshot).await;
         self.retire_series(&snapshot);
         let generation = snapshot.generation;
@@ -161,6 +162,8 @@ impl App {
             self.begin_trial(before, &old, &config);
         }
         self.accepted(&config);
+        // What the process began with may not have been what is meant: it forgets nothing.
+        self.keep_canaries();
         if !restart.is_empty() {
             tracing::warn!(keys = restart.join(", "), "changed, and needs a restart to take effect");
         }

@@ -35,9 +35,12 @@ fn canaries(snapshot: &Snapshot) -> impl Iterator<Item = (&Route, &Arc<Steered>)
     })
 }
 
-/// Canaries go on from where they stood when the process before this one ended.
+/// Canaries that are new to this process go on from where they stood when the one before it ended.
 pub fn resume(snapshot: &Snapshot, stood: &[state::Canary]) {
     for (route, steered) in canaries(snapshot) {
+        if steered.state().stands() != Stood::default() {
+            continue;
+        }
         let is_it = |known: &&state::Canary| *known.route == *route.name && known.digest == steered.digest();
         if let Some(known) = stood.iter().find(is_it) {
             steered.resume(&known.stood);
@@ -98,7 +101,7 @@ impl App {
     }
 
     /// Where canaries stand, for the process after this one.
-    fn keep_canaries(&self) {
+    pub(super) fn keep_canaries(&self) {
         let snapshot = self.shared.snapshot.load();
         let moved = canaries(&snapshot).filter_map(|(route, steered)| {
             let stood = Some(steered.state().stands()).filter(|stood| *stood != Stood::default())?;
@@ -149,7 +152,6 @@ impl App {
                 metrics.mirrors.get(&(route.name.clone(), mirror.to.clone()));
             }
         }
-        self.keep_canaries();
         for problem in crate::config::warnings(&snapshot.config, SystemTime::now()) {
             tracing::warn!(problem = problem.brief(), "configuration");
         }

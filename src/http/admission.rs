@@ -14,7 +14,7 @@ use super::tracked::End;
 use crate::error::Reason;
 use crate::net::clock;
 use crate::net::io::Pause;
-use crate::policy::bucket::{Rate, Taken};
+use crate::policy::bucket::Taken;
 use crate::policy::class::Class;
 use crate::policy::guard::Guard;
 use crate::snapshot::limits::{Limited, Per, RateLimit};
@@ -54,21 +54,20 @@ impl Turn {
 /// Whoever leaves before its turn gives it back.
 struct Token {
     state: Arc<Limited>,
-    rate: Rate,
     key: u64,
     used: bool,
 }
 
 impl Token {
     fn new(limit: &RateLimit, key: u64) -> Self {
-        Self { state: limit.state.clone(), rate: limit.rate, key, used: false }
+        Self { state: limit.state.clone(), key, used: false }
     }
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
         if !self.used {
-            self.state.give_back(self.key, &self.rate, clock::tick());
+            self.state.give_back(self.key, clock::tick());
         }
     }
 }

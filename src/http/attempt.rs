@@ -97,6 +97,7 @@ pub async fn run(
     request: &mut Place,
     spare: impl Fn() -> Option<Request<Upload>>,
 ) -> Result<(Response<Incoming>, Lease), Failed> {
+    let mut refused = false;
     for redo in 0.. {
         let (slot, tried) = once(plan, request).await;
         let failure = match tried {
@@ -118,7 +119,7 @@ pub async fn run(
             Failure::NotHttp2 => *request = request.take().map(downgrade).transpose().map_err(failed)?,
             // Who has too much to do is not asked again and again, unless the route says so; once, since it may not have
             // been heard yet how many streams it takes.
-            Failure::Refused if redo > 0 || plan.is_ruled(failure.kind()) => {
+            Failure::Refused if std::mem::replace(&mut refused, true) || plan.is_ruled(failure.kind()) => {
                 not_again(NotAgain::TooOften);
                 return Err(failed(Reason::UpstreamReset));
             }
@@ -190,7 +191,7 @@ async fn once(plan: &Plan<'_>, place: &mut Place) -> (Slot, Tried) {
         let tried = match sent {
             Ok(response) => Ok((response, Lease::Http2(lease))),
             Err(error) => {
-                let is_stale = lease.reused && fresh.is_stale(lease.ended(), lease.is_alone());
+                let is_stale = lease.reused && fresh.is_stale(lease.ended(), false);
                 Err(classify(plan, error, is_stale, place))
             }
         };
@@ -244,7 +245,8 @@ impl Fresh {
         }
     }
 
-    /// Whether a connection on which nothing came back had been closed before. `alone`: nothing else was on it.
+    /// Whether a connection on which nothing came back had been closed before. `alone`: nothing else was on it, so that what
+    /// did not come to the peer is this request.
     fn is_stale(&self, ended: Ended, alone: bool) -> bool {
         let soon = match ended {
             Ended::Unheard if self.is_bare && alone => return true,

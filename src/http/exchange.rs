@@ -172,16 +172,14 @@ impl Exchange {
         plan.tried_before = tried_before;
         if let Some(asked) = asked {
             // A deadline that came lowers ours.
-            let own = self.0.record.start.checked_add(asked);
-            plan.deadline = plan.deadline.into_iter().chain(own).min();
-            (plan.tells_deadline, plan.client_deadline) = (true, own);
+            plan.deadline = plan.deadline.into_iter().chain(self.0.record.start.checked_add(asked)).min();
+            plan.tells_deadline = true;
         }
         if self.0.record.grpc {
             // The client's own deadline lowers ours; far enough ahead it is none.
             let own = grpc::timeout(&request.headers).and_then(|timeout| self.0.record.start.checked_add(timeout));
             plan.deadline = plan.deadline.into_iter().chain(own).min();
-            plan.client_deadline = plan.client_deadline.into_iter().chain(own).min();
-            plan.is_call = own.is_some();
+            plan.call_deadline = own;
         }
         if plan.deadline.is_some_and(|deadline| deadline <= clock::recent()) {
             return Err(Reason::RequestTimeout);
@@ -225,8 +223,7 @@ impl Exchange {
             limits: terms::limits(&record.conn.worker, service, record.preserve_case(), record.grpc),
             upgrade: chosen.hop.upgrade.clone(),
             deadline: bounds.map(|timeout| record.start + timeout),
-            client_deadline: None,
-            is_call: false,
+            call_deadline: None,
             own_deadline: bounds.map(|timeout| record.start + timeout),
             tells_deadline: chosen.route.timeout_is_own && !record.grpc && chosen.hop.upgrade.is_none(),
             tried_before: false,
@@ -434,7 +431,8 @@ impl Exchange {
         record.streams = record.grpc || is_event_stream(&parts.headers);
         let upstream = self.0.upstream.as_ref();
         self.0.activity.deadline.set(match record.streams {
-            true => upstream.and_then(|upstream| upstream.client_deadline),
+            // A proxy before us may have told of a time that is for the head alone.
+            true => upstream.and_then(|upstream| upstream.call_deadline),
             false => upstream.and_then(|upstream| upstream.deadline),
         });
         record.status = parts.status.as_u16();

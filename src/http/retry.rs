@@ -228,7 +228,7 @@ impl Sending<'_> {
     /// How much time is left, when the request goes out.
     pub fn tell_time(&self, headers: &mut HeaderMap) {
         let left = |until: Instant| until.saturating_duration_since(clock::recent());
-        if let Some(until) = self.upstream.client_deadline.filter(|_| self.upstream.is_call) {
+        if let Some(until) = self.upstream.call_deadline {
             headers.insert(grpc::TIMEOUT, grpc::timeout_value(left(until)));
         }
         if let Some(until) = self.upstream.deadline.filter(|_| self.upstream.tells_deadline) {

@@ -64,10 +64,8 @@ pub struct Upstream {
     /// The protocols that the client offers to switch to: on a connection of its own.
     pub upgrade: Option<HeaderValue>,
     pub deadline: Option<Instant>,
-    /// When the client itself gives it up, by what it has said.
-    pub client_deadline: Option<Instant>,
-    /// It said so in `grpc-timeout`.
-    pub is_call: bool,
+    /// When the client itself gives the call up (`grpc-timeout`).
+    pub call_deadline: Option<Instant>,
     /// That of the route, which the client may have lowered.
     pub own_deadline: Option<Instant>,
     /// What is left of the deadline is told to the service.

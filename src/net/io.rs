@@ -189,6 +189,7 @@ impl<H: Unpin> hyper::rt::Read for Io<H> {
 impl<H: Unpin> hyper::rt::Write for Io<H> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.lost(&result);
         self.wrote(&result);
         result
     }
@@ -203,6 +204,7 @@ impl<H: Unpin> hyper::rt::Write for Io<H> {
             Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
             None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
         };
+        self.lost(&result);
         self.wrote(&result);
         result
     }
@@ -241,7 +243,7 @@ fn gather<'w>(bufs: &[io::IoSlice<'_>], whole: &'w mut [u8; GATHER]) -> Option<&
 impl<H> Io<H> {
     /// The peer has closed; or has reset, which it may do before it has acknowledged what it read.
     fn ended(&self, error: Option<io::ErrorKind>) {
-        if !self.asks || self.activity.ended.get() == Ended::Unheard {
+        if !self.asks || self.activity.ended.get() != Ended::Unknown {
             return;
         }
         self.activity.ended.set(match delivery::of(self.stream.socket()) {
@@ -251,13 +253,17 @@ impl<H> Io<H> {
         });
     }
 
+    /// These bytes were not sent. That says nothing of a connection of which the end is known.
+    fn lost(&self, result: &Poll<io::Result<usize>>) {
+        if matches!(result, Poll::Ready(Err(_))) && self.activity.ended.get() == Ended::Unknown {
+            self.activity.ended.set(Ended::Unheard);
+        }
+    }
+
     fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending => self.activity.blocked.set(true),
-            Poll::Ready(result) => {
-                if result.is_err() {
-                    self.activity.ended.set(Ended::Unheard);
-                }
+            Poll::Ready(_) => {
                 // The clock is read only where somebody waits for it: while the peer was slow.
                 if self.activity.blocked.replace(false) {
                     self.activity.moved.set(clock::tick());

@@ -146,10 +146,11 @@ impl Buckets {
         }
     }
 
-    /// Gives a token back.
-    pub fn give_back(&self, key: u64, rate: &Rate, now: Nanos) {
+    /// Gives a token back, of those that the buckets now hold.
+    pub fn give_back(&self, key: u64, now: Nanos) {
+        let interval = self.rate.lock().unwrap_or_else(PoisonError::into_inner).interval;
         let (full_at, _) = self.find(key.max(1), now);
-        let less = |full_at: u64| Some(full_at.saturating_sub(rate.interval));
+        let less = |full_at: u64| Some(full_at.saturating_sub(interval));
         let _ = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 

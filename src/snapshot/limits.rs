@@ -80,7 +80,7 @@ impl RateLimit {
     }
 
     pub fn give_back(&self, key: u64, now: Instant) {
-        self.state.give_back(key, &self.rate, now);
+        self.state.give_back(key, now);
     }
 
     /// Whether a table of these keys goes on under what another configuration says.
@@ -150,8 +150,8 @@ impl Limited {
         }
     }
 
-    pub fn give_back(&self, key: u64, rate: &Rate, now: Instant) {
-        self.buckets.give_back(key, rate, self.nanos(now));
+    pub fn give_back(&self, key: u64, now: Instant) {
+        self.buckets.give_back(key, self.nanos(now));
     }
 
     fn nanos(&self, now: Instant) -> Nanos {

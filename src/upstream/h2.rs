@@ -93,10 +93,6 @@ impl Lease {
         self.shared.sender.clone()
     }
 
-    pub fn is_alone(&self) -> bool {
-        self.shared.streams.get() == 1
-    }
-
     pub fn ended(&self) -> Ended {
         self.shared.activity.ended.get()
     }

@@ -121,7 +121,7 @@ fn the_patient_stand_in_line() {
     let granted = |millis| Taken::Granted { left: 0, wait: Duration::from_millis(millis) };
     let refused = Taken::Refused { after: Duration::from_millis(300) };
     assert_eq!(waits, [granted(0), granted(100), granted(200), refused]);
-    buckets.give_back(1, &rate, 0);
+    buckets.give_back(1, 0);
     assert_eq!(buckets.take(1, (&rate, 1), 0, patience), granted(200), "what was given back can be had");
 }
 
@@ -138,6 +138,18 @@ fn another_rate_refills_nothing() {
     assert!(is_granted(of(&small, 3, SECOND)), "and no more than the bucket holds");
     // A request that began with an older configuration changes nothing for the others.
     assert!(!is_granted(of(&small, 2, SECOND)));
+}
+
+/// A token is worth what it is worth when it comes back.
+#[test]
+fn a_token_that_comes_back_after_another_rate_is_one_token() {
+    let (slow, fast) = (Rate::new(1.0, 10), Rate::new(1000.0, 10));
+    let buckets = Buckets::new(1, slow);
+    (0..10).for_each(|_| assert!(is_granted(take(&buckets, 1, &slow, 0))));
+    let of = |generation| buckets.take(1, (&fast, generation), 0, Duration::ZERO);
+    assert!(!is_granted(of(2)));
+    buckets.give_back(1, 0);
+    assert!(is_granted(of(2)) && !is_granted(of(2)), "one, and not a thousand");
 }
 
 #[test]
