@@ -45,6 +45,8 @@ pub const FILE_BYTES_MAX: u64 = 16 << 20;
 const DEPTH_MAX: usize = 48;
 /// Nodes of one file: 100,000 routes of some size.
 const NODES_MAX: usize = 4_000_000;
+/// What stands behind anchors, with what aliases within it stand for: a bomb of aliases takes no time.
+const ANCHORED_MAX: usize = 100_000;
 
 impl Node {
     pub fn map(&self) -> &[Entry] {
@@ -152,6 +154,7 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<Node, Box<Problem>> {
             flow_nesting_limit: DEPTH_MAX,
             max_nodes: NODES_MAX,
             max_events: NODES_MAX * 2,
+            max_recorded_anchor_events: ANCHORED_MAX,
         },
         strict_booleans: true,
         reject_unsupported_tags: true,

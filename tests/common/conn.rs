@@ -134,7 +134,11 @@ impl Conn {
 
     /// Writes where the peer may have gone; says whether it went well.
     pub fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).is_ok()
+        let written = self.stream.write_all(bytes.as_ref());
+        // Who is told of a reset here is not told again when reading.
+        let reset = |e: &std::io::Error| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        self.was_reset |= written.as_ref().is_err_and(reset);
+        written.is_ok()
     }
 
     /// One byte a packet, as far as the kernel lets us.
